@@ -1,0 +1,29 @@
+"""mimotok: a neural audio codec and tokenizer of the MiMo-Audio family."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mimotok.audio import load_audio, save_audio
+    from mimotok.config import TokenizerConfig
+    from mimotok.tokenizer import Tokenizer
+
+__version__ = "0.1.0"
+__all__ = ["Tokenizer", "TokenizerConfig", "load_audio", "save_audio"]
+
+# Resolved on first use, so that `mimotok --help` does not wait for torch.
+_HOMES = {
+    "Tokenizer": "mimotok.tokenizer",
+    "TokenizerConfig": "mimotok.config",
+    "load_audio": "mimotok.audio",
+    "save_audio": "mimotok.audio",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mimotok' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

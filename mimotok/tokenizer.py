@@ -1,0 +1,271 @@
+"""Tokenizer: wav to codes and back, at 25 codes per second and codebook by default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import overload
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mimotok.config import TokenizerConfig
+from mimotok.decoder import Decoder
+from mimotok.encoder import Encoder
+from mimotok.lengths import ceil_div, checked_lengths, code_frames, valid_mask
+from mimotok.mel import log_mel
+from mimotok.weights import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    load_state,
+    resolve_folder,
+    save_state,
+    sha256_of_file,
+    sha256_of_model,
+)
+
+# The official pipeline cuts long audio into segments of 60 s at 100 Hz, encoded side by side without overlap.
+SEGMENT_MEL_FRAMES = 6000
+# Segments encoded in one go: bounds memory on hours of audio.
+SEGMENTS_AT_ONCE = 4
+
+
+class Tokenizer(nn.Module):
+    """A MiMo-Audio-Tokenizer (Xiaomi, 2025), official or ours.
+
+    wav is float32 [B, T] in [-1, 1] at `sample_rate`; codes are int64 [B, n_q, F] at `frame_rate`. With `lengths`
+    the clips of a padded batch give what each gives alone, and methods return (result, its lengths).
+    Raises ValueError for wrong shapes, dtypes, lengths, and codes out of range.
+    """
+
+    def __init__(self, config: TokenizerConfig, *, name: str = "unnamed") -> None:
+        super().__init__()
+        self.config = config
+        self.name = name
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self._source_file: Path | None = None
+        self._sha256: str | None = None
+        self.eval()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Tokenizer:
+        """The embedded checkpoint (None), a folder with config.json and model.safetensors, or a hub id at `revision`.
+
+        Reads safetensors only. Raises ValueError where the source does not exist or does not make a model.
+        """
+        device = checked_device(device)
+        folder = resolve_folder(source, revision)
+        config = TokenizerConfig.load(folder / CONFIG_NAME)
+        with torch.device("meta"):
+            model = cls(config, name=_name_of(source, folder))
+        load_state(folder, model, device=device, dtype=dtype)
+        model._source_file = folder / WEIGHTS_NAME
+        return model
+
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+        """Writes config.json and model.safetensors, in the official layout; weights as `dtype`, codebooks in fp32."""
+        save_state(Path(folder), self, self.config, dtype)
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second."""
+        return self.config.sample_rate
+
+    @property
+    def frame_size(self) -> int:
+        """Samples per code frame."""
+        return self.config.frame_size
+
+    @property
+    def frame_rate(self) -> float:
+        """Code frames per second."""
+        return self.config.frame_rate
+
+    @property
+    def n_q(self) -> int:
+        """Codebooks in use by default."""
+        return self.config.n_q
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """Entries of each codebook, all of them."""
+        return self.config.codebook_sizes
+
+    def bitrate(self, n_q: int | None = None) -> float:
+        """Nominal bit/s at `n_q` codebooks."""
+        return self.config.bitrate(n_q)
+
+    def num_frames(self, num_samples: int) -> int:
+        """Code frames of a clip of `num_samples` samples."""
+        return code_frames(num_samples, self.config.hop_length, self.config.frame_stride)
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hex SHA-256 of the weights file, or of the tensors where the model came from no file."""
+        if self._sha256 is None:
+            file = self._source_file
+            self._sha256 = sha256_of_model(self) if file is None else sha256_of_file(file)
+        return self._sha256
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.decoder.layer_norm.weight.device  # type: ignore[union-attr, return-value]
+
+    @overload
+    def encode(self, wav: Tensor, lengths: None = None, *, n_q: int | None = None) -> Tensor: ...
+    @overload
+    def encode(self, wav: Tensor, lengths: Tensor, *, n_q: int | None = None) -> tuple[Tensor, Tensor]: ...
+    @torch.no_grad()
+    def encode(
+        self, wav: Tensor, lengths: Tensor | None = None, *, n_q: int | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """wav: [B, T], lengths: [B] samples. Returns codes int64 [B, n_q, F], with lengths also theirs [B].
+
+        Codes past an item's length are 0.
+        """
+        n_q = self.config.checked_n_q(n_q)
+        latents, frames = self._latents(wav, lengths)
+        codes = self.encoder.quantizer.encode(latents, n_q)
+        if frames is None:
+            return codes
+        return codes * valid_mask(frames, codes.shape[2])[:, None, :], frames
+
+    @overload
+    def encode_latents(self, wav: Tensor, lengths: None = None) -> Tensor: ...
+    @overload
+    def encode_latents(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]: ...
+    @torch.no_grad()
+    def encode_latents(self, wav: Tensor, lengths: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """wav: [B, T]. Returns the continuous latents [B, F, D] before the quantizer, with lengths also theirs [B]."""
+        latents, frames = self._latents(wav, lengths)
+        if frames is None:
+            return latents
+        return latents * valid_mask(frames, latents.shape[1])[..., None], frames
+
+    @torch.no_grad()
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """codes: int64 [B, n_q, F] with n_q up to all codebooks. Returns quantized float32 [B, F, D]."""
+        self._check_codes(codes)
+        return self.encoder.quantizer.decode(codes.to(self.device))
+
+    @overload
+    def decode(self, codes: Tensor, lengths: None = None, *, length: int | None = None) -> Tensor: ...
+    @overload
+    def decode(self, codes: Tensor, lengths: Tensor, *, length: int | None = None) -> tuple[Tensor, Tensor]: ...
+    @torch.no_grad()
+    def decode(
+        self, codes: Tensor, lengths: Tensor | None = None, *, length: int | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """codes: int64 [B, n_q, F], lengths: [B] code frames. Returns wav float32 [B, T], with lengths also theirs [B].
+
+        length: samples to keep, at most F * frame_size. wav past an item's length is 0.
+        """
+        quantized = self.dequantize(codes)
+        return self.decode_latents(quantized, lengths, length=length)
+
+    @overload
+    def decode_latents(self, latents: Tensor, lengths: None = None, *, length: int | None = None) -> Tensor: ...
+    @overload
+    def decode_latents(
+        self, latents: Tensor, lengths: Tensor, *, length: int | None = None
+    ) -> tuple[Tensor, Tensor]: ...
+    @torch.no_grad()
+    def decode_latents(
+        self, latents: Tensor, lengths: Tensor | None = None, *, length: int | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """latents: [B, F, D], quantized or not, lengths: [B] code frames. Returns as `decode`."""
+        size = latents.shape[1] * self.frame_size
+        if length is not None and not 0 < length <= size:
+            raise ValueError(f"length={length} samples, but {latents.shape[1]} frames give 1 to {size}")
+        if lengths is None:
+            return self.decoder(latents)[:, :length]
+        lengths = checked_lengths(lengths.to(latents.device), latents.shape[0], latents.shape[1], "frames")
+        wav = self.decoder(latents, lengths)[:, :length]
+        samples = (lengths * self.frame_size).clamp(max=wav.shape[1])
+        return wav * valid_mask(samples, wav.shape[1]), samples
+
+    def reconstruct(self, wav: Tensor, *, n_q: int | None = None) -> Tensor:
+        """wav: [B, T] -> what decoding its codes gives, [B, T]."""
+        return self.decode(self.encode(wav, n_q=n_q), length=wav.shape[-1])
+
+    def _latents(self, wav: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        wav = self._checked_wav(wav)
+        if lengths is not None:
+            lengths = checked_lengths(lengths.to(wav.device), wav.shape[0], wav.shape[1], "samples")
+        mel, frames = log_mel(wav, lengths, self.config)
+        if mel.shape[1] <= SEGMENT_MEL_FRAMES or self.config.encoder_is_bounded:
+            return self.encoder(mel, frames)
+        return self._segmented(mel, frames)
+
+    def _segmented(self, mel: Tensor, frames: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """As the official pipeline: unlimited attention never sees more than one segment."""
+        stride = self.config.frame_stride
+        size = SEGMENT_MEL_FRAMES // stride * stride
+        batch, count = mel.shape[0], -(-mel.shape[1] // size)
+        given = torch.full((batch,), mel.shape[1], device=mel.device) if frames is None else frames
+        padded = F.pad(mel, (0, 0, 0, count * size - mel.shape[1]))
+        rows = padded.view(batch * count, size, -1)
+        starts = torch.arange(count, device=mel.device) * size
+        valid = (given[:, None] - starts).clamp(0, size).flatten()
+        latents = mel.new_zeros(batch * count, size // stride, self.config.d_model, dtype=self.dtype)
+        for part in valid.nonzero().flatten().split(SEGMENTS_AT_ONCE):
+            latents[part] = self.encoder(rows[part], valid[part])[0]
+        joined = latents.view(batch, count * size // stride, -1)
+        codes = ceil_div(given, stride)
+        return joined[:, : int(codes.max())], None if frames is None else codes
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' dtype; codebooks are always float32."""
+        return self.decoder.layer_norm.weight.dtype  # type: ignore[union-attr, return-value]
+
+    def _checked_wav(self, wav: Tensor) -> Tensor:
+        if wav.dim() != 2:
+            raise ValueError(f"wav has shape {list(wav.shape)}: give [batch, samples]")
+        if wav.shape[0] == 0 or wav.shape[1] == 0:
+            raise ValueError(f"wav has shape {list(wav.shape)}: give at least one clip and one sample")
+        if not wav.is_floating_point():
+            raise ValueError(f"wav has dtype {wav.dtype}: give floating point samples in [-1, 1]")
+        if not bool(torch.isfinite(wav).all()):
+            raise ValueError("wav holds NaN or infinite samples: clean it first")
+        return wav.to(self.device, torch.float32)
+
+    def _check_codes(self, codes: Tensor) -> None:
+        if codes.dim() != 3 or codes.shape[0] == 0 or codes.shape[2] == 0:
+            raise ValueError(f"codes have shape {list(codes.shape)}: give [batch, n_q, frames], none of them 0")
+        if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+            raise ValueError(f"codes have dtype {codes.dtype}: give integers")
+        self.config.checked_n_q(codes.shape[1])
+        sizes = torch.tensor(self.codebook_sizes[: codes.shape[1]], device=codes.device)
+        wrong = (codes < 0) | (codes >= sizes[:, None])
+        if bool(wrong.any()):
+            item, book, frame = (int(i) for i in wrong.nonzero()[0])
+            raise ValueError(
+                f"codes[{item}, {book}, {frame}]={int(codes[item, book, frame])}, "
+                f"but codebook {book} has {self.codebook_sizes[book]} entries"
+            )
+
+
+def checked_device(device: str | torch.device) -> torch.device:
+    """`device` as torch names it. Raises ValueError where this machine has none such."""
+    try:
+        known = torch.device(device)
+        torch.empty(0, device=known)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ValueError(f"device={device}: this machine or this torch has none; cpu always works") from None
+    return known
+
+
+def _name_of(source: str | Path | None, folder: Path) -> str:
+    if source is None:
+        return "mimotok-default"
+    return folder.resolve().name if Path(source).is_dir() else str(source)

@@ -1,0 +1,81 @@
+"""What may happen to a clip between the disk and the model; none of it invalidates the transcript."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import soxr
+
+PEAK = 0.99
+
+
+def _check_range(name: str, low_high: tuple[float, float]) -> None:
+    if len(low_high) != 2 or low_high[0] > low_high[1]:
+        raise ValueError(f"{name}={low_high}, but it is a (low, high) pair")
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Ranges are uniform; a `*_prob` is the share of clips that get the change.
+
+    gain_db: (low, high) in dB, lowered where the peak would pass 0.99.
+    speed: (low, high) factors; tempo, pitch and formants move together, as with another, smaller or larger speaker.
+        Speeding 16 kHz speech up also lifts its band edge (1.1: to 8.8 kHz).
+    bandwidths: band limits in Hz to choose from; soxr's transition band, as in real resampled recordings.
+    noise_db: (low, high) level of a white noise floor in dBFS (RMS); 16-bit quantization is about -101.
+    """
+
+    gain_db: tuple[float, float] = (-12.0, 6.0)
+    speed: tuple[float, float] = (0.9, 1.1)
+    speed_prob: float = 0.5
+    bandwidths: tuple[float, ...] = (4000.0, 5500.0, 7000.0, 8000.0, 10000.0)
+    bandwidth_prob: float = 0.3
+    noise_db: tuple[float, float] = (-100.0, -60.0)
+    noise_prob: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("gain_db", "speed", "noise_db"):
+            _check_range(name, getattr(self, name))
+        if self.speed[0] <= 0 or min(self.bandwidths, default=1.0) <= 0:
+            raise ValueError(f"speed={self.speed} and bandwidths={self.bandwidths} must be positive")
+        for name in ("speed_prob", "bandwidth_prob", "noise_prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)}, but it is a probability")
+
+
+def draw_speeds(config: AugmentConfig | None, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Speed factors, float64 [count]. The plan draws them, because a clip's length depends on them."""
+    if config is None:
+        return np.ones(count)
+    drawn = rng.uniform(*config.speed, size=count)
+    return np.where(rng.random(count) < config.speed_prob, drawn, 1.0)
+
+
+def resample(wav: np.ndarray, rate: float, target: float) -> np.ndarray:
+    """wav: float32 [T] at `rate` Hz. Returns float32 at `target` Hz (soxr VHQ, as in inference)."""
+    return wav if rate == target or not len(wav) else soxr.resample(wav, rate, target, quality="VHQ")
+
+
+def augment(
+    wav: np.ndarray,
+    rate: int,
+    *,
+    sample_rate: int,
+    speed: float,
+    config: AugmentConfig,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """wav: float32 [T] at `rate` Hz. Returns float32 at `sample_rate`, about T * sample_rate / rate / speed long."""
+    source = rate * speed  # playing faster is calling the samples faster
+    if config.bandwidths and rng.random() < config.bandwidth_prob:
+        limit = 2 * rng.choice(config.bandwidths)
+        if limit < min(source, sample_rate):
+            wav, source = resample(wav, source, limit), limit
+    wav = resample(wav, source, sample_rate)
+    gain = 10 ** (rng.uniform(*config.gain_db) / 20)
+    wav = wav * np.float32(min(gain, PEAK / max(np.abs(wav).max(initial=0.0), 1e-9)))
+    if rng.random() < config.noise_prob:
+        level = np.float32(10 ** (rng.uniform(*config.noise_db) / 20))
+        wav = np.clip(wav + level * rng.standard_normal(len(wav), dtype=np.float32), -1, 1)
+    return wav
