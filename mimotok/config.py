@@ -129,8 +129,8 @@ class TokenizerConfig:
                 )
         if self.window_size > self.n_fft:
             raise ValueError(f"window_size={self.window_size} exceeds nfft={self.n_fft}")
-        if self.hop_length > self.n_fft // 2:
-            raise ValueError(f"hop_length={self.hop_length}: the ISTFT needs at most nfft / 2 = {self.n_fft // 2}")
+        if 2 * self.hop_length >= self.n_fft:
+            raise ValueError(f"hop_length={self.hop_length}: the STFT needs less than nfft / 2 = {self.n_fft / 2}")
         if self.kernel_size != 3:
             raise ValueError(f"kernel_size={self.kernel_size}, but the stem's padding of 1 needs 3")
         if self.decoder_kernel_size < self.decoder_stride_size:

@@ -1,21 +1,89 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and files fit to be read."""
 
 from __future__ import annotations
 
 import os
+import secrets
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
+
+StrPath = str | os.PathLike[str]
+
+
+def open_regular(path: StrPath) -> BinaryIO:
+    """Open a file for reading. Raises ValueError where it is missing, empty, or no regular file."""
+    try:
+        status = os.stat(path)
+        # opening a pipe could wait for ever
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(f"{path}: not a regular file; name a file")
+        if status.st_size == 0:
+            raise ValueError(f"{path}: empty file (0 bytes)")
+        return open(path, "rb")
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def require_writable(path: StrPath, *, overwrite: bool = True, create_folders: bool = False) -> None:
+    """Check that a file could be written, before the work that leads to it.
+
+    `overwrite` lets an existing file be replaced, `create_folders` lets missing folders be made later.
+    Raises ValueError naming the path and the remedy.
+    """
+    path = Path(path)
+    with writing(path):
+        _require_replaceable(path, overwrite)
+        folder = path.parent
+        while create_folders and not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        if not folder.is_dir():
+            problem = "is not a folder" if folder.exists() else "does not exist: create it first"
+            raise ValueError(f"{path}: cannot be written, its folder {folder} {problem}")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise ValueError(f"{path}: cannot be written, no permission in folder {folder}")
+
+
+def _require_replaceable(path: Path, overwrite: bool) -> None:
+    if path.is_dir():
+        raise ValueError(f"{path}: cannot be written, it is a folder: name a file inside it")
+    # a rename would put a plain file in the place of a device such as /dev/null
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: cannot be written, it is not a regular file")
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path}: exists already; name another file or overwrite it (--overwrite)")
 
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary name beside `path`, renamed to it on success and deleted on any exception."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def atomic_path(path: StrPath, *, overwrite: bool = True) -> Iterator[Path]:
+    """A temporary file beside `path`, empty, to be written by the body of the `with`.
+
+    It takes the place of `path` when the body ends, and is removed when the body raises anything,
+    KeyboardInterrupt included. Raises ValueError where `path` cannot be written.
+    """
+    require_writable(path, overwrite=overwrite)
+    # through a symbolic link to the file it names: renaming onto the link would cut it off
+    target = Path(os.path.realpath(path))
+    # not built from the target's name, which may already be as long as names can be
+    temporary = target.parent / f".mimotok-{secrets.token_hex(8)}.tmp"
     try:
+        with writing(path):
+            temporary.touch(exist_ok=False)
         yield temporary
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        with writing(path):
+            os.replace(temporary, target)
+    finally:
+        # after the rename there is nothing left under this name
+        with suppress(OSError):
+            temporary.unlink()
+
+
+@contextmanager
+def writing(path: StrPath) -> Iterator[None]:
+    """Turn a system error met while writing `path` into a ValueError of one line."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written ({error.strerror or error})") from error

@@ -120,6 +120,11 @@ class Tokenizer(nn.Module):
         """Where the model is."""
         return self.decoder.layer_norm.weight.device  # type: ignore[union-attr, return-value]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' dtype; codebooks are always float32."""
+        return self.decoder.layer_norm.weight.dtype  # type: ignore[union-attr, return-value]
+
     @overload
     def encode(self, wav: Tensor, lengths: None = None, *, n_q: int | None = None) -> Tensor: ...
     @overload
@@ -197,8 +202,20 @@ class Tokenizer(nn.Module):
         """wav: [B, T] -> what decoding its codes gives, [B, T]."""
         return self.decode(self.encode(wav, n_q=n_q), length=wav.shape[-1])
 
+    def checked_wav(self, wav: Tensor) -> Tensor:
+        """wav: [B, T] as float32 on the model's device. Raises ValueError where it is not finite floating samples."""
+        if wav.dim() != 2:
+            raise ValueError(f"wav has shape {list(wav.shape)}: give [batch, samples]")
+        if wav.shape[0] == 0 or wav.shape[1] == 0:
+            raise ValueError(f"wav has shape {list(wav.shape)}: give at least one clip and one sample")
+        if not wav.is_floating_point():
+            raise ValueError(f"wav has dtype {wav.dtype}: give floating point samples in [-1, 1]")
+        if not bool(torch.isfinite(wav).all()):
+            raise ValueError("wav holds NaN or infinite samples: clean it first")
+        return wav.to(self.device, torch.float32)
+
     def _latents(self, wav: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        wav = self._checked_wav(wav)
+        wav = self.checked_wav(wav)
         if lengths is not None:
             lengths = checked_lengths(lengths.to(wav.device), wav.shape[0], wav.shape[1], "samples")
         mel, frames = log_mel(wav, lengths, self.config)
@@ -222,22 +239,6 @@ class Tokenizer(nn.Module):
         joined = latents.view(batch, count * size // stride, -1)
         codes = ceil_div(given, stride)
         return joined[:, : int(codes.max())], None if frames is None else codes
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The weights' dtype; codebooks are always float32."""
-        return self.decoder.layer_norm.weight.dtype  # type: ignore[union-attr, return-value]
-
-    def _checked_wav(self, wav: Tensor) -> Tensor:
-        if wav.dim() != 2:
-            raise ValueError(f"wav has shape {list(wav.shape)}: give [batch, samples]")
-        if wav.shape[0] == 0 or wav.shape[1] == 0:
-            raise ValueError(f"wav has shape {list(wav.shape)}: give at least one clip and one sample")
-        if not wav.is_floating_point():
-            raise ValueError(f"wav has dtype {wav.dtype}: give floating point samples in [-1, 1]")
-        if not bool(torch.isfinite(wav).all()):
-            raise ValueError("wav holds NaN or infinite samples: clean it first")
-        return wav.to(self.device, torch.float32)
 
     def _check_codes(self, codes: Tensor) -> None:
         if codes.dim() != 3 or codes.shape[0] == 0 or codes.shape[2] == 0:

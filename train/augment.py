@@ -19,11 +19,12 @@ def _check_range(name: str, low_high: tuple[float, float]) -> None:
 class AugmentConfig:
     """Ranges are uniform; a `*_prob` is the share of clips that get the change.
 
-    gain_db: (low, high) in dB, lowered where the peak would pass 0.99.
-    speed: (low, high) factors; tempo, pitch and formants move together, as with another, smaller or larger speaker.
-        Speeding 16 kHz speech up also lifts its band edge (1.1: to 8.8 kHz).
-    bandwidths: band limits in Hz to choose from; soxr's transition band, as in real resampled recordings.
-    noise_db: (low, high) level of a white noise floor in dBFS (RMS); 16-bit quantization is about -101.
+    Args:
+        gain_db: lowest and highest gain in dB, lowered where the peak would pass 0.99.
+        speed: lowest and highest factor; tempo, pitch and formants move together, as with a smaller or larger
+            speaker, and so does the band edge of narrow-band speech (16 kHz at 1.1: 8.8 kHz).
+        bandwidths: band limits in Hz to choose from, with soxr's transition, as in real resampled recordings.
+        noise_db: lowest and highest level of a white noise floor, dBFS (RMS); 16-bit quantization is at -101.
     """
 
     gain_db: tuple[float, float] = (-12.0, 6.0)
@@ -44,12 +45,11 @@ class AugmentConfig:
                 raise ValueError(f"{name}={getattr(self, name)}, but it is a probability")
 
 
-def draw_speeds(config: AugmentConfig | None, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Speed factors, float64 [count]. The plan draws them, because a clip's length depends on them."""
-    if config is None:
-        return np.ones(count)
-    drawn = rng.uniform(*config.speed, size=count)
-    return np.where(rng.random(count) < config.speed_prob, drawn, 1.0)
+def draw_speed(config: AugmentConfig | None, rng: np.random.Generator) -> float:
+    """A speed factor. The plan draws it, because a clip's length depends on it."""
+    if config is None or rng.random() >= config.speed_prob:
+        return 1.0
+    return float(rng.uniform(*config.speed))
 
 
 def resample(wav: np.ndarray, rate: float, target: float) -> np.ndarray:
@@ -66,7 +66,7 @@ def augment(
     config: AugmentConfig,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """wav: float32 [T] at `rate` Hz. Returns float32 at `sample_rate`, about T * sample_rate / rate / speed long."""
+    """wav: float32 [T] at `rate` Hz. Returns float32 [T * sample_rate / rate / speed]."""
     source = rate * speed  # playing faster is calling the samples faster
     if config.bandwidths and rng.random() < config.bandwidth_prob:
         limit = 2 * rng.choice(config.bandwidths)

@@ -6,12 +6,14 @@ import gzip
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile as sf
+
+from mimotok.audio import load_audio
 
 WAV_HEADER = 44  # bytes: a canonical RIFF header, as the standard library's `wave` writes it
 SILENCE = 1e-3  # peak, -60 dBFS: below it a whole clip holds no speech
@@ -51,7 +53,7 @@ class Clip:
     cut: Any = None
 
 
-@lru_cache(maxsize=None)
+@cache
 def _samples(path: str) -> np.memmap:
     return np.memmap(path, dtype="<i2", mode="r", offset=WAV_HEADER)
 
@@ -63,6 +65,8 @@ def decode(clip: Clip) -> tuple[np.ndarray, int]:
     """
     try:
         wav, rate = _cut_audio(clip.cut) if clip.cut is not None else _file_audio(clip.audio)
+    except BadClipError:
+        raise
     except Exception as error:  # every backend has its own errors, and none may stop a run
         raise BadClipError(f"corrupt: {type(error).__name__}: {error}".replace("\n", " ")[:200]) from error
     if not len(wav):
@@ -73,17 +77,17 @@ def decode(clip: Clip) -> tuple[np.ndarray, int]:
 
 
 def _file_audio(path: str) -> tuple[np.ndarray, int]:
-    if not Path(path).exists():
+    if not Path(path).is_file():
         raise BadClipError("missing")
-    wav, rate = sf.read(path, dtype="float32", always_2d=True)
-    return wav.mean(axis=1), rate
+    rate = sf.info(path).samplerate
+    return load_audio(path, rate)[0].numpy(), rate
 
 
 def _cut_audio(cut: Any) -> tuple[np.ndarray, int]:
     return np.atleast_2d(cut.load_audio()).mean(axis=0, dtype=np.float32), cut.sampling_rate
 
 
-def read(clip: Clip, start: float, seconds: float) -> tuple[np.ndarray, int]:
+def read(clip: Clip, start: float = 0.0, seconds: float = 1e6) -> tuple[np.ndarray, int]:
     """`seconds` of a clip from second `start` (fewer at its end) as float32 [T], and the rate in Hz.
 
     Raises BadClipError as `decode` does.
@@ -100,26 +104,33 @@ def read(clip: Clip, start: float, seconds: float) -> tuple[np.ndarray, int]:
         part = _samples(clip.pcm.path)[begin : begin + count]
     except (OSError, ValueError) as error:
         raise BadClipError(f"corrupt: {clip.pcm.path}: {error}") from error
+    if len(part) < count:
+        raise BadClipError(f"corrupt: {clip.pcm.path} is truncated")
     return part.astype(np.float32) / 32768, rate
 
 
 def read_manifest(paths: str | Iterable[str], root: str = ".") -> list[Clip]:
     """The clips of one or several manifests, in order.
 
-    A manifest is a JSONL file with `audio`, `duration` and optionally `text`, `speaker`, `language`, `source`,
-    `split` and `id` on each line, or a Lhotse CutSet (.jsonl or .jsonl.gz; needs lhotse). Relative audio paths
-    are taken from `root`. A clip without `source` gets the file's name, without `split` "train". Raises
-    FileNotFoundError, and ValueError naming the line that is not understood.
+    A manifest is a JSONL file with `audio`, `duration` and optionally `text`, `speaker`, `language`,
+    `source`, `split` and `id` on each line, or a Lhotse CutSet (.jsonl or .jsonl.gz; needs lhotse). Relative
+    audio paths are taken from `root`. A clip without `source` gets the file's name, one without `split` is
+    for training. Raises FileNotFoundError, and ValueError naming a line that is not understood or a folder
+    (Shar is streamed).
     """
     clips: list[Clip] = []
     for path in [paths] if isinstance(paths, str) else paths:
+        if Path(path).is_dir():
+            raise ValueError(
+                f"{path}: a folder; a Shar folder is for training only, and needs no preparation"
+            )
         clips += _read_cuts(path, root) if _is_cut_set(path) else _read_jsonl(path, root)
     return clips
 
 
 def _lines(path: str) -> Iterator[str]:
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.endswith(".gz") else open(path, encoding="utf-8")
-    with opened as file:
+    opened = gzip.open if path.endswith(".gz") else open
+    with opened(path, "rt", encoding="utf-8") as file:
         yield from (line for line in file if line.strip())
 
 
@@ -149,12 +160,18 @@ def _read_jsonl(path: str, root: str) -> list[Clip]:
     return clips
 
 
-def _read_cuts(path: str, root: str) -> list[Clip]:
+def lhotse() -> Any:
+    """The lhotse module, imported where it is needed: a prepared JSONL corpus does without."""
     try:
-        from lhotse import CutSet
+        import lhotse as module
     except ImportError as error:
-        raise ImportError("A Lhotse CutSet needs: pip install 'mimotok[train]'") from error
-    return [cut_clip(cut, Path(path).name.split(".")[0], root) for cut in CutSet.from_file(path)]
+        raise ImportError("Lhotse CutSets and Shar folders need: pip install 'mimotok[train]'") from error
+    return module
+
+
+def _read_cuts(path: str, root: str) -> list[Clip]:
+    source = Path(path).name.split(".")[0]
+    return [cut_clip(cut, source, root) for cut in lhotse().CutSet.from_file(path)]
 
 
 def cut_clip(cut: Any, source: str, root: str = ".") -> Clip:
@@ -170,10 +187,10 @@ def cut_clip(cut: Any, source: str, root: str = ".") -> Clip:
         audio="",
         duration=cut.duration,
         source=custom.get("source") or source,
-        text=((supervision.text or "").strip() or None) if whole else None,
+        text=(getattr(supervision, "text", None) or "").strip() or None if whole else None,
         split=custom.get("split") or "train",
-        speaker=supervision.speaker if supervision else None,
-        language=supervision.language if supervision else None,
+        speaker=getattr(supervision, "speaker", None),
+        language=getattr(supervision, "language", None),
         cut=cut,
     )
 

@@ -1,0 +1,214 @@
+"""The command line: each command a thin shell over one public function."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from mimotok import __version__
+
+if TYPE_CHECKING:
+    from mimotok.convert import Job
+    from mimotok.tokenizer import Tokenizer
+
+# torch takes over a second to import: whatever needs it is imported where it is used
+
+DTYPES = ("float32", "bfloat16")
+USER_ERROR, INTERRUPTED, TERMINATED = 2, 130, 143
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+Paths = Annotated[
+    list[Path],
+    typer.Argument(metavar="FILES", help="IN OUT, or any number of IN with --out-dir.", show_default=False),
+]
+Out = Annotated[Path | None, typer.Option("--out-dir", help="Write here, under the inputs' names.")]
+Model = Annotated[str | None, typer.Option(help="Folder or hub id; the embedded checkpoint if left out.")]
+Revision = Annotated[str | None, typer.Option(help="Revision of a hub id.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, ...")]
+Dtype = Annotated[str, typer.Option(help=f"Of the weights: {' or '.join(DTYPES)}.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
+
+
+@app.command(epilog="Example: mimotok encode speech.wav speech.npz --n-q 8")
+def encode(
+    paths: Paths,
+    n_q: Annotated[
+        int | None, typer.Option("--n-q", help="Codebooks to use; the model's default if left out.")
+    ] = None,
+    model: Model = None,
+    revision: Revision = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    out_dir: Out = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Encode sound files into codes files (.npz). With --out-dir, several, or folders of them."""
+    with _errors_told():
+        from mimotok.audio import AUDIO_SUFFIXES
+        from mimotok.convert import CODES_SUFFIX, encode_file
+
+        jobs = _jobs(paths, out_dir, AUDIO_SUFFIXES, [CODES_SUFFIX], overwrite)
+        tokenizer = _tokenizer(model, revision, device, dtype)
+        n_q = tokenizer.config.checked_n_q(n_q)  # told once, not for every file
+        create = out_dir is not None
+        _run(jobs, partial(encode_file, tokenizer, n_q=n_q, overwrite=overwrite, create_folders=create))
+
+
+@app.command(epilog="Example: mimotok decode speech.npz speech.wav")
+def decode(
+    paths: Paths,
+    model: Model = None,
+    revision: Revision = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    out_dir: Out = None,
+    overwrite: Overwrite = False,
+    force: Annotated[bool, typer.Option("--force", help="Decode codes that other weights made.")] = False,
+) -> None:
+    """Decode codes files into sound files (.wav; .flac and others by the name). With --out-dir, several."""
+    with _errors_told():
+        from mimotok.audio import WRITABLE
+        from mimotok.convert import CODES_SUFFIX, decode_file
+
+        jobs = _jobs(paths, out_dir, [CODES_SUFFIX], list(WRITABLE), overwrite)
+        tokenizer = _tokenizer(model, revision, device, dtype)
+        create = out_dir is not None
+        _run(jobs, partial(decode_file, tokenizer, force=force, overwrite=overwrite, create_folders=create))
+
+
+@app.command(epilog="Example: mimotok info speech.npz")
+def info(
+    source: Annotated[str | None, typer.Argument(metavar="[FILE|MODEL]", show_default=False)] = None,
+    revision: Revision = None,
+) -> None:
+    """Tell what a codes file or a model (folder, hub id, the embedded one if left out) holds."""
+    with _errors_told():
+        from mimotok.describe import describe
+
+        for heading, value in describe(source, revision=revision).items():
+            typer.echo(f"{heading:<12}{value}")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mimotok {__version__}")
+        raise typer.Exit
+
+
+@app.callback(no_args_is_help=True, epilog="Example: mimotok encode --help")
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    """Speech and sound to discrete codes and back, at 1.55 kbit/s."""
+
+
+def _jobs(
+    paths: list[Path], out_dir: Path | None, read: Collection[str], written: Sequence[str], overwrite: bool
+) -> list[Job]:
+    """What becomes of which file; read, written: suffixes, the first written one for those in `out_dir`.
+
+    Raises ValueError, before any work, if an output cannot be written.
+    """
+    from mimotok.convert import Job, plan_jobs, require_target
+    from mimotok.files import open_regular
+
+    if out_dir is not None:
+        jobs = plan_jobs(paths, out_dir, read, written[0])
+    elif len(paths) != 2:
+        raise ValueError("give one input and one output, or any number of inputs and --out-dir")
+    elif paths[0].is_dir():
+        raise ValueError(f"{paths[0]}: is a folder, which needs --out-dir")
+    else:
+        open_regular(paths[0]).close()  # told before a model is loaded for nothing
+        jobs = [Job(*paths)]
+    for job in jobs:
+        require_target(job.target, written, overwrite=overwrite, create_folders=out_dir is not None)
+    return jobs
+
+
+def _tokenizer(model: str | None, revision: str | None, device: str, dtype: str) -> Tokenizer:
+    import torch
+
+    from mimotok.tokenizer import Tokenizer
+
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype}: give {' or '.join(DTYPES)}")
+    return Tokenizer.from_pretrained(model, revision=revision, device=device, dtype=getattr(torch, dtype))
+
+
+def _run(jobs: list[Job], convert: Callable[..., object]) -> None:
+    """Convert every file, telling of those that fail; exits with 2 if any did."""
+    failed = False
+    with _progress(len(jobs)) as report:
+        for i, job in enumerate(jobs):
+            try:
+                convert(job.source, job.target, progress=partial(report, i, job.source))
+            except (ValueError, OSError, MemoryError) as error:
+                _tell(error)
+                failed = True
+    if failed:
+        raise typer.Exit(USER_ERROR)
+
+
+@contextmanager
+def _progress(num_files: int) -> Iterator[Callable[[int, Path, float], None]]:
+    """Yields what shows file number, file, and seconds of sound done on stderr, if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    from datetime import timedelta
+
+    from rich.console import Console
+    from rich.status import Status
+    from rich.text import Text
+
+    with Status("", console=Console(stderr=True)) as status:
+
+        def report(i: int, path: Path, seconds: float) -> None:
+            done = timedelta(seconds=int(seconds))
+            status.update(Text(f"{i + 1}/{num_files} {path.name}: {done} of sound"))
+
+        yield report
+
+
+@contextmanager
+def _errors_told() -> Iterator[None]:
+    """A user's error becomes one line and exit code 2; Ctrl-C one line and 130."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError, MemoryError) as error:
+        _tell(error)
+        raise typer.Exit(USER_ERROR) from None
+    except KeyboardInterrupt:
+        _tell("interrupted")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _tell(error: object) -> None:
+    typer.echo(f"mimotok: {' '.join(str(error).split()) or type(error).__name__}", err=True)
+
+
+def _terminate(*_: object) -> NoReturn:
+    sys.exit(TERMINATED)
+
+
+def main() -> None:
+    """The entry point of `mimotok`."""
+    # without this, a process that is told to end leaves its temporary file behind
+    signal.signal(signal.SIGTERM, _terminate)
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Signs that a sound file was cut short, which libsndfile passes over in silence."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+# libsndfile's log of an opened file: a chunk said to be larger than what the file holds
+_CUT_CHUNK = re.compile(
+    r"^\s*(data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE
+)
+_OGG_END_OF_STREAM = 4
+_MAX_OGG_PAGE = 65_307  # bytes
+_UNKNOWN_LENGTH = 1 << 62
+
+
+def find_truncation(path: Path, container: str, log: str) -> str | None:
+    """What shows that the file was cut short, in a few words, or None.
+
+    container: libsndfile's name of the format; log: its log of opening the file.
+    """
+    for chunk, declared, found in _CUT_CHUNK.findall(log):
+        if int(declared) > int(found) and not _is_placeholder(int(declared)):
+            return f"{found} of {declared} bytes in chunk {chunk}"
+    if container == "OGG" and not _ogg_ends_properly(path):
+        return "the Ogg stream has no end"
+    return None
+
+
+def _is_placeholder(size: int) -> bool:
+    """Whether a size is what programs write that stream to a pipe and cannot know better."""
+    return any(abs(size - limit) <= 1 << 16 for limit in (1 << 31, 1 << 32)) or size >= _UNKNOWN_LENGTH
+
+
+def _ogg_ends_properly(path: Path) -> bool:
+    """Whether the last Ogg page is whole and marked as the end of its stream."""
+    with path.open("rb") as raw:
+        raw.seek(max(0, path.stat().st_size - _MAX_OGG_PAGE))
+        tail = raw.read()
+    page = tail[max(0, tail.rfind(b"OggS")) :]
+    if len(page) < 27:
+        return False
+    segments = page[26]
+    return bool(page[5] & _OGG_END_OF_STREAM) and len(page) >= 27 + segments + sum(page[27 : 27 + segments])
+
+
+def declares_exact_length(path: Path, container: str, num_samples: int) -> bool:
+    """Whether the file itself says how many samples it holds; what libsndfile reports may be a guess.
+
+    container, num_samples: libsndfile's name of the format and its count.
+    """
+    if container == "MP3":
+        return _mp3_has_length_tag(path)
+    return num_samples < _UNKNOWN_LENGTH
+
+
+def _mp3_has_length_tag(path: Path) -> bool:
+    """Whether the first MPEG frame is the "Xing" or "Info" header that counts the others."""
+    with path.open("rb") as raw:
+        start = raw.read(10)
+        if start[:3] == b"ID3":  # the tag's size follows in four bytes of seven bits
+            raw.seek(
+                sum((byte & 127) << shift for byte, shift in zip(start[6:], (21, 14, 7, 0), strict=False))
+            )
+            start = raw.read(10)
+        frame = start + raw.read(54)
+    return b"Xing" in frame or b"Info" in frame

@@ -1,0 +1,63 @@
+"""Windowed attention against a dense mask, and its memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mimotok import attention as module
+from mimotok.attention import attention
+
+
+def dense(q: Tensor, k: Tensor, v: Tensor, window: tuple[int, int], length: int) -> Tensor:
+    """One clip, softmax over an explicit mask."""
+    size = q.shape[2]
+    offset = torch.arange(size) - torch.arange(size)[:, None]
+    mask = torch.ones(size, size, dtype=torch.bool)
+    if window[0] >= 0:
+        mask &= offset >= -window[0]
+    if window[1] >= 0:
+        mask &= offset <= window[1]
+    mask &= torch.arange(size) < length
+    score = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+    return score.masked_fill(~mask, float("-inf")).softmax(-1) @ v
+
+
+sides = st.integers(-1, 9)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 70), sides, sides, st.integers(1, 16), st.data())
+def test_equals_a_dense_mask(size: int, left: int, right: int, block: int, data: st.DataObject) -> None:
+    lengths = data.draw(st.lists(st.integers(1, size), min_size=2, max_size=2))
+    torch.manual_seed(size)
+    q, k, v = torch.randn(3, 2, 2, size, 8).unbind(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "MIN_BLOCK", block)
+        out = attention(q, k, v, (left, right), torch.tensor(lengths))
+        whole = attention(q, k, v, (left, right))
+    assert torch.isfinite(out).all()
+    for i, length in enumerate(lengths):
+        wanted = dense(q[i : i + 1], k[i : i + 1], v[i : i + 1], (left, right), length)
+        torch.testing.assert_close(out[i, :, :length], wanted[0, :, :length], atol=1e-5, rtol=1e-5)
+        wanted = dense(q[i : i + 1], k[i : i + 1], v[i : i + 1], (left, right), size)
+        torch.testing.assert_close(whole[i], wanted[0], atol=1e-5, rtol=1e-5)
+
+
+def test_no_call_sees_more_keys_than_a_block_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a windowed layer hands to the kernel, mask included, does not grow with the length of the audio."""
+    largest = []
+    kernel = torch.nn.functional.scaled_dot_product_attention
+
+    def spy(q: Tensor, k: Tensor, v: Tensor, **options: Tensor) -> Tensor:
+        largest.append(options["attn_mask"].numel())
+        return kernel(q, k, v, **options)
+
+    monkeypatch.setattr(module.F, "scaled_dot_product_attention", spy)
+    x = torch.zeros(1, 1, 20_000, 8)
+    attention(x, x, x, (40, 10))
+    assert max(largest) <= 2 * module.MIN_BLOCK * (2 * module.MIN_BLOCK + 50)
+    assert len(largest) >= 20_000 // (2 * module.MIN_BLOCK)

@@ -1,0 +1,83 @@
+"""Text on both sides of the audio-to-text model: tokenizers, and the error rates of what it writes."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class ByteTokenizer:
+    """UTF-8 bytes after three special ids, so any text in any script has a short vocabulary of 259."""
+
+    pad, bos, eos = 0, 1, 2
+    size = 259
+
+    def encode(self, text: str) -> list[int]:
+        """Returns ids without bos and eos. A lone surrogate, which UTF-8 cannot hold, becomes "?"."""
+        return [byte + 3 for byte in text.encode("utf-8", errors="replace")]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Inverse of `encode`: special ids are dropped, bytes that are not UTF-8 become U+FFFD."""
+        return bytes(i - 3 for i in ids if i >= 3).decode("utf-8", errors="replace")
+
+    def save(self, folder: Path) -> None:
+        """Nothing to keep: bytes are bytes."""
+
+
+class HuggingFaceTokenizer:
+    """A pretrained tokenizer, used like `ByteTokenizer`; where it has no bos or pad, eos serves."""
+
+    def __init__(self, name: str) -> None:
+        from transformers import AutoTokenizer
+
+        self.inner: Any = AutoTokenizer.from_pretrained(name)
+        eos, bos, pad = self.inner.eos_token_id, self.inner.bos_token_id, self.inner.pad_token_id
+        if eos is None:
+            raise ValueError(f"tokenizer {name} has no end-of-sequence token, so a transcript could not end")
+        self.eos = eos
+        self.bos = eos if bos is None else bos
+        self.pad = eos if pad is None else pad
+        self.size = len(self.inner)
+
+    def encode(self, text: str) -> list[int]:
+        """Returns ids without bos and eos."""
+        return self.inner.encode(text, add_special_tokens=False)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns the text of ids, special ones dropped."""
+        return self.inner.decode(list(ids), skip_special_tokens=True)
+
+    def save(self, folder: Path) -> None:
+        """Keeps the tokenizer's files in `folder`, so that loading needs no network."""
+        self.inner.save_pretrained(folder)
+
+
+class ErrorRates(NamedTuple):
+    """Edits per character and per word of the reference, as fractions."""
+
+    cer: float
+    wer: float
+
+
+def error_rates(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorRates:
+    """Corpus-level CER and WER after `normalize_text`; pairs whose reference is then empty do not count.
+
+    Raises ValueError where none is left.
+    """
+    import jiwer
+
+    pairs = [(normalize_text(r), normalize_text(h)) for r, h in zip(references, hypotheses, strict=True)]
+    pairs = [(reference, hypothesis) for reference, hypothesis in pairs if reference]
+    if not pairs:
+        raise ValueError("no reference holds a letter or digit, so there is no error rate")
+    said, heard = (list(side) for side in zip(*pairs, strict=True))
+    return ErrorRates(jiwer.cer(said, heard), jiwer.wer(said, heard))
+
+
+def normalize_text(text: str) -> str:
+    """Lower case, single spaces, no punctuation or symbols (a dash parts words, an apostrophe does not)."""
+    text = unicodedata.normalize("NFKC", text).lower().replace("'", "").replace("’", "")
+    kept = (" " if unicodedata.category(c)[0] in "PSC" else c for c in text)
+    return " ".join("".join(kept).split())
