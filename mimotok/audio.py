@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mimotok.files import StrPath, atomic_path, open_regular, writing
-from mimotok.truncation import declares_exact_length, find_truncation
+from mimotok.truncation import declares_exact_length, find_truncation, mp3_tag
 
 RESAMPLER = "VHQ"
 MIN_RATE, MAX_RATE = 8_000, 192_000
@@ -77,8 +77,11 @@ def read_blocks(path: StrPath, sample_rate: int) -> Iterator[Tensor]:
 def _open_for_reading(path: Path) -> Iterator[_ForwardFile]:
     """Open a sound file, refusing what cannot be read to its end."""
     try:
-        with open_regular(path):
-            file = _ForwardFile(path)
+        with open_regular(path) as raw:
+            # before libmpg123 sees it, which would print a warning of its own
+            if (tag := mp3_tag(raw)) and tag.cut_short:
+                raise _truncated(path, f"{tag.present} of {tag.declared} bytes")
+        file = _ForwardFile(path)
     except soundfile.LibsndfileError as error:
         raise ValueError(f"{path}: not audio ({_reason(error)}); give wav, flac, mp3 or ogg") from error
     except TypeError as error:  # soundfile asks for rate and channels by the suffix alone

@@ -40,9 +40,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing f
 @app.command(epilog="Example: mimotok encode speech.wav speech.npz --n-q 8")
 def encode(
     paths: Paths,
-    n_q: Annotated[
-        int | None, typer.Option("--n-q", help="Codebooks to use; the model's default if left out.")
-    ] = None,
+    n_q: Annotated[int | None, typer.Option("--n-q", help="Codebooks to use; the model's default if left out.")] = None,
     model: Model = None,
     revision: Revision = None,
     device: Device = "cpu",
@@ -153,6 +151,7 @@ def _run(jobs: list[Job], convert: Callable[..., object]) -> None:
     with _progress(len(jobs)) as report:
         for i, job in enumerate(jobs):
             try:
+                report(i, job.source, 0.0)
                 convert(job.source, job.target, progress=partial(report, i, job.source))
             except (ValueError, OSError, MemoryError) as error:
                 _tell(error)
@@ -196,7 +195,8 @@ def _errors_told() -> Iterator[None]:
 
 
 def _tell(error: object) -> None:
-    typer.echo(f"mimotok: {' '.join(str(error).split()) or type(error).__name__}", err=True)
+    # print, since rich moves its status aside only for what goes through sys.stderr
+    print(f"mimotok: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
 
 
 def _terminate(*_: object) -> NoReturn:

@@ -40,9 +40,7 @@ class CodesFile:
 
     def __post_init__(self) -> None:
         if self.format_version != FORMAT_VERSION:
-            raise ValueError(
-                f"format_version={self.format_version}, but this mimotok reads {FORMAT_VERSION} only"
-            )
+            raise ValueError(f"format_version={self.format_version}, but this mimotok reads {FORMAT_VERSION} only")
         self._check_codes()
         self._check_rates()
         self._check_num_samples()
@@ -67,9 +65,7 @@ class CodesFile:
             raise ValueError(f"frame_rate={self.frame_rate}, expected a finite number above 0")
         size = self.sample_rate / self.frame_rate
         if not (math.isfinite(size) and round(size) >= 1 and math.isclose(size, round(size), rel_tol=1e-9)):
-            raise ValueError(
-                f"frame_rate={self.frame_rate}: not a whole number of samples at {self.sample_rate} Hz"
-            )
+            raise ValueError(f"frame_rate={self.frame_rate}: not a whole number of samples at {self.sample_rate} Hz")
 
     def _check_num_samples(self) -> None:
         num_frames = self.codes.shape[1]
@@ -77,9 +73,7 @@ class CodesFile:
         # the last frame may begin up to a mel frame, a quarter of a code frame, after the recording's end
         least = max(1, most - self.frame_size - self.frame_size // 4)
         if not least <= self.num_samples <= most:
-            raise ValueError(
-                f"num_samples={self.num_samples}, but {num_frames} frames stand for {least} to {most}"
-            )
+            raise ValueError(f"num_samples={self.num_samples}, but {num_frames} frames stand for {least} to {most}")
 
     def _check_model(self) -> None:
         # printable: the name goes to terminals
@@ -150,9 +144,7 @@ def _from_arrays(arrays: dict[str, np.ndarray]) -> CodesFile:
     )
 
 
-def _values(
-    arrays: dict[str, np.ndarray], field: str, kinds: str, ndim: int, length: int | None = None
-) -> Any:
+def _values(arrays: dict[str, np.ndarray], field: str, kinds: str, ndim: int, length: int | None = None) -> Any:
     """A small field as Python values, once its kind of dtype and its shape are as expected."""
     array = arrays[field]
     if array.nbytes > MAX_FIELD:

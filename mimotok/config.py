@@ -84,6 +84,7 @@ class TokenizerConfig:
 
     position_embedding_type: str = "rope"
     rope_type: str = "default"
+    model_type: str = "mimo_audio_tokenizer"
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -229,7 +230,7 @@ class TokenizerConfig:
         """The keys of an official `config.json`, this project's own among them."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "extra"}
         named = {FIELD_TO_OFFICIAL.get(name, name): value for name, value in values.items()}
-        return {"model_type": "mimo_audio_tokenizer", **self.extra, **named}
+        return {**self.extra, **named}
 
     @classmethod
     def load(cls, path: str | Path) -> TokenizerConfig:

@@ -94,9 +94,7 @@ def decode_file(
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
     codes = torch.from_numpy(codes_file.codes.astype("int64"))[None]
-    wav = _Counted(
-        decode_blocks(tokenizer, codes, length=codes_file.num_samples), tokenizer.sample_rate, progress
-    )
+    wav = _Counted(decode_blocks(tokenizer, codes, length=codes_file.num_samples), tokenizer.sample_rate, progress)
     _make_folder(target, create_folders)
     with AudioWriter(target, tokenizer.sample_rate, overwrite=overwrite) as writer:
         for block in wav:
@@ -155,9 +153,7 @@ def _make_folder(target: StrPath, create_folders: bool) -> None:
             Path(target).parent.mkdir(parents=True, exist_ok=True)
 
 
-def plan_jobs(
-    sources: Iterable[Path], out_dir: Path, suffixes: Collection[str], new_suffix: str
-) -> list[Job]:
+def plan_jobs(sources: Iterable[Path], out_dir: Path, suffixes: Collection[str], new_suffix: str) -> list[Job]:
     """What becomes of files and folders in `out_dir`, each file's suffix replaced by `new_suffix`.
 
     Folders are searched recursively for `suffixes`, and their layout is kept; files are taken as they are.

@@ -83,9 +83,7 @@ def _entry(directory: bytes) -> tuple[_Member, int]:
     """The first member of the rest of a directory, and the length of its entry."""
     if len(directory) < _ENTRY.size or not directory.startswith(b"PK\1\2"):
         raise ValueError("damaged directory")
-    _, _, _, flags, method, _, _, checksum, stored, size, *lengths, _, _, _, local = _ENTRY.unpack_from(
-        directory
-    )
+    _, _, _, flags, method, _, _, checksum, stored, size, *lengths, _, _, _, local = _ENTRY.unpack_from(directory)
     name = directory[_ENTRY.size : _ENTRY.size + lengths[0]].decode("ascii", "replace")
     if method != 0 or flags & _ENCRYPTED or stored != size:
         raise ValueError(f"{name!r} is compressed or encrypted: write it with numpy.savez, uncompressed")

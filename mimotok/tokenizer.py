@@ -36,6 +36,8 @@ class Tokenizer(nn.Module):
     wav is float32 [B, T] in [-1, 1] at `sample_rate`; codes are int64 [B, n_q, F] at `frame_rate`. With `lengths`
     the clips of a padded batch give what each gives alone, and methods return (result, its lengths).
     Raises ValueError for wrong shapes, dtypes, lengths, and codes out of range.
+
+    name: what codes files call the model; folder: where its weights were read, None where nowhere.
     """
 
     def __init__(self, config: TokenizerConfig, *, name: str = "unnamed") -> None:
@@ -44,7 +46,7 @@ class Tokenizer(nn.Module):
         self.name = name
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        self._source_file: Path | None = None
+        self.folder: Path | None = None
         self._sha256: str | None = None
         self.eval()
 
@@ -67,7 +69,7 @@ class Tokenizer(nn.Module):
         with torch.device("meta"):
             model = cls(config, name=_name_of(source, folder))
         load_state(folder, model, device=device, dtype=dtype)
-        model._source_file = folder / WEIGHTS_NAME
+        model.folder = folder
         return model
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
@@ -111,8 +113,8 @@ class Tokenizer(nn.Module):
     def weights_sha256(self) -> str:
         """Hex SHA-256 of the weights file, or of the tensors where the model came from no file."""
         if self._sha256 is None:
-            file = self._source_file
-            self._sha256 = sha256_of_model(self) if file is None else sha256_of_file(file)
+            here = self.folder
+            self._sha256 = sha256_of_model(self) if here is None else sha256_of_file(here / WEIGHTS_NAME)
         return self._sha256
 
     @property

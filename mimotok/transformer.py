@@ -49,9 +49,7 @@ class StackShape:
         return cls._of(config, dim, ffn_dim, config.vocoder_attention_heads, config.vocoder_windows())
 
     @classmethod
-    def _of(
-        cls, config: TokenizerConfig, dim: int, ffn_dim: int, heads: int, windows: Sequence[Window]
-    ) -> StackShape:
+    def _of(cls, config: TokenizerConfig, dim: int, ffn_dim: int, heads: int, windows: Sequence[Window]) -> StackShape:
         return cls(dim, ffn_dim, heads, windows, config.ln_type, config.activation_function, config.rope_theta)
 
 

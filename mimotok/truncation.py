@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 # libsndfile's log of an opened file: a chunk said to be larger than what the file holds
-_CUT_CHUNK = re.compile(
-    r"^\s*(data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE
-)
+_CUT_CHUNK = re.compile(r"^\s*(data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 _OGG_END_OF_STREAM = 4
 _MAX_OGG_PAGE = 65_307  # bytes
 _UNKNOWN_LENGTH = 1 << 62
@@ -44,24 +43,41 @@ def _ogg_ends_properly(path: Path) -> bool:
     return bool(page[5] & _OGG_END_OF_STREAM) and len(page) >= 27 + segments + sum(page[27 : 27 + segments])
 
 
+class Mp3Tag(NamedTuple):
+    """The "Xing" or "Info" header in the first MPEG frame of an MP3, which counts what follows."""
+
+    present: int  # bytes in the file from that frame on
+    declared: int  # bytes there should be; 0 if the tag does not say
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether more than 1 % is missing; encoders disagree on what to count."""
+        return self.present < 0.99 * self.declared
+
+
+def mp3_tag(raw: BinaryIO) -> Mp3Tag | None:
+    """The length tag of a file that may be an MP3."""
+    size = raw.seek(0, 2)
+    raw.seek(0)
+    start, head = 0, raw.read(10)
+    if head[:3] == b"ID3" and len(head) == 10:  # its size follows in four bytes of seven bits
+        start = 10 + sum((byte & 127) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
+    raw.seek(start)
+    frame = raw.read(64)
+    found = re.search(rb"(?:Xing|Info)\0\0\0(.)(.{8})", frame, re.DOTALL)
+    if not frame.startswith(b"\xff") or found is None:
+        return None
+    has_frames, has_bytes = found[1][0] & 1, found[1][0] & 2
+    declared = found[2][4 * has_frames : 4 * has_frames + 4] if has_bytes else b""
+    return Mp3Tag(size - start, int.from_bytes(declared, "big"))
+
+
 def declares_exact_length(path: Path, container: str, num_samples: int) -> bool:
     """Whether the file itself says how many samples it holds; what libsndfile reports may be a guess.
 
     container, num_samples: libsndfile's name of the format and its count.
     """
     if container == "MP3":
-        return _mp3_has_length_tag(path)
+        with path.open("rb") as raw:
+            return mp3_tag(raw) is not None
     return num_samples < _UNKNOWN_LENGTH
-
-
-def _mp3_has_length_tag(path: Path) -> bool:
-    """Whether the first MPEG frame is the "Xing" or "Info" header that counts the others."""
-    with path.open("rb") as raw:
-        start = raw.read(10)
-        if start[:3] == b"ID3":  # the tag's size follows in four bytes of seven bits
-            raw.seek(
-                sum((byte & 127) << shift for byte, shift in zip(start[6:], (21, 14, 7, 0), strict=False))
-            )
-            start = raw.read(10)
-        frame = start + raw.read(54)
-    return b"Xing" in frame or b"Info" in frame

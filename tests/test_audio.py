@@ -55,9 +55,7 @@ def test_any_rate_length_and_channels(tmp_path_factory, rate, channels, num_samp
 
 
 @settings(max_examples=15, deadline=None)
-@given(
-    block=st.integers(1, 5000), rate=st.sampled_from([8000, 24000, 44100, 192000]), channels=st.integers(1, 3)
-)
+@given(block=st.integers(1, 5000), rate=st.sampled_from([8000, 24000, 44100, 192000]), channels=st.integers(1, 3))
 def test_blocks_together_are_the_whole_file(tmp_path_factory, block, rate, channels):
     path = write(tmp_path_factory.mktemp("a") / "in.wav", noise(9000, channels), rate)
     whole = load_audio(path, 24000)
@@ -85,24 +83,36 @@ def test_channels_are_averaged(tmp_path):
     assert load_audio(path, 24000).abs().max() == 0
 
 
-def test_mp3_without_a_length_tag_is_read_to_its_end(tmp_path):
+def id3(text: bytes) -> bytes:
+    """An ID3 tag, as may stand before the first frame of an MP3."""
+    size = 1000 + len(text)
+    return b"ID3\4\0\0" + bytes([0, 0, size >> 7, size & 127]) + text + bytes(1000)
+
+
+@pytest.mark.parametrize("before", [b"", id3(b"Xing\0\0\0\3\xff\xff\xff\xff\xff\xff\xff\xff")])
+def test_mp3_without_a_length_tag_is_read_to_its_end(tmp_path, before):
     path = tmp_path / "in.mp3"
     fading = noise(100_000) * np.linspace(0, 1, 100_000, dtype=np.float32)[:, None] ** 4
-    with soundfile.SoundFile(
-        path,
-        "w",
-        48000,
-        1,
-        format="MP3",
-        subtype="MPEG_LAYER_III",
-        bitrate_mode="VARIABLE",
-        compression_level=0.5,
-    ) as file:
+    options = {"format": "MP3", "bitrate_mode": "VARIABLE", "compression_level": 0.5}
+    with soundfile.SoundFile(path, "w", 48000, 1, "MPEG_LAYER_III", **options) as file:
         file.write(fading)
     data = path.read_bytes()
     second = data.index(data[:2], 40)
-    path.write_bytes(data[second:])
+    path.write_bytes(before + data[second:])
     assert load_audio(path, 48000).shape[1] >= 100_000
+
+
+@pytest.mark.parametrize("kept", [1.0, 0.995, 0.5])
+def test_mp3_with_a_length_tag_behind_an_id3_tag(tmp_path, kept, capfd):
+    path = write(tmp_path / "in.mp3", noise(100_000), 48000)
+    data = path.read_bytes()
+    path.write_bytes(id3(b"Info") + data[: int(kept * len(data))])
+    if kept == 1:
+        assert load_audio(path, 48000).shape == (1, 100_000)
+    else:
+        with pytest.raises(ValueError, match="truncated"):
+            load_audio(path, 48000)
+    assert capfd.readouterr().err == ""  # libmpg123 has its say on files cut short
 
 
 def test_wav_streamed_to_a_pipe_has_a_placeholder_for_its_size(tmp_path):

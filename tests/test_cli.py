@@ -308,7 +308,9 @@ def test_progress_counts_the_seconds_of_sound(folder, tokenizer):
 
 def python(code: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, timeout=60)
+    root = Path(__file__).parents[1]
+    environment = os.environ | environment
+    return subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment, timeout=60)
 
 
 INTERRUPTED = """

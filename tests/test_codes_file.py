@@ -17,9 +17,7 @@ from mimotok.codes_file import FIELDS, CodesFile, load_codes, save_codes
 SHA = "0123456789abcdef" * 4
 
 
-def codes_file(
-    n_q: int = 3, num_frames: int = 5, size: int = 1024, frame_size: int = 960, **changes
-) -> CodesFile:
+def codes_file(n_q: int = 3, num_frames: int = 5, size: int = 1024, frame_size: int = 960, **changes) -> CodesFile:
     fields = {
         "codes": np.random.default_rng(0).integers(0, size, (n_q, num_frames)).astype(np.uint16),
         "num_samples": num_frames * frame_size - 1,

@@ -339,11 +339,13 @@ def test_a_corpus_without_a_readable_clip_stops_with_one_line(tmp_path, cached):
         next(data.train_dataloader())
 
 
-def test_lines_that_are_no_clips_are_refused_by_number(tmp_path):
-    good = {"audio": "a.wav", "duration": 1}
-    (tmp_path / "m.jsonl").write_text(json.dumps(good) + '\n{"path": "b.wav"}\n')
-    with pytest.raises(ValueError, match=r"m\.jsonl:2: .*\['path'\]"):
-        read_manifest(str(tmp_path / "m.jsonl"))
+@pytest.mark.parametrize("line", ['{"path": "b.wav"}', "b.wav", '["b.wav"]'])
+def test_lines_that_are_no_clips_are_refused_by_number(tmp_path, line):
+    good = json.dumps({"audio": "a.wav", "duration": 1})
+    for lines, number in (((good, line), 2), ((line, good), 1)):
+        (tmp_path / "m.jsonl").write_text("\n".join(lines))
+        with pytest.raises(ValueError, match=rf"m\.jsonl:{number}: "):
+            read_manifest(str(tmp_path / "m.jsonl"))
 
 
 # the cache
@@ -402,13 +404,19 @@ def test_a_truncated_cache_is_noticed(corpus, tmp_path):
         read(clip)
 
 
-def test_a_prepared_corpus_needs_neither_lhotse_nor_torchaudio(corpus, cache):
+def test_a_prepared_corpus_needs_neither_lhotse_nor_torchaudio(cache):
+    """In a process of its own: nothing that reads a prepared corpus may import them."""
+    (folder,) = Path(cache).iterdir()
     code = f"""
 import sys
 sys.modules["lhotse"] = sys.modules["torchaudio"] = None
-from train.data import SpeechDataModule
-data = SpeechDataModule({str(corpus / "manifest.jsonl")!r}, {str(corpus)!r}, cache_dir={cache!r})
-assert next(data.train_dataloader()).wav.any()
+import train.shar
+from train.batches import Render
+from train.cache import read_prepared
+from train.plan import PlanConfig, whole_plan
+clips, _ = read_prepared({str(folder)!r})
+(planned, *_) = whole_plan(clips, PlanConfig())
+assert Render(24000, None).batch(clips, planned, (0,)).batch.wav.any()
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
 
@@ -519,6 +527,8 @@ def test_relative_recordings_are_taken_from_root(cuts, corpus, tmp_path):
     (tmp_path / "cuts.jsonl").write_text("\n".join(map(json.dumps, rows)))
     clips = read_manifest(str(tmp_path / "cuts.jsonl"), str(corpus))
     assert len(decode(clips[0])[0])
+    with pytest.raises(BadClipError, match="^missing$"):
+        decode(read_manifest(str(tmp_path / "cuts.jsonl"), str(tmp_path))[0])
 
 
 @pytest.fixture(scope="module")

@@ -1,23 +1,74 @@
-"""`python -m train`: LightningCLI over the two stages (fit, validate), and the tools around them (export, transcribe)."""
+"""`python -m train`: Lightning's subcommands (fit, validate) for the stages, and export, prepare and transcribe."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from typing import Annotated
 
-from train.export import export_command
-from train.transcribe import transcribe_command
+import typer
 
-TOOLS = {"export": export_command, "transcribe": transcribe_command}
+TOOLS = ("export", "prepare", "transcribe")
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Option(help="A .ckpt file of a run.")],
+    out: Annotated[Path, typer.Option(help="Folder to write, e.g. checkpoints/mine.")],
+    dtype: Annotated[str, typer.Option(help="float16, bfloat16 or float32.")] = "float16",
+) -> None:
+    """Write config, safetensors and a model card from a training checkpoint.
+
+    Example: python -m train export --checkpoint runs/joint/checkpoints/last.ckpt --out checkpoints/mine
+    """
+    from train.export import export as write
+
+    write(checkpoint, out, dtype=dtype)
+
+
+@app.command()
+def prepare(
+    manifest: Annotated[str, typer.Option(help="JSONL manifest or Lhotse CutSet.")],
+    out: Annotated[str, typer.Option(help="Folder of the decoded clips: the data module's cache_dir.")],
+    root: Annotated[str, typer.Option(help="Folder of relative audio paths.")] = ".",
+    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+) -> None:
+    """Decode a corpus once, so that training only reads samples; fit does it by itself where it has not been done.
+
+    Example: python -m train prepare --manifest manifest.jsonl --root data --out data/cache --workers 2
+    """
+    from train.cache import prepare as decode
+
+    typer.echo(decode(manifest, root, out, workers=workers))
+
+
+@app.command()
+def transcribe(
+    path: Annotated[Path, typer.Argument(help="A codes file (.npz) or an audio file.")],
+    checkpoint: Annotated[Path | None, typer.Option(help="Exported folder; the embedded one by default.")] = None,
+) -> None:
+    """Print the text that the joint stage's text decoder reads in the tokens.
+
+    Example: python -m train transcribe out.npz
+    """
+    from train.transcribe import transcribe as read
+
+    typer.echo(read(checkpoint, path))
 
 
 def main() -> None:
-    """Dispatches on the first word: a tool, or one of Lightning's subcommands."""
-    if len(sys.argv) > 1 and sys.argv[1] in TOOLS:
-        TOOLS[sys.argv[1]](sys.argv[2:])
-        return
-    from train.cli import run_lightning
+    """Dispatches on the first word. Bad input ends in one line and exit code 2."""
+    if len(sys.argv) > 1 and sys.argv[1] not in TOOLS:
+        from train.cli import run_lightning
 
-    run_lightning()
+        run_lightning()
+        return
+    try:
+        app()
+    except ValueError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

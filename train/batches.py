@@ -69,9 +69,7 @@ class Render(NamedTuple):
         if self.augment is None:
             wav = resample(wav, rate * item.speed, self.sample_rate)
         else:
-            wav = augment(
-                wav, rate, sample_rate=self.sample_rate, speed=item.speed, config=self.augment, rng=rng
-            )
+            wav = augment(wav, rate, sample_rate=self.sample_rate, speed=item.speed, config=self.augment, rng=rng)
         expected = item.seconds / item.speed * self.sample_rate
         complete = item.whole and abs(len(wav) - expected) <= SLACK * self.sample_rate
         return wav, clip.text if complete else None
@@ -150,9 +148,7 @@ class ResumableLoader:
     skipped: clips that are known to be left out, id to reason; all are named in one log line per epoch.
     """
 
-    def __init__(
-        self, dataset: TrainDataset, *, num_workers: int, skipped: dict[str, str], digest: str
-    ) -> None:
+    def __init__(self, dataset: TrainDataset, *, num_workers: int, skipped: dict[str, str], digest: str) -> None:
         self.dataset, self.num_workers, self.digest = dataset, num_workers, digest
         self.skipped = dict(skipped)
         self.position = 0

@@ -34,9 +34,7 @@ INDEX = "cuts.jsonl.gz"
 SKIPPED = "skipped.json"
 
 
-def prepare(
-    manifest: str | list[str], root: str, out: str, *, sample_rate: int = 24000, workers: int = 1
-) -> Path:
+def prepare(manifest: str | list[str], root: str, out: str, *, sample_rate: int = 24000, workers: int = 1) -> Path:
     """Decode every clip of a manifest into a folder under `out`, and return that folder.
 
     The folder is named by a hash of the clips, so that one `out` serves many manifests. It holds

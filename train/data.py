@@ -139,9 +139,7 @@ class SpeechDataModule(L.LightningDataModule):
 
     def _shards(self, rank: int, world_size: int) -> TrainDataset:
         shards = find_shards(self.manifest)
-        return ShardBatches(
-            shards, self.plan_config, self.augment, seed=self.seed, rank=rank, world_size=world_size
-        )
+        return ShardBatches(shards, self.plan_config, self.augment, seed=self.seed, rank=rank, world_size=world_size)
 
     def val_dataloader(self) -> ValidationLoader | list[ValidationLoader]:
         """Whole dev clips; among several ranks the first batches repeat, so that all have equally many."""
@@ -153,9 +151,7 @@ class SpeechDataModule(L.LightningDataModule):
         batches += batches[: -len(batches) % world_size]
         render = Render(self.plan_config.sample_rate, None)
         return ValidationLoader(
-            BatchDataset(
-                self.val_clips, lambda _: batches, render, seed=self.seed, rank=rank, world_size=world_size
-            )
+            BatchDataset(self.val_clips, lambda _: batches, render, seed=self.seed, rank=rank, world_size=world_size)
         )
 
     def _ranks(self) -> tuple[int, int]:

@@ -81,7 +81,8 @@ class StftDiscriminator(nn.Module):
                 center=False,
                 return_complex=True,
             )
-        parts = torch.stack([spectrum.real, spectrum.imag], dim=1).transpose(2, 3)
+        # as it lies in memory this is channels-last, in which convolutions of few channels are fastest
+        parts = torch.view_as_real(spectrum).permute(0, 3, 2, 1)
         return _judge(parts, self.layers, self.output, slope=0.2)
 
 

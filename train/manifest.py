@@ -37,7 +37,8 @@ class Pcm:
 class Clip:
     """One utterance or recording.
 
-    audio: path of an audio file; unused where `pcm` (prepared) or `cut` (a Lhotse cut) is given.
+    audio: path of the audio file, "" where there is none. Samples come from `pcm` (prepared) or else from `cut`
+    (a Lhotse cut), if there is one.
     duration: seconds. text: the transcript of the whole clip, or None. split: "train", "dev" or "test".
     """
 
@@ -63,10 +64,10 @@ def decode(clip: Clip) -> tuple[np.ndarray, int]:
 
     Raises BadClipError for a missing, unreadable, empty or silent file.
     """
+    if (clip.audio or clip.cut is None) and not Path(clip.audio).is_file():
+        raise BadClipError("missing")
     try:
         wav, rate = _cut_audio(clip.cut) if clip.cut is not None else _file_audio(clip.audio)
-    except BadClipError:
-        raise
     except Exception as error:  # every backend has its own errors, and none may stop a run
         raise BadClipError(f"corrupt: {type(error).__name__}: {error}".replace("\n", " ")[:200]) from error
     if not len(wav):
@@ -77,8 +78,6 @@ def decode(clip: Clip) -> tuple[np.ndarray, int]:
 
 
 def _file_audio(path: str) -> tuple[np.ndarray, int]:
-    if not Path(path).is_file():
-        raise BadClipError("missing")
     rate = sf.info(path).samplerate
     return load_audio(path, rate)[0].numpy(), rate
 
@@ -121,9 +120,7 @@ def read_manifest(paths: str | Iterable[str], root: str = ".") -> list[Clip]:
     clips: list[Clip] = []
     for path in [paths] if isinstance(paths, str) else paths:
         if Path(path).is_dir():
-            raise ValueError(
-                f"{path}: a folder; a Shar folder is for training only, and needs no preparation"
-            )
+            raise ValueError(f"{path}: a folder; a Shar folder is for training only, and needs no preparation")
         clips += _read_cuts(path, root) if _is_cut_set(path) else _read_jsonl(path, root)
     return clips
 
@@ -135,14 +132,24 @@ def _lines(path: str) -> Iterator[str]:
 
 
 def _is_cut_set(path: str) -> bool:
-    first = next(_lines(path), "{}")
-    return str(json.loads(first).get("type", "")).endswith("Cut")
+    # parsed by `_row`, so that a first line that is no JSON is named as any other
+    return str(_row(path, 1, next(_lines(path), "{}")).get("type", "")).endswith("Cut")
+
+
+def _row(path: str, number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{number}: not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{path}:{number}: a clip is a JSON object, not {line.strip()[:40]}")
+    return row
 
 
 def _read_jsonl(path: str, root: str) -> list[Clip]:
     clips = []
     for number, line in enumerate(_lines(path), 1):
-        row = json.loads(line)
+        row = _row(path, number, line)
         if "audio" not in row or "duration" not in row:
             raise ValueError(f"{path}:{number}: a clip needs `audio` and `duration`, this has {sorted(row)}")
         clips.append(
@@ -180,11 +187,13 @@ def cut_clip(cut: Any, source: str, root: str = ".") -> Clip:
     supervision = cut.supervisions[0] if len(cut.supervisions) == 1 else None
     # a supervision that the cut truncates is no transcript of what is heard
     whole = supervision is not None and supervision.start >= -0.05 and supervision.end <= cut.duration + 0.05
-    if root != "." and cut.has_recording:
-        cut = _under_root(cut, root)
+    files = _files(cut)
+    if files and root != "." and not Path(files[0]).is_absolute():
+        cut = cut.with_recording_path_prefix(root)
+        files = _files(cut)
     return Clip(
         id=cut.id,
-        audio="",
+        audio=files[0] if files else "",
         duration=cut.duration,
         source=custom.get("source") or source,
         text=(getattr(supervision, "text", None) or "").strip() or None if whole else None,
@@ -195,7 +204,6 @@ def cut_clip(cut: Any, source: str, root: str = ".") -> Clip:
     )
 
 
-def _under_root(cut: Any, root: str) -> Any:
-    sources = getattr(getattr(cut, "recording", None), "sources", [])
-    relative = [s for s in sources if s.type == "file" and not Path(s.source).is_absolute()]
-    return cut.with_recording_path_prefix(root) if relative else cut
+def _files(cut: Any) -> list[str]:
+    recording = getattr(cut, "recording", None)
+    return [str(source.source) for source in getattr(recording, "sources", []) if source.type == "file"]

@@ -53,9 +53,7 @@ class PlanConfig:
             limit = f"batch_seconds={self.batch_seconds}"
             raise ValueError(f"crop_seconds={self.crop_seconds}: expected 0 < shortest <= longest <= {limit}")
         if min(self.pad_samples, self.sample_rate) < 1:
-            raise ValueError(
-                f"pad_samples={self.pad_samples}, sample_rate={self.sample_rate}: must be positive"
-            )
+            raise ValueError(f"pad_samples={self.pad_samples}, sample_rate={self.sample_rate}: must be positive")
 
     def padded(self, seconds: float) -> int:
         """Samples to which `seconds` of audio are padded."""

@@ -35,14 +35,10 @@ def find_shards(folders: str | list[str]) -> list[Shard]:
     """All shards of Shar folders, by name. Raises ValueError where cuts and recordings do not pair."""
     shards: list[Shard] = []
     for folder in [folders] if isinstance(folders, str) else folders:
-        cuts, recordings = (
-            sorted(map(str, Path(folder).glob(f"{field}.*"))) for field in ("cuts", "recording")
-        )
+        cuts, recordings = (sorted(map(str, Path(folder).glob(f"{field}.*"))) for field in ("cuts", "recording"))
         if not cuts or len(cuts) != len(recordings):
             found = f"{len(cuts)} cuts files and {len(recordings)} recording files"
-            raise ValueError(
-                f"{folder}: {found}; a Shar folder has as many (`lhotse shar export --audio flac`)"
-            )
+            raise ValueError(f"{folder}: {found}; a Shar folder has as many (`lhotse shar export --audio flac`)")
         shards += [Shard(*pair, Path(folder).name) for pair in zip(cuts, recordings, strict=True)]
     return shards
 

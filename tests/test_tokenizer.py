@@ -1,0 +1,198 @@
+"""The library's promises: shapes, lengths, errors, saving and loading."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from mimotok import Tokenizer, TokenizerConfig
+
+
+@pytest.fixture(scope="module")
+def tokenizer(parity_dir: Path) -> Tokenizer:
+    return Tokenizer.from_pretrained(parity_dir)
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(samples=st.integers(1, 8_000), n_q=st.integers(1, 6), avg_pooler=st.sampled_from([1, 2]))
+def test_lengths(tiny: Callable[..., Tokenizer], samples: int, n_q: int, avg_pooler: int) -> None:
+    tokenizer = tiny(avg_pooler=avg_pooler, num_quantizers=6)
+    codes = tokenizer.encode(torch.randn(1, samples), n_q=n_q)
+    assert codes.shape == (1, n_q, tokenizer.num_frames(samples))
+    assert codes.dtype == torch.int64
+    assert tokenizer.decode(codes).shape == (1, codes.shape[2] * tokenizer.frame_size)
+    assert tokenizer.decode(codes, length=samples).shape == (1, samples)
+
+
+def test_fewer_codebooks_are_the_first_ones(tokenizer: Tokenizer) -> None:
+    wav = torch.randn(2, 5_000)
+    assert torch.equal(tokenizer.encode(wav, n_q=2), tokenizer.encode(wav)[:, :2])
+
+
+def test_latents_quantize_to_the_codes(tokenizer: Tokenizer) -> None:
+    wav = torch.randn(2, 5_000)
+    latents, codes = tokenizer.encode_latents(wav), tokenizer.encode(wav)
+    assert torch.equal(tokenizer.encoder.quantizer.encode(latents, tokenizer.n_q), codes)
+    error = (tokenizer.dequantize(codes) - latents).norm()
+    assert error < (tokenizer.dequantize(codes[:, :1]) - latents).norm()
+    torch.testing.assert_close(tokenizer.decode_latents(tokenizer.dequantize(codes)), tokenizer.decode(codes))
+    torch.testing.assert_close(tokenizer.reconstruct(wav), tokenizer.decode(codes, length=5_000))
+
+
+def test_bitrate_of_the_released_model() -> None:
+    config = TokenizerConfig()
+    assert config.frame_rate == 25.0
+    assert [config.bitrate(n_q) for n_q in (4, 8, 12, 20)] == [850.0, 1550.0, 2250.0, 3650.0]
+
+
+def test_default_codebooks_in_use(tiny: Callable[..., Tokenizer]) -> None:
+    tokenizer = tiny(default_n_q=2)
+    assert tokenizer.n_q == 2
+    assert tokenizer.encode(torch.randn(1, 999)).shape[1] == 2
+    assert tokenizer.encode(torch.randn(1, 999), n_q=4).shape[1] == 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_save_and_load(tiny: Callable[..., Tokenizer], tmp_path: Path, dtype: torch.dtype) -> None:
+    saved = tiny()
+    saved.save_pretrained(tmp_path, dtype=dtype)
+    loaded = Tokenizer.from_pretrained(tmp_path)
+    assert loaded.config == saved.config
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    for name, tensor in saved.state_dict().items():
+        kept = tensor if ".quantizer." in name else tensor.to(dtype).float()
+        assert torch.equal(loaded.state_dict()[name], kept), name
+    assert loaded.weights_sha256 != saved.weights_sha256 or dtype == torch.float32
+
+
+def test_the_official_layout_is_written(tokenizer: Tokenizer, parity_dir: Path, tmp_path: Path) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    official, ours = load_file(parity_dir / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    assert official.keys() == ours.keys()
+    assert all(torch.equal(official[key], ours[key]) for key in official)
+    values = json.loads((tmp_path / "config.json").read_text())
+    assert json.loads((parity_dir / "config.json").read_text()).items() <= values.items()
+
+
+def test_bf16(parity_dir: Path) -> None:
+    half = Tokenizer.from_pretrained(parity_dir, dtype=torch.bfloat16)
+    full = Tokenizer.from_pretrained(parity_dir)
+    wav = 0.1 * torch.randn(1, 24_000)
+    assert half.encoder.conv1.weight.dtype == torch.bfloat16
+    assert {b.embed.dtype for b in half.encoder.quantizer.codebooks()} == {torch.float32}
+    codes = full.encode(wav)
+    assert (half.encode(wav) == codes)[:, 0].float().mean() > 0.8
+    decoded = half.decode(codes)
+    assert decoded.dtype == torch.float32
+    torch.testing.assert_close(decoded, full.decode(codes), atol=0.02, rtol=0.1)
+    converted = Tokenizer.from_pretrained(parity_dir).to(torch.bfloat16)
+    assert torch.equal(converted.encode(wav), half.encode(wav))
+
+
+def test_unknown_config_keys_survive(tmp_path: Path, tiny: Callable[..., Tokenizer]) -> None:
+    tiny(extra={"transformers_version": "9.9", "architectures": ["X"]}).save_pretrained(tmp_path)
+    again = Tokenizer.from_pretrained(tmp_path)
+    assert again.config.extra["transformers_version"] == "9.9"
+    assert again.config.to_official()["architectures"] == ["X"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_mels": 0}, "n_mels=0"),
+        ({"d_model": 33}, "heads of even width"),
+        ({"ln_type": "BatchNorm"}, "ln_type='BatchNorm'"),
+        ({"activation_function": "tanh"}, "activation_function"),
+        ({"encoder_attn_window_size": [1, 2, 3]}, "encoder_attn_window_size"),
+        ({"codebook_size": []}, "codebook_size"),
+        ({"fmax": 20_000}, "fmax"),
+        ({"default_n_q": 99}, "default_n_q=99"),
+        ({"hop_length": 480}, "hop_length"),
+        ({"vocoder_padding": "center"}, "vocoder_padding"),
+        ({"encoder_layers": "four"}, "encoder_layers='four'"),
+    ],
+)
+def test_bad_configs_are_refused_by_name(parity_dir: Path, tmp_path: Path, changes: dict, message: str) -> None:
+    values = json.loads((parity_dir / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(values | changes))
+    with pytest.raises(ValueError, match=message) as told:
+        Tokenizer.from_pretrained(tmp_path)
+    assert "\n" not in str(told.value)
+
+
+def test_wrong_weights_are_named(parity_dir: Path, tmp_path: Path) -> None:
+    state = load_file(parity_dir / "model.safetensors")
+    (tmp_path / "config.json").write_text((parity_dir / "config.json").read_text())
+    state["stranger"] = state.pop("encoder.conv1.bias")
+    state["encoder.conv2.bias"] = torch.zeros(3)
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"missing: encoder.conv1.bias; unexpected: stranger; mis-shaped: encoder.c"):
+        Tokenizer.from_pretrained(tmp_path)
+
+
+def test_sources_that_are_none(tmp_path: Path) -> None:
+    for source, message in (
+        (tmp_path / "nowhere", "neither a folder nor a hub id"),
+        (tmp_path, "config.json: cannot be read"),
+        ("no/such-model-anywhere", "no such folder, and the hub did not give it"),
+    ):
+        with pytest.raises(ValueError, match=message) as told:
+            Tokenizer.from_pretrained(source)
+        assert "\n" not in str(told.value)
+
+
+def test_pickles_are_not_read(parity_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text((parity_dir / "config.json").read_text())
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"has no model\.safetensors"):
+        Tokenizer.from_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"not safetensors at all")
+    with pytest.raises(ValueError, match="not a readable safetensors file"):
+        Tokenizer.from_pretrained(tmp_path)
+
+
+def test_no_such_device(parity_dir: Path) -> None:
+    for device in ("banana", "cuda:7"):
+        with pytest.raises(ValueError, match=f"device={device}"):
+            Tokenizer.from_pretrained(parity_dir, device=device)
+
+
+@pytest.mark.parametrize(
+    ("wav", "message"),
+    [
+        (torch.zeros(5), "give \\[batch, samples\\]"),
+        (torch.zeros(1, 0), "at least one clip and one sample"),
+        (torch.zeros(1, 9, dtype=torch.int16), "floating point"),
+        (torch.tensor([[0.0, float("nan")]]), "NaN or infinite"),
+    ],
+)
+def test_bad_wav(tokenizer: Tokenizer, wav: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tokenizer.encode(wav)
+
+
+def test_bad_arguments(tokenizer: Tokenizer) -> None:
+    wav, codes = torch.zeros(2, 960), torch.zeros(2, 3, 4, dtype=torch.int64)
+    with pytest.raises(ValueError, match="n_q=7, but this checkpoint has 6 codebooks"):
+        tokenizer.encode(wav, n_q=7)
+    with pytest.raises(ValueError, match="lengths has shape"):
+        tokenizer.encode(wav, torch.tensor([1]))
+    with pytest.raises(ValueError, match="each must lie in 1 to 960"):
+        tokenizer.encode(wav, torch.tensor([1, 961]))
+    with pytest.raises(ValueError, match=r"codes\[1, 2, 3\]=16, but codebook 2 has 16 entries"):
+        wrong = codes.clone()
+        wrong[1, 2, 3] = 16
+        tokenizer.decode(wrong)
+    with pytest.raises(ValueError, match="give integers"):
+        tokenizer.decode(codes.float())
+    with pytest.raises(ValueError, match="n_q=9"):
+        tokenizer.decode(torch.zeros(1, 9, 4, dtype=torch.int64))
+    with pytest.raises(ValueError, match="length=9999"):
+        tokenizer.decode(codes, length=9999)

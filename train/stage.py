@@ -1,0 +1,179 @@
+"""What both stages share: the model and its moving average, segments, validation, and what a checkpoint tells."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, NamedTuple, cast
+
+import lightning
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from mimotok.mel import log_mel
+from mimotok.tokenizer import Tokenizer
+from train.batches import Batch
+from train.losses import MelLoss
+from train.model import build_tokenizer
+from train.optim import OptimizerConfig, SkipCounter
+from train.usage import CodeUsage
+
+# Clips of the first validation batch that TensorBoard gets to hear and see.
+SHOWN_CLIPS = 4
+
+
+class Segment(NamedTuple):
+    """A stretch of each clip: latents [B, S, D], their valid lengths [B], wav [B, S * frame_size]."""
+
+    latents: Tensor
+    lengths: Tensor
+    wav: Tensor
+
+
+class Stage(lightning.LightningModule):
+    """The base of both stages; a subclass computes losses and says what is trained.
+
+    model: folder or hub id to start from, or a config.json to start from scratch.
+    loss_weights: by loss name; a loss without a weight is not computed.
+    segment_seconds: the stretch of each clip that is decoded; the encoder always sees whole clips.
+    compile: run the Transformer stacks through torch.compile.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        mel_loss: MelLoss,
+        optimizer: OptimizerConfig,
+        loss_weights: dict[str, float],
+        segment_seconds: float,
+        compile: bool,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.tokenizer = build_tokenizer(model)
+        self.mel_loss = mel_loss
+        self.optimizer_config = optimizer
+        self.loss_weights = loss_weights
+        self.segment_frames = round(segment_seconds * self.tokenizer.frame_rate)
+        self.seed = seed
+        self.averaged = AveragedModel(self.tokenizer, multi_avg_fn=get_ema_multi_avg_fn(optimizer.average_decay))
+        self.averaged.requires_grad_(False)
+        self.skips = SkipCounter(optimizer.max_skipped)
+        self.usage = CodeUsage(self.tokenizer.codebook_sizes)
+        self.audio_seconds = 0.0
+        self._started = time.perf_counter()
+        if compile:
+            self._compile()
+
+    def _compile(self) -> None:
+        decoder = self.tokenizer.decoder
+        for stack in (self.tokenizer.encoder.layers, decoder.layers, decoder.vocoder.layers):
+            stack.compile(dynamic=True)
+
+    def uses(self, loss: str) -> bool:
+        """Whether this loss has a weight."""
+        return self.loss_weights.get(loss, 0.0) > 0
+
+    def export_tokenizer(self) -> Tokenizer:
+        """The model with averaged weights, as evaluated and exported."""
+        return cast(Tokenizer, self.averaged.module)
+
+    def seed_step(self) -> None:
+        """All randomness of a step follows from its number: a resumed run repeats an uninterrupted one."""
+        torch.manual_seed((self.seed * 1_000_003 + self.global_step) * self.trainer.world_size + self.global_rank)
+
+    def total(self, losses: dict[str, Tensor]) -> Tensor:
+        """The weighted sum; each loss is logged by name."""
+        self.log_dict({f"train/{name}_loss": loss.detach() for name, loss in losses.items()})
+        return torch.stack([self.loss_weights[name] * loss for name, loss in losses.items()]).sum()
+
+    def segment(self, latents: Tensor, lengths: Tensor, wav: Tensor) -> Segment:
+        """A random stretch of each clip. latents: [B, F, D], lengths: [B] frames, wav: [B, T], zero past its end."""
+        size, samples = min(self.segment_frames, latents.shape[1]), self.tokenizer.frame_size
+        room = (lengths - size).clamp(min=0)
+        start = (torch.rand(len(lengths)).to(room.device) * (room + 1)).long()
+        frames = start[:, None] + torch.arange(size, device=start.device)
+        latents = latents.gather(1, frames[..., None].expand(-1, -1, latents.shape[2]))
+        wav = F.pad(wav, (0, max(0, latents.shape[1] * samples, int((start + size).max()) * samples - wav.shape[1])))
+        index = (start * samples)[:, None] + torch.arange(size * samples, device=start.device)
+        return Segment(latents, lengths.clamp(max=size), wav.gather(1, index))
+
+    def encode_mel(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Latents [B, F, D] of whole clips and their lengths [B], with gradients."""
+        mel, mel_lengths = log_mel(batch.wav, batch.lengths, self.tokenizer.config)
+        latents, lengths = self.tokenizer.encoder(mel, mel_lengths)
+        return latents, cast(Tensor, lengths)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:  # noqa: ARG002
+        self.averaged.update_parameters(self.tokenizer)
+        seconds = float(batch.lengths.sum()) / self.tokenizer.sample_rate * self.trainer.world_size
+        now = time.perf_counter()
+        self.audio_seconds += seconds
+        self.log("audio_s_per_s", seconds / (now - self._started), prog_bar=True)
+        left = (self.trainer.max_steps - self.global_step) * (now - self._started) / 60
+        self.log("minutes_left", left, prog_bar=True)
+        self._started = now
+
+    def on_validation_start(self) -> None:
+        self.usage.reset()
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        latents, lengths = self.export_tokenizer().encode_latents(batch.wav, batch.lengths)
+        self.validate(latents, lengths, batch, batch_index)
+
+    def validate(self, latents: Tensor, lengths: Tensor, batch: Batch, batch_index: int) -> Tensor:
+        """Logs the reconstruction of whole clips with the default codebooks and with none. Returns the quantized
+        latents [B, F, D]."""
+        model = self.export_tokenizer()
+        codes = model.encoder.quantizer.encode(latents, model.config.num_quantizers)
+        self.usage.update(codes, lengths)
+        quantized = model.encoder.quantizer.decode(codes[:, : model.n_q])
+        target = F.pad(batch.wav, (0, max(0, latents.shape[1] * model.frame_size - batch.wav.shape[1])))
+        for name, hidden in (("unquantized_mel", latents), ("mel", quantized)):
+            wav = model.decoder(hidden, lengths)
+            loss = self.mel_loss(wav, target[:, : wav.shape[1]], batch.lengths)
+            self.log(f"val/{name}_loss", loss, batch_size=len(wav), sync_dist=True)
+        if batch_index == 0:
+            self._show(batch, wav)
+        return quantized
+
+    def _show(self, batch: Batch, wav: Tensor) -> None:
+        for logger in self.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                show_clips(logger, batch, wav, self.export_tokenizer(), self.global_step)
+
+    def on_validation_epoch_end(self) -> None:
+        for book, (used, perplexity) in enumerate(self.usage.summary()):
+            self.log(f"codes/{book}_used", used)
+            self.log(f"codes/{book}_perplexity", perplexity)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        checkpoint["mimotok"] = {
+            "config": self.tokenizer.config.to_official(),
+            "stage": type(self).__name__,
+            "steps": self.global_step,
+            "audio_hours": self.audio_seconds / 3600,
+            "command": " ".join(["python -m train", *sys.argv[1:]]),
+            "metrics": metrics,
+            "codes": self.usage.summary(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.audio_seconds = checkpoint["mimotok"]["audio_hours"] * 3600
+
+
+def show_clips(logger: TensorBoardLogger, batch: Batch, wav: Tensor, model: Tokenizer, step: int) -> None:
+    """Puts the first clips, original and decoded, into TensorBoard as audio and as mel pictures."""
+    board = logger.experiment
+    for row, samples in enumerate(batch.lengths[:SHOWN_CLIPS].tolist()):
+        for name, clip in (("original", batch.wav[row, :samples]), ("decoded", wav[row, :samples])):
+            board.add_audio(f"{row}/{name}", clip.float().clamp(-1, 1).cpu(), step, model.sample_rate)
+            mel, _ = log_mel(clip[None], None, model.config)
+            picture = mel[0].T.flip(0)
+            picture = (picture - picture.min()) / (picture.max() - picture.min()).clamp(min=1e-5)
+            board.add_image(f"{row}/{name}_mel", picture[None].cpu(), step)
