@@ -270,4 +270,4 @@ def _checked_window(name: str, window: Any) -> Window:
     pair = tuple(window) if isinstance(window, (list, tuple)) else ()
     if len(pair) != 2 or any(not isinstance(side, int) or side < -1 for side in pair):
         raise ValueError(f"{name}={window!r}: give [left, right] in frames, -1 for unlimited")
-    return pair  # type: ignore[return-value]
+    return pair

@@ -120,12 +120,12 @@ class Tokenizer(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return self.decoder.layer_norm.weight.device  # type: ignore[union-attr, return-value]
+        return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
         """The weights' dtype; codebooks are always float32."""
-        return self.decoder.layer_norm.weight.dtype  # type: ignore[union-attr, return-value]
+        return next(self.parameters()).dtype
 
     @overload
     def encode(self, wav: Tensor, lengths: None = None, *, n_q: int | None = None) -> Tensor: ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mimotok.attention import attention
 from mimotok.config import TokenizerConfig, Window
 
-ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Block(nn.Module):
         self.fc1 = nn.Linear(shape.dim, shape.ffn_dim)
         self.fc2 = nn.Linear(shape.ffn_dim, shape.dim)
         self.final_layer_norm = make_norm(shape.ln_type, shape.dim)
-        self.activation = ACTIVATIONS[shape.activation_function]
+        self.activation: Callable[[Tensor], Tensor] = ACTIVATIONS[shape.activation_function]
 
     def forward(self, hidden: Tensor, rope: tuple[Tensor, Tensor], lengths: Tensor | None) -> Tensor:
         """hidden: [B, T, dim] -> [B, T, dim]."""

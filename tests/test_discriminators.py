@@ -85,9 +85,7 @@ def test_clips_are_judged_alone(small):
         torch.testing.assert_close(batch[1:2], single)
 
 
-@pytest.mark.parametrize(
-    "wav", [torch.zeros(1, 2401), 0.1 * torch.ones(1, 2401)], ids=["silence", "constant"]
-)
+@pytest.mark.parametrize("wav", [torch.zeros(1, 2401), 0.1 * torch.ones(1, 2401)], ids=["silence", "constant"])
 def test_gradients_are_finite_on_silence(small, wav):
     wav.requires_grad_()
     adversarial_loss(small(wav).logits).backward()

@@ -46,10 +46,7 @@ def test_batch_loss_is_the_token_weighted_mean_of_single_losses(decoder):
     texts = ["one", "twenty two", "ü"]
     tokens = torch.tensor([len(t.encode()) + 1.0 for t in texts])
     singles = torch.stack(
-        [
-            decoder(quantized[i : i + 1, :n], lengths[i : i + 1], texts[i : i + 1])
-            for i, n in enumerate(lengths)
-        ]
+        [decoder(quantized[i : i + 1, :n], lengths[i : i + 1], texts[i : i + 1]) for i, n in enumerate(lengths)]
     )
     torch.testing.assert_close(decoder(quantized, lengths, texts), (singles * tokens).sum() / tokens.sum())
 
@@ -73,9 +70,7 @@ def test_gradient_reaches_each_valid_frame_and_no_other(decoder):
 
 def test_padded_transcripts_equal_single_ones(decoder):
     quantized, lengths = audio(9, 4, 6)
-    singles = [
-        decoder.transcribe(quantized[i : i + 1, :n], lengths[i : i + 1])[0] for i, n in enumerate(lengths)
-    ]
+    singles = [decoder.transcribe(quantized[i : i + 1, :n], lengths[i : i + 1])[0] for i, n in enumerate(lengths)]
     assert decoder.transcribe(quantized, lengths) == singles
 
 
@@ -125,9 +120,7 @@ def test_hugging_face_tokenizer_trains_and_is_saved_with_the_model(tmp_path):
     vocabulary = {w: i for i, w in enumerate(["[unk]", "[end]", "hello", "world"])}
     inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[unk]"))
     inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    wrapped = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=inner, eos_token="[end]", unk_token="[unk]"
-    )
+    wrapped = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="[end]", unk_token="[unk]")
     wrapped.save_pretrained(tmp_path / "source")
 
     tokenizer = HuggingFaceTokenizer(str(tmp_path / "source"))

@@ -69,13 +69,6 @@ def prepare(manifest: str | list[str], root: str, out: str, *, sample_rate: int 
     return folder
 
 
-def prepare_command(arguments: list[str]) -> None:
-    """`python -m train prepare MANIFEST ROOT OUT`: `prepare`, printing the folder."""
-    from jsonargparse import CLI
-
-    print(CLI(prepare, args=arguments))
-
-
 def _watch(jobs: Iterable[None], total: int) -> None:
     for _ in track(jobs, "Decoding the corpus", total, console=Console(stderr=True)):
         pass

@@ -127,7 +127,7 @@ class JointStage(Stage):
                 self.log(f"val/{name}", value, batch_size=len(told), sync_dist=True)
         return quantized
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """As nn.Module's; the model in it carries the codebooks of this very step."""
         self._publish_codebooks()
         return super().state_dict(*args, **kwargs)

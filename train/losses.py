@@ -19,9 +19,7 @@ from mimotok.mel import hann_window, mel_filterbank
 MelScale = tuple[int, int, int]
 Resolution = tuple[int, int]
 
-PUBLISHED_SCALES: tuple[MelScale, ...] = tuple(
-    (2**i, 15 * 2 ** (i - 1), 15 * 2 ** (i - 2)) for i in (5, 6, 7)
-)
+PUBLISHED_SCALES: tuple[MelScale, ...] = tuple((2**i, 15 * 2 ** (i - 1), 15 * 2 ** (i - 2)) for i in (5, 6, 7))
 RESOLUTIONS: tuple[Resolution, ...] = ((480, 120), (960, 240), (1920, 480))
 
 # What a periodic Hann window of 960 samples, that of mimotok's log-mel, multiplies a noise magnitude by.
@@ -153,8 +151,7 @@ def discriminator_loss(real: Sequence[Tensor], fake: Sequence[Tensor], valid: Te
     valid: [B], the share of each clip that is not padding.
     """
     terms = [
-        _valid_mean((1 - r).relu(), valid) + _valid_mean((1 + f).relu(), valid)
-        for r, f in zip(real, fake, strict=True)
+        _valid_mean((1 - r).relu(), valid) + _valid_mean((1 + f).relu(), valid) for r, f in zip(real, fake, strict=True)
     ]
     return torch.stack(terms).mean()
 
@@ -172,9 +169,7 @@ def feature_matching_loss(
     real, fake: each discriminator's features [B, C, time, *] by layer; the real side gets no gradient.
     """
     per_discriminator = [
-        torch.stack(
-            [_valid_mean((f - r.detach()).abs(), valid) for r, f in zip(reals, fakes, strict=True)]
-        ).mean()
+        torch.stack([_valid_mean((f - r.detach()).abs(), valid) for r, f in zip(reals, fakes, strict=True)]).mean()
         for reals, fakes in zip(real, fake, strict=True)
     ]
     return torch.stack(per_discriminator).mean()

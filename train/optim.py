@@ -39,7 +39,9 @@ class OptimizerConfig:
 
 def parameter_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
     """Groups for `MuonAdamW`: block matrices to Muon; other matrices and kernels to AdamW; vectors without decay."""
-    muon, decayed, plain = [], [], []
+    muon: list[nn.Parameter] = []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue

@@ -43,9 +43,7 @@ class TextDecoderConfig:
 
     def __post_init__(self) -> None:
         if self.hidden_size % (2 * self.num_heads):
-            raise ValueError(
-                f"hidden_size={self.hidden_size}: RoPE needs {self.num_heads} heads of even width"
-            )
+            raise ValueError(f"hidden_size={self.hidden_size}: RoPE needs {self.num_heads} heads of even width")
         if self.stack < 1:
             raise ValueError(f"stack={self.stack}: at least one frame makes a prefix position")
 
@@ -60,9 +58,7 @@ class TextDecoder(nn.Module):
         super().__init__()
         self.d_model = d_model
         self.config = config = config or TextDecoderConfig()
-        self.tokenizer = (
-            ByteTokenizer() if config.tokenizer == "bytes" else HuggingFaceTokenizer(config.tokenizer)
-        )
+        self.tokenizer = ByteTokenizer() if config.tokenizer == "bytes" else HuggingFaceTokenizer(config.tokenizer)
         self.projection = nn.Linear(config.stack * d_model, config.hidden_size)
         self.lm = LlamaForCausalLM(
             LlamaConfig(
@@ -91,9 +87,7 @@ class TextDecoder(nn.Module):
         # text follows its own audio without a gap, so that positions do not depend on the batch; the padding
         # ends up on the right, where causal attention hides it without a mask
         position = torch.arange(joined.shape[1], device=ids.device)[None, :]
-        source = torch.where(
-            position < prefix[:, None], position, position - prefix[:, None] + audio.shape[1]
-        )
+        source = torch.where(position < prefix[:, None], position, position - prefix[:, None] + audio.shape[1])
         packed = _take(joined, source.clamp(max=joined.shape[1] - 1))
         hidden = self.lm.model(inputs_embeds=packed, use_cache=False).last_hidden_state
 
@@ -169,9 +163,7 @@ class TextDecoder(nn.Module):
 
     def _tokenize(self, texts: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor]:
         """B texts -> ids [B, N]: bos and text, padded; labels [B, N]: the token after each, or IGNORED."""
-        rows = [
-            torch.tensor([self.tokenizer.bos, *self.tokenizer.encode(t), self.tokenizer.eos]) for t in texts
-        ]
+        rows = [torch.tensor([self.tokenizer.bos, *self.tokenizer.encode(t), self.tokenizer.eos]) for t in texts]
         ids = nn.utils.rnn.pad_sequence([r[:-1] for r in rows], True, self.tokenizer.pad)
         labels = nn.utils.rnn.pad_sequence([r[1:] for r in rows], True, IGNORED)
         return ids.to(device), labels.to(device)
