@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from train.text import ByteTokenizer, HuggingFaceTokenizer, error_rates, normalize_text
+from mimotok.text import error_rates, normalize_text
+from train.text import ByteTokenizer, HuggingFaceTokenizer
 from train.text_decoder import EXTRA_TOKENS, TOKENS_PER_FRAME, TextDecoder, TextDecoderConfig
 
 SMALL = {"hidden_size": 64, "num_layers": 2, "num_heads": 2, "ffn_dim": 128}

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mimotok.text import error_rates
 from mimotok.training_quantizer import TrainingQuantizer
 from train.batches import Batch
 from train.losses import MelLoss, complex_loss
 from train.optim import OptimizerConfig, clip_gradients, make_optimizer
 from train.stage import Stage
-from train.text import error_rates
 from train.text_decoder import TextDecoder, TextDecoderConfig
 
 PUBLISHED_WEIGHTS = {"text": 10.0, "mel": 1.0, "commitment": 1.0}

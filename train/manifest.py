@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -83,6 +84,7 @@ def _file_audio(path: str) -> tuple[np.ndarray, int]:
 
 
 def _cut_audio(cut: Any) -> tuple[np.ndarray, int]:
+    lhotse()
     return np.atleast_2d(cut.load_audio()).mean(axis=0, dtype=np.float32), cut.sampling_rate
 
 
@@ -168,11 +170,14 @@ def _read_jsonl(path: str, root: str) -> list[Clip]:
 
 
 def lhotse() -> Any:
-    """The lhotse module, imported where it is needed: a prepared JSONL corpus does without."""
+    """The lhotse module, reading audio by libsndfile; imported where needed: a prepared corpus does without."""
     try:
         import lhotse as module
     except ImportError as error:
         raise ImportError("Lhotse CutSets and Shar folders need: pip install 'mimotok[train]'") from error
+    if "LHOTSE_AUDIO_BACKEND" not in os.environ:
+        # lhotse's default asks any torchaudio that is installed, and fails if that cannot be imported
+        module.audio.set_current_audio_backend("LibsndfileBackend")
     return module
 
 

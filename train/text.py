@@ -1,11 +1,10 @@
-"""Text on both sides of the audio-to-text model: tokenizers, and the error rates of what it writes."""
+"""Text on both sides of the audio-to-text model: its tokenizers."""
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 
 class ByteTokenizer:
@@ -52,32 +51,3 @@ class HuggingFaceTokenizer:
     def save(self, folder: Path) -> None:
         """Keeps the tokenizer's files in `folder`, so that loading needs no network."""
         self.inner.save_pretrained(folder)
-
-
-class ErrorRates(NamedTuple):
-    """Edits per character and per word of the reference, as fractions."""
-
-    cer: float
-    wer: float
-
-
-def error_rates(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorRates:
-    """Corpus-level CER and WER after `normalize_text`; pairs whose reference is then empty do not count.
-
-    Raises ValueError where none is left.
-    """
-    import jiwer
-
-    pairs = [(normalize_text(r), normalize_text(h)) for r, h in zip(references, hypotheses, strict=True)]
-    pairs = [(reference, hypothesis) for reference, hypothesis in pairs if reference]
-    if not pairs:
-        raise ValueError("no reference holds a letter or digit, so there is no error rate")
-    said, heard = (list(side) for side in zip(*pairs, strict=True))
-    return ErrorRates(jiwer.cer(said, heard), jiwer.wer(said, heard))
-
-
-def normalize_text(text: str) -> str:
-    """Lower case, single spaces, no punctuation or symbols (a dash parts words, an apostrophe does not)."""
-    text = unicodedata.normalize("NFKC", text).lower().replace("'", "").replace("’", "")
-    kept = (" " if unicodedata.category(c)[0] in "PSC" else c for c in text)
-    return " ".join("".join(kept).split())

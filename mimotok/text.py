@@ -1,0 +1,64 @@
+"""Transcripts compared: one normalisation and one count of errors for training and evaluation alike."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class ErrorRates(NamedTuple):
+    """Edits per character and per word of the reference, as fractions."""
+
+    cer: float
+    wer: float
+
+
+class ErrorCounts(NamedTuple):
+    """Edits (substitutions, deletions, insertions) that turn a reference into what was heard, and its size."""
+
+    char_errors: int
+    chars: int
+    word_errors: int
+    words: int
+
+
+def normalize_text(text: str) -> str:
+    """Lower case, single spaces, no punctuation or symbols (a dash parts words, an apostrophe does not)."""
+    text = unicodedata.normalize("NFKC", text).lower().replace("'", "").replace("’", "")
+    kept = (" " if unicodedata.category(c)[0] in "PSC" else c for c in text)
+    return " ".join("".join(kept).split())
+
+
+def error_counts(reference: str, hypothesis: str) -> ErrorCounts:
+    """Edits between two texts after `normalize_text`. A reference that is then empty counts nothing at all.
+
+    Raises ImportError where jiwer is missing.
+    """
+    try:
+        import jiwer
+    except ImportError as error:
+        raise ImportError("error rates need: pip install 'mimotok[eval]'") from error
+
+    said, heard = normalize_text(reference), normalize_text(hypothesis)
+    if not said:
+        return ErrorCounts(0, 0, 0, 0)
+    chars, words = jiwer.process_characters(said, heard), jiwer.process_words(said, heard)
+    return ErrorCounts(
+        chars.substitutions + chars.deletions + chars.insertions,
+        len(said),
+        words.substitutions + words.deletions + words.insertions,
+        len(said.split()),
+    )
+
+
+def error_rates(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorRates:
+    """Corpus-level CER and WER after `normalize_text`; pairs whose reference is then empty do not count.
+
+    Raises ValueError where none is left.
+    """
+    counts = [error_counts(r, h) for r, h in zip(references, hypotheses, strict=True)]
+    chars, words = sum(c.chars for c in counts), sum(c.words for c in counts)
+    if not words:
+        raise ValueError("no reference holds a letter or digit, so there is no error rate")
+    return ErrorRates(sum(c.char_errors for c in counts) / chars, sum(c.word_errors for c in counts) / words)

@@ -1,0 +1,184 @@
+"""Both stages on the tiny configuration: resuming, ranks, freezing, export."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+
+pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
+
+from mimotok import Tokenizer
+from train.export import export, read_checkpoint
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = ROOT / "train" / "configs"
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest of twelve short clips of harmonic noise with texts, two of them for validation."""
+    root = tmp_path_factory.mktemp("speech")
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(12):
+        time_axis = np.arange(int(24_000 * rng.uniform(1.0, 2.5))) / 24_000
+        wav = sum(np.sin(2 * np.pi * (100 + 10 * i) * k * time_axis) / k for k in range(1, 9))
+        wav = 0.05 * (wav + 0.1 * rng.standard_normal(len(wav)))
+        soundfile.write(root / f"{i}.wav", wav, 24_000)
+        row = {"audio": f"{i}.wav", "duration": len(wav) / 24_000, "text": f"clip {i}", "source": "made"}
+        rows.append(row | {"split": "dev" if i >= 10 else "train", "speaker": "s", "language": "en"})
+    (root / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
+
+
+def configure(run: Path, speech: Path, base: str, **init_args: Any) -> Path:
+    """The base config with all its paths below `run`, written there."""
+    values = yaml.safe_load((CONFIGS / base).read_text())
+    values["data"] |= {"manifest": str(speech / "manifest.jsonl"), "root": str(speech)}
+    values["trainer"]["default_root_dir"] = str(run)
+    values["trainer"]["callbacks"][0]["init_args"]["dirpath"] = str(run / "checkpoints")
+    values["trainer"]["logger"][0]["init_args"]["save_dir"] = str(run)
+    values["model"]["init_args"] |= init_args
+    run.mkdir(parents=True, exist_ok=True)
+    path = run / "config.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def command(config: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "train", "fit", "--config", str(config), *more]
+
+
+def fit(config: Path, *more: str) -> None:
+    done = subprocess.run(
+        command(config, *more), cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def state_of(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    return read_checkpoint(run / "checkpoints" / f"{name}.ckpt")[0]
+
+
+@pytest.fixture(scope="module")
+def joint_run(tmp_path_factory: pytest.TempPathFactory, speech: Path) -> Path:
+    run = tmp_path_factory.mktemp("joint")
+    fit(configure(run, speech, "tiny.yaml"))
+    return run
+
+
+@pytest.fixture(scope="module")
+def exported(joint_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("export") / "mine"
+    export(joint_run / "checkpoints" / "last.ckpt", out, dtype="float32")
+    return out
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    different = [key for key in first if not torch.equal(first[key], second[key])]
+    assert not different
+
+
+def test_killed_and_resumed_equals_uninterrupted(joint_run: Path, speech: Path, tmp_path: Path) -> None:
+    config = configure(tmp_path, speech, "tiny.yaml")
+    running = subprocess.Popen(
+        command(config), cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=-3
+    )
+    saved = tmp_path / "checkpoints" / "step=2.ckpt"
+    deadline = time.monotonic() + 120
+    while not saved.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    assert saved.exists()
+    fit(config)
+    same(state_of(joint_run), state_of(tmp_path))
+    ours, theirs = (
+        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"][0]["state"]
+        for run in (joint_run, tmp_path)
+    )
+    assert all(torch.equal(ours[i][k], theirs[i][k]) for i in ours for k in ours[i] if torch.is_tensor(ours[i][k]))
+
+
+def test_losses_and_code_usage_are_logged(joint_run: Path) -> None:
+    header = (joint_run / "csv" / "version_0" / "metrics.csv").read_text().splitlines()[0].split(",")
+    for name in ("train/text_loss", "train/mel_loss", "train/commitment_loss", "train/gradient_norm"):
+        assert name in header
+    for name in ("val/mel_loss", "val/text_loss", "val/cer", "val/wer", "codes/0_used", "codes/3_perplexity"):
+        assert name in header
+
+
+def test_export_loads_and_decodes(exported: Path, joint_run: Path) -> None:
+    tokenizer = Tokenizer.from_pretrained(exported)
+    wav = 0.1 * torch.randn(1, 24_000)
+    assert torch.isfinite(tokenizer.reconstruct(wav)).all()
+    state = state_of(joint_run)
+    for name, tensor in tokenizer.state_dict().items():
+        assert torch.equal(tensor, state[f"averaged.module.{name}"]), name
+    card = (exported / "README.md").read_text()
+    assert "JointStage, 6 steps" in card
+    assert "val/mel_loss" in card
+    assert all(bool(book.inited) for book in tokenizer.encoder.quantizer.codebooks())
+
+
+def test_transcribe_reads_codes_and_audio(exported: Path, speech: Path, tmp_path: Path) -> None:
+    from mimotok.convert import encode_file
+    from train.transcribe import transcribe
+
+    tokenizer = Tokenizer.from_pretrained(exported)
+    encode_file(tokenizer, speech / "0.wav", tmp_path / "0.npz")
+    assert transcribe(exported, tmp_path / "0.npz") == transcribe(exported, speech / "0.wav")
+    (tmp_path / "bare").mkdir()
+    tokenizer.save_pretrained(tmp_path / "bare")
+    with pytest.raises(ValueError, match="has no text_decoder/"):
+        transcribe(tmp_path / "bare", speech / "0.wav")
+
+
+@pytest.fixture(scope="module")
+def adversarial_run(exported: Path, speech: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("adversarial")
+    fit(configure(run, speech, "tiny_adversarial.yaml", model=str(exported)))
+    return run
+
+
+def test_the_adversarial_stage_leaves_the_codes_alone(adversarial_run: Path, exported: Path) -> None:
+    before, after = Tokenizer.from_pretrained(exported), state_of(adversarial_run)
+    for name, tensor in before.encoder.state_dict().items():
+        for prefix in ("tokenizer.encoder.", "averaged.module.encoder."):
+            assert torch.equal(tensor, after[prefix + name]), name
+    changed = [n for n, t in before.decoder.state_dict().items() if not torch.equal(t, after[f"tokenizer.decoder.{n}"])]
+    assert len(changed) == len(before.decoder.state_dict())
+    assert torch.load(adversarial_run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
+
+
+def test_the_adversarial_stage_resumes_bit_identically(
+    adversarial_run: Path, exported: Path, speech: Path, tmp_path: Path
+) -> None:
+    config = configure(tmp_path, speech, "tiny_adversarial.yaml", model=str(exported))
+    fit(config, "--trainer.max_steps", "2")
+    fit(config)
+    same(state_of(adversarial_run), state_of(tmp_path))
+
+
+def test_exports_that_cannot_be(tmp_path: Path, joint_run: Path) -> None:
+    (tmp_path / "no.ckpt").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="not a checkpoint"):
+        export(tmp_path / "no.ckpt", tmp_path / "out")
+    with pytest.raises(ValueError, match="cannot be read"):
+        export(tmp_path / "missing.ckpt", tmp_path / "out")
+    with pytest.raises(ValueError, match="dtype=int4"):
+        export(joint_run / "checkpoints" / "last.ckpt", tmp_path / "out", dtype="int4")
+    assert not (tmp_path / "out").exists()
