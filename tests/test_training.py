@@ -104,6 +104,7 @@ def test_killed_and_resumed_equals_uninterrupted(joint_run: Path, speech: Path, 
     running.send_signal(signal.SIGKILL)
     running.wait()
     assert saved.exists()
+    assert not (tmp_path / "checkpoints" / "step=6.ckpt").exists(), "killed too late to show anything"
     fit(config)
     same(state_of(joint_run), state_of(tmp_path))
     ours, theirs = (

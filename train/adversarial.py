@@ -56,13 +56,14 @@ class AdversarialStage(Stage):
         self.default_ratio = default_ratio
 
     def training_step(self, batch: Batch, batch_index: int) -> None:  # noqa: ARG002
-        self.seed_step()
+        self.begin_step(batch)
         segment = self._segment(batch)
         wav = self.tokenizer.decoder(segment.latents, segment.lengths)
         # every clip of a batch keeps the same share of its segment, whatever the layer's rate
         valid = segment.lengths / segment.latents.shape[1]
         self._train_discriminators(segment.wav, wav.detach(), valid)
         self._train_generator(segment, wav, valid)
+        self.average()
 
     @torch.no_grad()
     def _segment(self, batch: Batch) -> Segment:

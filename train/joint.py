@@ -75,7 +75,7 @@ class JointStage(Stage):
         self.quantizer.synchronise()
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:  # noqa: ARG002
-        self.seed_step()
+        self.begin_step(batch)
         return self.total(self.losses(batch))
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -103,6 +103,10 @@ class JointStage(Stage):
         n_q[draw < config.unquantized_ratio] = 0
         n_q[0] = every
         return n_q.to(self.device)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.average()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:  # noqa: ARG002
         self.log("train/gradient_norm", clip_gradients(self, self.optimizer_config.gradient_clip, self.skips))

@@ -82,9 +82,17 @@ class Stage(lightning.LightningModule):
         """The model with averaged weights, as evaluated and exported."""
         return cast(Tokenizer, self.averaged.module)
 
-    def seed_step(self) -> None:
+    def begin_step(self, batch: Batch) -> None:
         """All randomness of a step follows from its number: a resumed run repeats an uninterrupted one."""
+        self.audio_seconds += self._seconds(batch)
         torch.manual_seed((self.seed * 1_000_003 + self.global_step) * self.trainer.world_size + self.global_rank)
+
+    def _seconds(self, batch: Batch) -> float:
+        return float(batch.lengths.sum()) / self.tokenizer.sample_rate * self.trainer.world_size
+
+    def average(self) -> None:
+        """Moves the averaged weights. Part of the step: Lightning saves checkpoints before `on_train_batch_end`."""
+        self.averaged.update_parameters(self.tokenizer)
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         """The weighted sum; each loss is logged by name."""
@@ -109,11 +117,8 @@ class Stage(lightning.LightningModule):
         return latents, cast(Tensor, lengths)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:  # noqa: ARG002
-        self.averaged.update_parameters(self.tokenizer)
-        seconds = float(batch.lengths.sum()) / self.tokenizer.sample_rate * self.trainer.world_size
         now = time.perf_counter()
-        self.audio_seconds += seconds
-        self.log("audio_s_per_s", seconds / (now - self._started), prog_bar=True)
+        self.log("audio_s_per_s", self._seconds(batch) / (now - self._started), prog_bar=True)
         left = (self.trainer.max_steps - self.global_step) * (now - self._started) / 60
         self.log("minutes_left", left, prog_bar=True)
         self._started = now

@@ -31,5 +31,7 @@ def load_text_decoder(tokenizer: Tokenizer) -> TextDecoder:
     """The text decoder beside the tokenizer's weights, in fp32."""
     folder = tokenizer.folder
     if folder is None or not (folder / "text_decoder" / "config.json").is_file():
-        raise ValueError(f"{tokenizer.name}: has no text_decoder/ beside its weights; the joint stage's export writes it")
+        raise ValueError(
+            f"{tokenizer.name}: has no text_decoder/ beside its weights; the joint stage's export writes it"
+        )
     return TextDecoder.load(folder / "text_decoder").float()

@@ -1,0 +1,164 @@
+"""Test lists: which recordings are measured, and what is said in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mimotok.audio import AUDIO_SUFFIXES
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One recording: `audio` is a file; text what is said in it, if known; language a code such as "en".
+
+    machine_text: whether a recogniser wrote the text; an error rate against such text would measure agreement with
+    that recogniser, so it is not computed.
+    """
+
+    id: str
+    audio: Path
+    text: str | None = None
+    language: str | None = None
+    machine_text: bool = False
+
+
+def read_test_list(path: Path, *, root: Path | None = None, split: str = "test") -> list[Clip]:
+    """The recordings of a test list, in its order:
+
+    - a JSONL manifest (`audio`, and optionally `text`, `text_source`, `language`, `split`, `id`): rows of `split`, and
+      rows without one; relative paths are taken from `root`, which is the manifest's folder unless given;
+    - Seed-TTS-Eval's `meta.lst` (`id|prompt text|prompt audio|...`): the real recordings that it uses as prompts, each
+      once, with their texts; its language is the folder's name (`en`, `zh`);
+    - a folder in LJSpeech's layout (`metadata.csv` beside `wavs/`) or LibriSpeech's (`*.trans.txt` beside the audio);
+    - any other folder: all audio below it, without texts.
+
+    Raises ValueError for a list that is missing, empty or not understood.
+    """
+    if path.is_dir():
+        clips = _read_folder(path)
+    elif not path.is_file():
+        raise ValueError(f"{path}: no such file or folder")
+    elif path.suffix == ".lst":
+        clips = _read_seed_tts(path)
+    else:
+        clips = _read_manifest(path, root or path.parent, split)
+    if not clips:
+        raise ValueError(f"{path}: no recordings in it")
+    repeated = _first_repeated(clip.id for clip in clips)
+    if repeated is not None:
+        raise ValueError(f"{path}: two recordings are called {repeated}")
+    return clips
+
+
+def _first_repeated(ids: Iterable[str]) -> str | None:
+    seen: set[str] = set()
+    return next((i for i in ids if i in seen or seen.add(i)), None)  # type: ignore[func-returns-value]
+
+
+def _read_folder(folder: Path) -> list[Clip]:
+    if (folder / "metadata.csv").is_file():
+        return _read_ljspeech(folder)
+    transcripts = sorted(folder.rglob("*.trans.txt"))
+    if transcripts:
+        return [clip for path in transcripts for clip in _read_librispeech(path, folder)]
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
+    return [Clip(id=str(path.relative_to(folder)), audio=path) for path in files]
+
+
+def _lines(path: Path) -> list[tuple[int, str]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read as text ({error})") from None
+    return [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+
+
+def _read_manifest(path: Path, root: Path, split: str) -> list[Clip]:
+    clips = []
+    for number, line in _lines(path):
+        row = _parsed(path, number, line)
+        if row.get("split") not in (None, split):
+            continue
+        clips.append(
+            Clip(
+                id=str(row.get("id") or row["audio"]),
+                audio=root / row["audio"],
+                text=(row.get("text") or "").strip() or None,
+                language=row.get("language"),
+                machine_text=row.get("text_source") not in (None, "human", "exact"),
+            )
+        )
+    return clips
+
+
+def _parsed(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        raise ValueError(f"{path}:{number}: not JSON; a manifest holds one JSON object a line") from None
+    if not isinstance(row, dict) or not isinstance(row.get("audio"), str):
+        raise ValueError(f"{path}:{number}: a recording needs `audio`, its file")
+    return row
+
+
+def _fields(path: Path, number: int, line: str, least: int) -> list[str]:
+    fields = line.split("|")
+    if len(fields) < least:
+        raise ValueError(f"{path}:{number}: {len(fields)} fields, expected at least {least} between |")
+    return fields
+
+
+def _read_seed_tts(path: Path) -> list[Clip]:
+    clips: dict[str, Clip] = {}
+    language = path.parent.name if path.parent.name in ("en", "zh") else None
+    for number, line in _lines(path):
+        _, text, audio = _fields(path, number, line, 3)[:3]
+        # several sentences are to be spoken after the same prompt
+        clips.setdefault(audio, Clip(id=audio, audio=path.parent / audio, text=text, language=language))
+    return list(clips.values())
+
+
+def _read_ljspeech(folder: Path) -> list[Clip]:
+    path = folder / "metadata.csv"
+    clips = []
+    for number, line in _lines(path):
+        name, *texts = _fields(path, number, line, 2)
+        clips.append(Clip(id=name, audio=folder / "wavs" / f"{name}.wav", text=texts[-1], language="en"))
+    return clips
+
+
+def _read_librispeech(path: Path, folder: Path) -> list[Clip]:
+    clips = []
+    for _, line in _lines(path):
+        name, _, text = line.partition(" ")
+        audio = path.parent / f"{name}.flac"
+        clips.append(Clip(id=str(audio.relative_to(folder)), audio=audio, text=text, language="en"))
+    return clips
+
+
+def thin(clips: list[Clip], *, every: int = 1, min_seconds: float = 0.0, tell: Callable[[str], None]) -> list[Clip]:
+    """Every `every`th of the clips of at least `min_seconds`; a file without a readable header is kept, to be reported.
+
+    Raises ValueError where none is left.
+    """
+    if every < 1:
+        raise ValueError(f"every={every}: give at least 1")
+    long_enough = [clip for clip in clips if _seconds(clip.audio) >= min_seconds]
+    if len(long_enough) < len(clips):
+        tell(f"{len(clips) - len(long_enough)} recordings are shorter than {min_seconds} s and left out")
+    if not long_enough:
+        raise ValueError(f"no recording lasts {min_seconds} s")
+    return long_enough[::every]
+
+
+def _seconds(audio: Path) -> float:
+    import soundfile
+
+    try:
+        return soundfile.info(audio).duration
+    except (soundfile.LibsndfileError, TypeError):
+        return float("inf")
