@@ -75,11 +75,9 @@ def expand_specs(names: list[str], n_q: list[int]) -> list[CodecSpec]:
     for name in names:
         kind, _, argument = name.partition(":")
         base, at, number = name.rpartition("@")
-        if at and number.isdigit():
+        if at and number.isdigit() and kind not in ("opus", "codec2", "speex", "copy", "vocoder"):
             specs.append(CodecSpec(base, int(number)))
-        elif argument and kind in ("hf", "opus", "codec2", "speex", "copy", "vocoder"):
-            specs.append(CodecSpec(name))
-        elif name in ("copy", "vocoder"):
+        elif (argument and kind in ("hf", "opus", "codec2", "speex", "copy", "vocoder")) or name in ("copy", "vocoder"):
             specs.append(CodecSpec(name))
         elif argument or not name or kind in ("hf", "opus", "codec2", "speex"):
             raise ValueError(f"codec {name!r}: give {KINDS}")
@@ -118,8 +116,8 @@ def make_codec(spec: CodecSpec, device: str = "cpu") -> Codec:
 class CopyCodec:
     """The original itself, through a lower rate and back where one is given: the ceiling of that bandwidth."""
 
-    nominal_bitrate = None
-    codebook_sizes = ()
+    nominal_bitrate: float | None = None
+    codebook_sizes: tuple[int, ...] = ()
 
     def __init__(self, spec: CodecSpec, rate: int) -> None:
         """rate: of the copy, in Hz."""
@@ -173,8 +171,8 @@ class MimoCodec:
 class VocoderCodec:
     """A model of ours without quantization: what its decoder makes of continuous latents."""
 
-    nominal_bitrate = None
-    codebook_sizes = ()
+    nominal_bitrate: float | None = None
+    codebook_sizes: tuple[int, ...] = ()
 
     def __init__(self, spec: CodecSpec, source: str | None, device: str) -> None:
         """source: folder or hub id, None for the embedded checkpoint. Raises ValueError where it is no model."""
@@ -185,9 +183,10 @@ class VocoderCodec:
     def encode_decode(self, wav: np.ndarray) -> CodecResult:
         """wav: [T] at the model's rate."""
         with timed() as encoding:
-            latents = self.tokenizer.encode_latents(torch.from_numpy(wav)[None])
+            # .cpu() waits for the device, so that each side's time is its own
+            latents = self.tokenizer.encode_latents(torch.from_numpy(wav)[None]).cpu()
         with timed() as decoding:
-            decoded = self.tokenizer.decode_latents(latents, length=len(wav))[0].cpu().numpy()
+            decoded = self.tokenizer.decode_latents(latents.to(self.tokenizer.device), length=len(wav))[0].cpu().numpy()
         return CodecResult(decoded, None, None, None, encoding.seconds, decoding.seconds)
 
 

@@ -22,7 +22,8 @@ class Opus:
     """`opusenc --bitrate KBPS`, constrained to 20 ms frames of speech, as opus-tools and its libopus do it."""
 
     sample_rate = 24000
-    codebook_sizes = ()
+    codebook_sizes: tuple[int, ...] = ()
+    nominal_bitrate: float | None
 
     def __init__(self, spec: CodecSpec, kbps: str) -> None:
         """kbps: asked of the encoder, 6 to 256. Raises ValueError outside, FileNotFoundError without the tools."""
@@ -53,7 +54,8 @@ class Codec2:
     """`c2enc MODE`, at 8 kHz."""
 
     sample_rate = 8000
-    codebook_sizes = ()
+    codebook_sizes: tuple[int, ...] = ()
+    nominal_bitrate: float | None
 
     def __init__(self, spec: CodecSpec, mode: str) -> None:
         """mode: bit/s as c2enc names it. Raises ValueError for others, FileNotFoundError without the tools."""
@@ -85,8 +87,8 @@ class Speex:
     """`speexenc --quality Q`, wideband at 16 kHz."""
 
     sample_rate = 16000
-    codebook_sizes = ()
-    nominal_bitrate = None
+    codebook_sizes: tuple[int, ...] = ()
+    nominal_bitrate: float | None = None
 
     def __init__(self, spec: CodecSpec, quality: str) -> None:
         """quality: 0 to 10. Raises ValueError outside, FileNotFoundError without the tools."""

@@ -20,8 +20,8 @@ RULES = (
     f"Resampler, everywhere: soxr at quality {RESAMPLER}.",
     f"Alignment: the delay is the largest absolute cross-correlation within ±{MAX_DELAY * 1000:.0f} ms, found per clip "
     "and removed.",
-    f"Length: after alignment a reconstruction is cut, or padded with zeros, to its original; a length off by more than "
-    f"{MAX_LENGTH_ERROR * 1000:.0f} ms counts as a failure, and the clip is still measured.",
+    f"Length: after alignment a reconstruction is cut, or padded with zeros, to its original; a length off by more "
+    f"than {MAX_LENGTH_ERROR * 1000:.0f} ms counts as a failure, and the clip is still measured.",
     f"Reconstructions are stored as 16-bit FLAC at {SAMPLE_RATE} Hz, clipped to [-1, 1], and measured as stored: what "
     "can be heard is what was measured. Their level is left as it is; PESQ levels both sides itself.",
     "A metric that fails on a clip (PESQ finds no utterance, a silent reconstruction, speech in another language than "

@@ -1,0 +1,143 @@
+"""`python -m eval`: measure codecs, compare two measurements, and probe what tokens mean."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+COMMANDS = ("run",)
+LISTS = ("--codec", "--n-q", "--metric")
+FAILURES, USER_ERROR, INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.command(epilog="Example: python -m eval --codec default opus:6 copy --manifest test.jsonl --n-q 4 8 --out report/")
+def run(
+    manifest: Annotated[Path, typer.Option(help="JSONL manifest, folder of audio or corpus, or a meta.lst.")],
+    out: Annotated[Path, typer.Option(help="Folder of the report.")],
+    codec: Annotated[
+        list[str],
+        typer.Option(help="default, a folder or hub id, hf:ID, opus:KBPS, codec2:MODE, speex:QUALITY, copy, vocoder."),
+    ],
+    n_q: Annotated[list[int] | None, typer.Option("--n-q", help="Codebooks to use of our models.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of a manifest's relative paths; its own if left out.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Rows of a manifest to measure.")] = "test",
+    every: Annotated[int, typer.Option(help="Measure every Nth recording.")] = 1,
+    min_seconds: Annotated[float, typer.Option(help="Leave shorter recordings out.")] = 0.0,
+    metric: Annotated[list[str] | None, typer.Option(help="Of signal, sim, asr, mos; all if left out.")] = None,
+    sim: Annotated[str, typer.Option(help="Speaker model: resemblyzer, wavlm:FILE, or an x-vector model.")] = "auto",
+    asr: Annotated[
+        str, typer.Option(help="Recogniser: a faster-whisper or transformers model, folder or id.")
+    ] = "auto",
+    mos: Annotated[str, typer.Option(help="Predictor: dnsmos or distillmos.")] = "auto",
+    workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
+    device: Annotated[str, typer.Option(help="Where models run: cpu, cuda, ...")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+) -> None:
+    """Measure codecs on recordings and write a report.
+
+    A run that was stopped goes on where it was. The exit code is 1 when some codec or recording failed.
+    """
+    from eval.codecs import expand_specs
+    from eval.metrics import MetricSpec
+    from eval.page import write_all
+    from eval.runner import Settings, evaluate
+    from eval.summary import results_of
+    from eval.testlists import read_test_list, thin
+
+    with _errors_told():
+        models = {"signal": "", "sim": sim, "asr": asr, "mos": mos}
+        wrong = set(metric or ()) - set(models)
+        if wrong:
+            raise ValueError(f"metric {', '.join(sorted(wrong))}: there are {', '.join(models)}")
+        settings = Settings(
+            clips=tuple(
+                thin(read_test_list(manifest, root=root, split=split), every=every, min_seconds=min_seconds, tell=tell)
+            ),
+            codecs=tuple(expand_specs(codec, n_q or [])),
+            metrics=tuple(MetricSpec(kind, models[kind]) for kind in metric or models),
+            out=out,
+            workers=workers,
+            device=device,
+            seed=seed,
+        )
+        done = evaluate(settings, tell=tell, progress=_progress)
+        typer.echo(write_all(out, results_of(done, "python -m eval " + shlex.join(sys.argv[1:]))))
+    if done.failures:
+        raise typer.Exit(FAILURES)
+
+
+@app.callback(no_args_is_help=True)
+def _options() -> None:
+    """Evaluation of speech codecs under one protocol."""
+
+
+def tell(line: str) -> None:
+    """One line on stderr."""
+    print(f"eval: {line}", file=sys.stderr)
+
+
+@contextmanager
+def _errors_told() -> Iterator[None]:
+    """A user's error becomes one line and exit code 2; Ctrl-C one line and 130."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        tell(" ".join(str(error).split()) or type(error).__name__)
+        raise typer.Exit(USER_ERROR) from None
+    except KeyboardInterrupt:
+        tell("interrupted; the same command goes on from here")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
+def _progress(what: str, count: int) -> Iterator[Callable[[], None]]:
+    """Yields what advances a bar on stderr, where that is a terminal."""
+    if not count or not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=count)
+        yield lambda: bar.advance(task)
+
+
+def expand_lists(words: list[str]) -> list[str]:
+    """`--n-q 2 4 8` as `--n-q 2 --n-q 4 --n-q 8`, which is how click takes lists."""
+    expanded: list[str] = []
+    option: str | None = None
+    fresh = False
+    for word in words:
+        if word.startswith("-") and not word.lstrip("-").isdigit():
+            option, fresh = (word, True) if word in LISTS else (None, False)
+            expanded.append(word)
+            continue
+        if option is not None and not fresh:
+            expanded.append(option)
+        expanded.append(word)
+        fresh = False
+    return expanded
+
+
+def main(words: list[str] | None = None) -> None:
+    """The entry point; measuring is what happens where no command is named."""
+    words = expand_lists(sys.argv[1:] if words is None else words)
+    if words and words[0].startswith("--") and words[0] != "--help":
+        words = ["run", *words]
+    app(words)
+
+
+if __name__ == "__main__":
+    main()

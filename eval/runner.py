@@ -1,0 +1,287 @@
+"""A run: originals prepared, reconstructions made, metrics measured, each step cached and spread over workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from eval import protocol
+from eval.alignment import align, find_delay
+from eval.cache import Cache
+from eval.codecs import Codec, CodecSpec, make_codec
+from eval.metrics import AUTO, Column, Metric, MetricSpec, make_metric
+from eval.store import ORIGINAL, audio_path, file_hash, load_wav, save_wav
+from eval.tasks import Failed, run_tasks
+from eval.testlists import Clip
+from mimotok.audio import load_audio
+
+Figures = dict[str, Any]
+Tell = Callable[[str], None]
+Advance = Callable[[], None]
+# progress(what, of how many) -> a context that gives what to call after each
+Progress = Callable[[str, int], AbstractContextManager[Advance]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured, on what, and where it goes. device: where models of ours and of transformers run."""
+
+    clips: tuple[Clip, ...]
+    codecs: tuple[CodecSpec, ...]
+    metrics: tuple[MetricSpec, ...]
+    out: Path
+    workers: int = 1
+    device: str = "cpu"
+    seed: int = 0
+
+
+@dataclass
+class CodecRun:
+    """One codec's results: per clip id, what coding it took and every metric's figures."""
+
+    spec: CodecSpec
+    identity: dict[str, Any]
+    nominal_bitrate: float | None
+    codebook_sizes: tuple[int, ...]
+    coding: dict[str, Figures] = field(default_factory=dict)
+    figures: dict[str, Figures] = field(default_factory=dict)
+
+
+@dataclass
+class Run:
+    """Everything that a report is made of. failures, and notes of what was left out: one line each."""
+
+    settings: Settings
+    clips: dict[str, Clip] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
+    codecs: list[CodecRun] = field(default_factory=list)
+    columns: list[Column] = field(default_factory=list)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def evaluate(settings: Settings, *, tell: Tell, progress: Progress) -> Run:
+    """Measures every codec on every clip.
+
+    tell: takes each problem as one line, when it is met. Raises ValueError where no clip can be read or no codec made.
+    """
+    run = Run(settings)
+    settings.out.mkdir(parents=True, exist_ok=True)
+    # kept beside the report so that it can be committed without the recordings, wherever it lies
+    (settings.out / ".gitignore").write_text("/audio/\n/cache.jsonl\n/.gitignore\n")
+    cache = Cache(settings.out / "cache.jsonl")
+
+    def failed(line: str) -> None:
+        run.failures.append(line)
+        tell(line)
+
+    # the cheapest first, so that a missing tool is told before hours of work
+    _open_codecs(run, failed)
+    metrics = _open_metrics(run, tell, failed)
+    _prepare(run, progress, failed)
+    _reconstruct(run, cache, progress, failed)
+    for spec, identity in metrics:
+        _measure(run, spec, identity, cache, progress, failed)
+    return run
+
+
+def _open_codecs(run: Run, failed: Tell) -> None:
+    for spec in run.settings.codecs:
+        try:
+            codec = _codec(spec, run.settings.device)
+        except (ValueError, OSError, ImportError, RuntimeError) as error:
+            failed(f"{spec.label}: {_one_line(error)}")
+            continue
+        run.codecs.append(CodecRun(spec, codec.identity, codec.nominal_bitrate, codec.codebook_sizes))
+    if not run.codecs:
+        raise ValueError("none of the codecs can be used")
+
+
+def _open_metrics(run: Run, tell: Tell, failed: Tell) -> list[tuple[MetricSpec, dict[str, Any]]]:
+    opened = []
+    for spec in run.settings.metrics:
+        try:
+            metric = _metric(spec, run.settings.device)
+        except (ValueError, OSError, ImportError, RuntimeError) as error:
+            line = f"{spec.kind}: not measured: {_one_line(error)}"
+            if spec.model == AUTO and isinstance(error, ImportError):
+                # nobody asked for it by name: a report without it is whole
+                run.notes.append(line)
+                tell(line)
+            else:
+                failed(line)
+            continue
+        run.columns += metric.columns
+        run.metrics.append(metric.identity)
+        opened.append((spec, metric.identity))
+    return opened
+
+
+class _Original(NamedTuple):
+    clip: Clip
+    path: Path
+
+
+class _Coding(NamedTuple):
+    spec: CodecSpec
+    device: str
+    original: Path
+    result: Path
+
+
+class _Measuring(NamedTuple):
+    spec: MetricSpec
+    device: str
+    clip: Clip
+    original: Path
+    result: Path
+
+
+def _prepare(run: Run, progress: Progress, failed: Tell) -> None:
+    out = run.settings.out
+    items = [_Original(clip, audio_path(out, ORIGINAL, clip.id)) for clip in run.settings.clips]
+    with progress("originals", len(items)) as advance:
+        results = {}
+        for item, result in run_tasks(prepare_original, items, run.settings.workers):
+            results[item.clip.id] = result
+            advance()
+    for clip in run.settings.clips:
+        result = results[clip.id]
+        if isinstance(result, Failed):
+            failed(f"{clip.id}: {result.reason}")
+            continue
+        run.clips[clip.id] = clip
+        run.hashes[clip.id], run.seconds[clip.id] = result
+    if not run.clips:
+        raise ValueError("none of the recordings can be read")
+
+
+def prepare_original(item: _Original) -> tuple[str, float]:
+    """Stores a clip as the protocol has it; returns its hash and seconds. Raises ValueError for silence."""
+    wav = load_audio(item.clip.audio, protocol.SAMPLE_RATE)[0].numpy()
+    peak = float(np.abs(wav).max())
+    if peak < protocol.SILENCE:
+        raise ValueError("silent: nothing to measure")
+    return save_wav(item.path, wav * (protocol.PEAK / peak)), len(wav) / protocol.SAMPLE_RATE
+
+
+def _reconstruct(run: Run, cache: Cache, progress: Progress, failed: Tell) -> None:
+    out, device = run.settings.out, run.settings.device
+    for codec in run.codecs:
+        label, todo = codec.spec.label, {}
+        for clip_id in run.clips:
+            path = audio_path(out, label, clip_id)
+            question = ["coding", protocol.VERSION, codec.identity, run.hashes[clip_id]]
+            known = cache.get(question)
+            # the file may be another codec's, coded under the same name since
+            if known is not None and known["sha256"] == file_hash(path):
+                codec.coding[clip_id] = known
+                continue
+            todo[_Coding(codec.spec, device, audio_path(out, ORIGINAL, clip_id), path)] = (clip_id, question)
+        failures = {}
+        with progress(label, len(todo)) as advance:
+            for item, result in run_tasks(reconstruct, list(todo), run.settings.workers):
+                clip_id, question = todo[item]
+                if isinstance(result, Failed):
+                    failures[clip_id] = result.reason
+                else:
+                    codec.coding[clip_id] = result
+                    cache.put(question, result)
+                advance()
+        for clip_id in run.clips:
+            if clip_id in failures:
+                failed(f"{label}: {clip_id}: {failures[clip_id]}")
+            elif abs(error := codec.coding[clip_id]["length_error"]) > protocol.MAX_LENGTH_ERROR:
+                failed(f"{label}: {clip_id}: the codec changed the length by {error:+.3f} s")
+
+
+def reconstruct(item: _Coding) -> Figures:
+    """Codes one original and stores the aligned result; returns what it took, as JSON."""
+    codec = _codec(item.spec, item.device)
+    original = load_wav(item.original)
+    result = codec.encode_decode(protocol.resample(original, protocol.SAMPLE_RATE, codec.sample_rate))
+    wav = protocol.resample(np.asarray(result.wav, np.float32), codec.sample_rate, protocol.SAMPLE_RATE)
+    if not len(wav) or not np.isfinite(wav).all():
+        raise ValueError(f"{len(wav)} samples came back, or some that are not finite")
+    delay = find_delay(original, wav, round(protocol.MAX_DELAY * protocol.SAMPLE_RATE))
+    sha256 = save_wav(item.result, align(original, wav, delay))
+    return {
+        "sha256": sha256,
+        "delay": delay / protocol.SAMPLE_RATE,
+        "length_error": (len(wav) - len(original)) / protocol.SAMPLE_RATE,
+        "stream_bits": result.stream_bits,
+        "file_bits": result.file_bits,
+        "encode_seconds": result.encode_seconds,
+        "decode_seconds": result.decode_seconds,
+        "codes": None if result.codes is None else result.codes.tolist(),
+    }
+
+
+def _measure(
+    run: Run, spec: MetricSpec, identity: dict[str, Any], cache: Cache, progress: Progress, failed: Tell
+) -> None:
+    out, device = run.settings.out, run.settings.device
+    todo = {}
+    # clip by clip, so that what a metric knows of an original serves all codecs
+    for clip_id, clip in run.clips.items():
+        for codec in run.codecs:
+            if clip_id not in codec.coding:
+                continue
+            pair = [run.hashes[clip_id], codec.coding[clip_id]["sha256"]]
+            question = ["metric", protocol.VERSION, identity, pair, clip.text, clip.language, clip.machine_text]
+            known = cache.get(question)
+            if known is not None:
+                codec.figures.setdefault(clip_id, {}).update(known)
+                continue
+            paths = audio_path(out, ORIGINAL, clip_id), audio_path(out, codec.spec.label, clip_id)
+            todo[_Measuring(spec, device, clip, *paths)] = (codec, clip_id, question)
+    failures = []
+    with progress(spec.kind, len(todo)) as advance:
+        for item, result in run_tasks(measure, list(todo), run.settings.workers):
+            codec, clip_id, question = todo[item]
+            if isinstance(result, Failed):
+                failures.append(f"{codec.spec.label}: {clip_id}: {spec.kind}: {result.reason}")
+            else:
+                codec.figures.setdefault(clip_id, {}).update(result)
+                cache.put(question, result)
+            advance()
+    for line in sorted(failures):
+        failed(line)
+
+
+def measure(item: _Measuring) -> Figures:
+    """One metric's figures of one reconstruction, None for NaN."""
+    metric = _metric(item.spec, item.device)
+    figures = metric.measure(load_wav(item.original), load_wav(item.result), item.clip)
+    return {name: None if np.isnan(value) else float(value) for name, value in figures.items()}
+
+
+# one at a time: tasks come codec by codec and metric by metric, and models are large
+@lru_cache(maxsize=1)
+def _codec(spec: CodecSpec, device: str) -> Codec:
+    codec = make_codec(spec, device)
+    # the first call also pays for what is set up once, and would be counted as the codec's speed
+    codec.encode_decode(0.1 * np.random.default_rng(0).standard_normal(codec.sample_rate).astype(np.float32))
+    return codec
+
+
+@lru_cache(maxsize=1)
+def _metric(spec: MetricSpec, device: str) -> Metric:
+    return make_metric(spec, device)
+
+
+def missing_to_nan(values: Sequence[float | None]) -> list[float]:
+    """What JSON keeps as null, as NaN."""
+    return [float("nan") if value is None else value for value in values]
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
