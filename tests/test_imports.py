@@ -64,7 +64,9 @@ def test_train_and_eval_do_not_know_each_other(folder: str, other: str) -> None:
 
 
 def test_help_does_not_load_torch_and_the_tokenizer_nothing_heavy() -> None:
-    code = "import sys, mimotok, mimotok.cli; print('torch' in sys.modules); mimotok.Tokenizer; print(sorted(sys.modules))"
+    code = (
+        "import sys, mimotok, mimotok.cli; print('torch' in sys.modules); mimotok.Tokenizer; print(sorted(sys.modules))"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     before, after = out.splitlines()
     assert before == "False"

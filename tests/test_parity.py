@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import PARITY
+from models import PARITY
 
 from mimotok import Tokenizer
 from mimotok.mel import log_mel

@@ -42,11 +42,12 @@ def test_mel_stream_equals_whole(streamable: Callable[..., Tokenizer], length: i
     torch.testing.assert_close(frames, log_mel(wav, None, config)[0])
 
 
+@pytest.mark.usefixtures("short_segments")
 @pytest.mark.parametrize("changes", [{}, {"avg_pooler": 1}, {"encoder_attn_window_size": (-1, -1)}])
 @settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(length=st.integers(1, 40_000), sizes=cuts)
 def test_encode_blocks_equals_whole(
-    short_segments: None, streamable: Callable[..., Tokenizer], changes: dict, length: int, sizes: list[int]
+    streamable: Callable[..., Tokenizer], changes: dict, length: int, sizes: list[int]
 ) -> None:
     tokenizer = streamable(**changes)
     wav = 0.3 * torch.randn(1, length)
@@ -54,12 +55,11 @@ def test_encode_blocks_equals_whole(
     assert torch.equal(codes, tokenizer.encode(wav, n_q=3))
 
 
+@pytest.mark.usefixtures("short_segments")
 @pytest.mark.parametrize("changes", [{}, {"avg_pooler": 1}, {"hop_length": 256, "n_fft": 1024, "window_size": 1024}])
 @settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(frames=st.integers(1, 60), cut=st.integers(0, 900))
-def test_decode_blocks_equals_whole(
-    short_segments: None, streamable: Callable[..., Tokenizer], changes: dict, frames: int, cut: int
-) -> None:
+def test_decode_blocks_equals_whole(streamable: Callable[..., Tokenizer], changes: dict, frames: int, cut: int) -> None:
     tokenizer = streamable(**changes)
     codes = torch.randint(0, 16, (1, 4, frames))
     length = max(1, frames * tokenizer.frame_size - cut)

@@ -186,9 +186,9 @@ def test_bad_arguments(tokenizer: Tokenizer) -> None:
         tokenizer.encode(wav, torch.tensor([1]))
     with pytest.raises(ValueError, match="each must lie in 1 to 960"):
         tokenizer.encode(wav, torch.tensor([1, 961]))
+    wrong = codes.clone()
+    wrong[1, 2, 3] = 16
     with pytest.raises(ValueError, match=r"codes\[1, 2, 3\]=16, but codebook 2 has 16 entries"):
-        wrong = codes.clone()
-        wrong[1, 2, 3] = 16
         tokenizer.decode(wrong)
     with pytest.raises(ValueError, match="give integers"):
         tokenizer.decode(codes.float())
