@@ -11,7 +11,6 @@ from typing import Annotated
 
 import typer
 
-COMMANDS = ("run",)
 LISTS = ("--codec", "--n-q", "--metric")
 FAILURES, USER_ERROR, INTERRUPTED = 1, 2, 130
 
@@ -48,8 +47,8 @@ def run(
     A run that was stopped goes on where it was. The exit code is 1 when some codec or recording failed.
     """
     from eval.codecs import expand_specs
+    from eval.files import write_report_files
     from eval.metrics import MetricSpec
-    from eval.page import write_all
     from eval.runner import Settings, evaluate
     from eval.summary import results_of
     from eval.testlists import read_test_list, thin
@@ -71,9 +70,78 @@ def run(
             seed=seed,
         )
         done = evaluate(settings, tell=tell, progress=_progress)
-        typer.echo(write_all(out, results_of(done, "python -m eval " + shlex.join(sys.argv[1:]))))
+        typer.echo(write_report_files(out, results_of(done, "python -m eval " + shlex.join(sys.argv[1:]))))
     if done.failures:
         raise typer.Exit(FAILURES)
+
+
+@app.command(epilog="Example: python -m eval compare old/results.json new/results.json")
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="results.json to compare with.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="results.json of what is new.")],
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+) -> None:
+    """Paired differences B - A with 95 % intervals. The exit code is 1 when B is worse beyond an interval."""
+    from eval.compare import compare as differences_of
+    from eval.compare import comparison_table
+    from eval.report import load_results
+
+    with _errors_told():
+        differences = differences_of(load_results(a), load_results(b), seed=seed)
+    typer.echo(comparison_table(differences))
+    if any(difference.worse for difference in differences):
+        raise typer.Exit(FAILURES)
+
+
+@app.command(epilog="Example: python -m eval probe --codec default --n-q 1 8 --manifest manifest.jsonl --out probe/")
+def probe(
+    manifest: Annotated[Path, typer.Option(help="JSONL manifest whose rows say `split`, with texts.")],
+    out: Annotated[Path, typer.Option(help="Folder for probe.json, and codes that are kept for the next time.")],
+    codec: Annotated[list[str], typer.Option(help="default, a folder or hub id, or hf:ID.")],
+    n_q: Annotated[list[int] | None, typer.Option("--n-q", help="Codebooks to use of our models.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of a manifest's relative paths; its own if left out.")
+    ] = None,
+    train_split: Annotated[str, typer.Option(help="Rows to learn from.")] = "train",
+    split: Annotated[str, typer.Option(help="Rows to be read.")] = "test",
+    steps: Annotated[int, typer.Option(help="The budget: steps of training.", min=1)] = 2000,
+    seed: Annotated[int, typer.Option(help="Of initialisation, order and bootstrap.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that encode.", min=1)] = 1,
+    device: Annotated[str, typer.Option(help="Where models run: cpu, cuda, ...")] = "cpu",
+) -> None:
+    """Train a small text reader on a codec's frozen codes; report CER and WER on held-out recordings."""
+    from eval.codecs import expand_specs
+    from eval.probe import Budget, probe_row, probe_table, run_probe
+    from eval.report import save_results
+    from eval.testlists import read_test_list
+
+    rows = []
+    with _errors_told():
+        budget = Budget(steps=steps, seed=seed)
+        train, test = (read_test_list(manifest, root=root, split=name) for name in (train_split, split))
+        for spec in expand_specs(codec, n_q or []):
+            result = run_probe(
+                spec, train, test, budget=budget, out=out, workers=workers, device=device, tell=tell, progress=_progress
+            )
+            rows.append(probe_row(spec, result, budget))
+            # after each, so that a later failure does not lose it
+            save_results(out / "probe.json", {"command": "python -m eval " + shlex.join(sys.argv[1:]), "rows": rows})
+        typer.echo(probe_table(rows))
+
+
+@app.command(epilog="Example: python -m eval tables report/results.json README.md")
+def tables(
+    results: Annotated[Path, typer.Argument(help="results.json to take figures from.")],
+    documents: Annotated[list[Path], typer.Argument(help="Markdown files to write them into.")],
+) -> None:
+    """Write a report's tables into documents, between <!-- eval: main --> and <!-- /eval -->."""
+    from eval.files import fill_tables
+    from eval.report import load_results
+
+    with _errors_told():
+        figures = load_results(results)
+        for document in documents:
+            typer.echo(f"{document}: {fill_tables(document, figures)} tables")
 
 
 @app.callback(no_args_is_help=True)

@@ -17,7 +17,7 @@ class Column(NamedTuple):
 
     method: how it was computed, in a line for the report. higher_is_better: direction. pooled: the names of a
     numerator and a denominator, where the figure of a corpus is their sums' ratio, as error rates are.
-    digits: of its precision in tables.
+    digits: of its precision in tables. headline: whether the main table and the pictures show it.
     """
 
     name: str
@@ -26,6 +26,7 @@ class Column(NamedTuple):
     higher_is_better: bool = True
     pooled: tuple[str, str] | None = None
     digits: int = 3
+    headline: bool = False
 
 
 class Metric(Protocol):

@@ -60,15 +60,25 @@ def write_report(path: Path, results: Results, pictures: list[str]) -> None:
         temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
+def headline_metrics(results: Results) -> list[Results]:
+    """The metrics of the main table and the pictures."""
+    return [metric for metric in results["metrics"] if metric["headline"]]
+
+
 def main_table(results: Results) -> str:
-    """One row per codec: bitrate, and every metric's mean with its interval."""
-    metrics = results["metrics"]
+    """One row per codec: bitrate, and the headline metrics' means with their intervals."""
+    return table(*main_rows(results))
+
+
+def main_rows(results: Results) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of `main_table`."""
+    metrics = headline_metrics(results)
     header = ["codec", "bit/s", *[f"{m['title']} {_arrow(m)}" for m in metrics]]
     rows = [
         [codec["label"], _bits(bitrate(codec)), *[_with_interval(codec["summary"][m["name"]], m) for m in metrics]]
         for codec in results["codecs"]
     ]
-    return table(header, rows)
+    return header, rows
 
 
 def rate_table(results: Results) -> str:
@@ -135,6 +145,11 @@ def _arrow(metric: Results) -> str:
 
 def _bits(rate: float | None) -> str:
     return "" if rate is None else f"{rate:.0f}"
+
+
+def figure_text(value: float | None, metric: Results) -> str:
+    """A figure of a metric with its digits, "–" where there is none."""
+    return "–" if value is None else _number(value, metric["digits"])
 
 
 def _number(value: float | None, digits: int) -> str:

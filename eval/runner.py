@@ -96,7 +96,7 @@ def evaluate(settings: Settings, *, tell: Tell, progress: Progress) -> Run:
 def _open_codecs(run: Run, failed: Tell) -> None:
     for spec in run.settings.codecs:
         try:
-            codec = _codec(spec, run.settings.device)
+            codec = open_codec(spec, run.settings.device)
         except (ValueError, OSError, ImportError, RuntimeError) as error:
             failed(f"{spec.label}: {_one_line(error)}")
             continue
@@ -205,7 +205,7 @@ def _reconstruct(run: Run, cache: Cache, progress: Progress, failed: Tell) -> No
 
 def reconstruct(item: _Coding) -> Figures:
     """Codes one original and stores the aligned result; returns what it took, as JSON."""
-    codec = _codec(item.spec, item.device)
+    codec = open_codec(item.spec, item.device)
     original = load_wav(item.original)
     result = codec.encode_decode(protocol.resample(original, protocol.SAMPLE_RATE, codec.sample_rate))
     wav = protocol.resample(np.asarray(result.wav, np.float32), codec.sample_rate, protocol.SAMPLE_RATE)
@@ -266,7 +266,8 @@ def measure(item: _Measuring) -> Figures:
 
 # one at a time: tasks come codec by codec and metric by metric, and models are large
 @lru_cache(maxsize=1)
-def _codec(spec: CodecSpec, device: str) -> Codec:
+def open_codec(spec: CodecSpec, device: str) -> Codec:
+    """The codec of a spec, warmed up; the last one is kept. Raises as `make_codec`."""
     codec = make_codec(spec, device)
     # the first call also pays for what is set up once, and would be counted as the codec's speed
     codec.encode_decode(0.1 * np.random.default_rng(0).standard_normal(codec.sample_rate).astype(np.float32))

@@ -23,9 +23,9 @@ class SignalMetrics:
     """PESQ-WB and NB (ITU-T P.862.2 and P.862, package pesq), STOI and ESTOI (pystoi), mel distance."""
 
     columns: tuple[Column, ...] = (
-        Column("pesq_wb", "PESQ-WB", "ITU-T P.862.2 at 16 kHz, package pesq", digits=2),
+        Column("pesq_wb", "PESQ-WB", "ITU-T P.862.2 at 16 kHz, package pesq", digits=2, headline=True),
         Column("pesq_nb", "PESQ-NB", "ITU-T P.862 with P.862.1 mapping at 8 kHz, package pesq", digits=2),
-        Column("stoi", "STOI", "at 10 kHz, package pystoi"),
+        Column("stoi", "STOI", "at 10 kHz, package pystoi", headline=True),
         Column("estoi", "ESTOI", "extended STOI at 10 kHz, package pystoi"),
         Column(
             "mel_distance",
@@ -33,6 +33,7 @@ class SignalMetrics:
             f"mean absolute difference in nats of {MEL.n_mels} log-mel bands at {SAMPLE_RATE} Hz, window "
             f"{MEL.window_size}, hop {MEL.hop_length}, magnitudes of at least {MEL.mel_floor}",
             higher_is_better=False,
+            headline=True,
         ),
     )
 

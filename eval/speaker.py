@@ -33,7 +33,7 @@ class SpeakerSimilarity:
         else:
             self._embed, name, self.identity = _x_vector(model, device)
         method = f"cosine of embeddings of original and reconstruction, {name}"
-        self.columns: tuple[Column, ...] = (Column("sim", f"SIM ({name.partition(',')[0]})", method),)
+        self.columns: tuple[Column, ...] = (Column("sim", f"SIM ({name.partition(',')[0]})", method, headline=True),)
         self._last: tuple[str, np.ndarray | None] = ("", None)
 
     def measure(self, original: np.ndarray, reconstruction: np.ndarray, clip: Clip) -> dict[str, float]:

@@ -33,7 +33,7 @@ def results_of(run: Run, command: str) -> dict[str, Any]:
         "protocol": {"version": protocol.VERSION, "rules": list(protocol.RULES)},
         "metrics": [
             {"name": c.name, "title": c.title, "method": c.method, "higher_is_better": c.higher_is_better}
-            | {"pooled": c.pooled, "digits": c.digits}
+            | {"pooled": c.pooled, "digits": c.digits, "headline": c.headline}
             for c in run.columns
         ],
         "models": run.metrics,

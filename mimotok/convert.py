@@ -45,8 +45,8 @@ def encode_file(
     import numpy as np
 
     from mimotok.audio import read_blocks
+    from mimotok.chunked import encode_blocks
     from mimotok.codes_file import CodesFile, save_codes
-    from mimotok.streaming import encode_blocks
 
     require_target(target, [CODES_SUFFIX], overwrite=overwrite, create_folders=create_folders)
     wav = _Counted(read_blocks(source, tokenizer.sample_rate), tokenizer.sample_rate, progress)
@@ -84,8 +84,8 @@ def decode_file(
     import torch
 
     from mimotok.audio import WRITABLE, AudioWriter
+    from mimotok.chunked import decode_blocks
     from mimotok.codes_file import load_codes
-    from mimotok.streaming import decode_blocks
 
     require_target(target, WRITABLE, overwrite=overwrite, create_folders=create_folders)
     codes_file = load_codes(source)

@@ -36,9 +36,9 @@ class Encoder(nn.Module):
         """
         hidden, lengths = self._stem(mel.to(self.conv1.weight.dtype), lengths)
         hidden = self.layer_norm(self.layers(hidden, lengths, tap=self.skip))
-        if self.pool == 1:
-            return hidden, lengths
-        return self._downsample(hidden, lengths)
+        # the last frame's missing part is zero, alone as in a batch
+        hidden = F.pad(zero_padding(hidden, lengths), (0, 0, 0, -hidden.shape[1] % self.pool))
+        return self.pooled(hidden), None if lengths is None else ceil_div(lengths, self.pool)
 
     def _stem(self, mel: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
         hidden = F.gelu(self.conv1(mel.transpose(1, 2)))
@@ -47,9 +47,8 @@ class Encoder(nn.Module):
         hidden = F.gelu(self.conv2(hidden)).transpose(1, 2)
         return hidden, None if lengths is None else ceil_div(lengths, self.stride)
 
-    def _downsample(self, hidden: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        # the last frame's missing part is zero, alone as in a batch
-        hidden = zero_padding(hidden, lengths)
-        hidden = F.pad(hidden, (0, 0, 0, -hidden.shape[1] % self.pool))
-        hidden = self.down_sample_layer(hidden.transpose(1, 2)).transpose(1, 2)
-        return self.down_sample_norm(hidden), None if lengths is None else ceil_div(lengths, self.pool)
+    def pooled(self, hidden: Tensor) -> Tensor:
+        """hidden: [B, F * avg_pooler, D] -> [B, F, D], the downsampler; unchanged at a pool of 1."""
+        if self.pool == 1:
+            return hidden
+        return self.down_sample_norm(self.down_sample_layer(hidden.transpose(1, 2)).transpose(1, 2))

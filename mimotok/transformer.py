@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -121,7 +122,10 @@ class Block(nn.Module):
 
     def forward(self, hidden: Tensor, rope: tuple[Tensor, Tensor], lengths: Tensor | None) -> Tensor:
         """hidden: [B, T, dim] -> [B, T, dim]."""
-        hidden = hidden + self.self_attn(self.self_attn_layer_norm(hidden), rope, lengths)
+        return self.feed_forward(hidden + self.self_attn(self.self_attn_layer_norm(hidden), rope, lengths))
+
+    def feed_forward(self, hidden: Tensor) -> Tensor:
+        """The second half: hidden + fc2(act(fc1(norm(hidden)))); [B, T, dim] -> [B, T, dim]."""
         return hidden + self.fc2(self.activation(self.fc1(self.final_layer_norm(hidden))))
 
 
@@ -133,6 +137,10 @@ class Stack(nn.ModuleList):
         self.head_dim = shape.dim // shape.heads
         self.rope_theta = shape.rope_theta
 
+    def blocks(self) -> Iterator[Block]:
+        """The blocks in order, typed."""
+        return (cast(Block, block) for block in self)
+
     def forward(self, hidden: Tensor, lengths: Tensor | None = None, *, tap: int | None = None) -> Tensor:
         """hidden: [B, T, dim]; lengths: [B] valid frames. Returns [B, T, dim].
 
@@ -141,7 +149,7 @@ class Stack(nn.ModuleList):
         cos, sin = rope_table(hidden.shape[1], self.head_dim, self.rope_theta, hidden.device)
         rope = (cos.to(hidden.dtype), sin.to(hidden.dtype))
         tapped = None
-        for number, block in enumerate(self, start=1):
+        for number, block in enumerate(self.blocks(), start=1):
             hidden = block(hidden, rope, lengths)
             if number == tap:
                 tapped = hidden

@@ -18,6 +18,8 @@ LAYERS = [
     ["encoder", "training_quantizer", "vocoder", "weights"],
     ["decoder"],
     ["tokenizer"],
+    ["chunked"],
+    ["stream_layers"],
     ["streaming"],
     ["convert", "describe"],
     ["cli"],

@@ -1,7 +1,8 @@
-"""Chunked encoding and decoding against the whole file."""
+"""A stream gives what the whole file gives, however it is cut, and rows of a batch know nothing of each other."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -9,102 +10,165 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mimotok import Tokenizer, streaming
-from mimotok import tokenizer as tokenizer_module
+from mimotok import Tokenizer
 from mimotok.mel import log_mel
-from mimotok.streaming import MelStream, decode_blocks, decoder_context, encode_blocks, encoder_context
+from mimotok.streaming import DecoderRows, EncoderRows, StreamDecoder, StreamEncoder, reset_rows
 
-cuts = st.lists(st.integers(0, 4_000), max_size=12)
-fixture_ok = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MODELS = {
+    "ours": {},
+    "50 Hz": {"avg_pooler": 1},
+    "causal": {"encoder_causal": True, "encoder_skip_layer_id": None, "vocoder_attn_window_size": (7, 0)},
+    "odd look-ahead": {"encoder_attn_window_size": (4, 1), "encoder_skip_layer_id": 1},
+    "even look-ahead": {"encoder_layers": 3, "encoder_attn_window_size": (4, 1)},
+    "hop 256": {"hop_length": 256, "n_fft": 1024, "window_size": 1024},
+    "hop 200": {"hop_length": 200, "n_fft": 960, "window_size": 800},
+    "looking decoder": {"decoder_causal": False, "decoder_attn_window_size": (3, 2)},
+    "wide kernel": {"decoder_kernel_size": 5, "ln_type": "RMSNorm"},
+}
+examples = settings(deadline=None, max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest.fixture
-def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (streaming, tokenizer_module):
-        monkeypatch.setattr(module, "SEGMENT_MEL_FRAMES", 24)
-
-
-def split(wav: torch.Tensor, sizes: list[int]) -> list[torch.Tensor]:
+def pieces(whole: torch.Tensor, sizes: list[int]) -> list[torch.Tensor]:
+    """`whole` cut along its last dimension, nothing empty."""
     parts, at = [], 0
     for size in sizes:
-        parts.append(wav[:, at : at + size])
+        parts.append(whole[..., at : at + size])
         at += size
-    return [*parts, wav[:, at:]]
+    return [part for part in [*parts, whole[..., at:]] if part.shape[-1]]
 
 
-@fixture_ok
-@given(length=st.integers(1, 12_000), sizes=cuts)
-def test_mel_stream_equals_whole(streamable: Callable[..., Tokenizer], length: int, sizes: list[int]) -> None:
-    config = streamable().config
-    wav = torch.randn(1, length)
-    stream = MelStream(config)
-    frames = torch.cat([*(stream.push(part) for part in split(wav, sizes)), stream.flush()], dim=1)
-    torch.testing.assert_close(frames, log_mel(wav, None, config)[0])
-
-
-@pytest.mark.usefixtures("short_segments")
-@pytest.mark.parametrize("changes", [{}, {"avg_pooler": 1}, {"encoder_attn_window_size": (-1, -1)}])
-@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(length=st.integers(1, 40_000), sizes=cuts)
-def test_encode_blocks_equals_whole(
-    streamable: Callable[..., Tokenizer], changes: dict, length: int, sizes: list[int]
-) -> None:
-    tokenizer = streamable(**changes)
-    wav = 0.3 * torch.randn(1, length)
-    codes = torch.cat(list(encode_blocks(tokenizer, split(wav, sizes), n_q=3)), dim=2)
+@pytest.mark.parametrize("name", MODELS)
+@examples
+@given(length=st.integers(1, 20_000), sizes=st.lists(st.integers(1, 3_000), max_size=20), batch=st.integers(1, 2))
+def test_encoder(streamable: Callable[..., Tokenizer], name: str, length: int, sizes: list[int], batch: int) -> None:
+    tokenizer = streamable(**MODELS[name])
+    wav = 0.3 * torch.randn(batch, length)
+    stream = StreamEncoder(tokenizer, n_q=3)
+    codes = torch.cat([*(stream.push(part) for part in pieces(wav, sizes)), stream.flush()], dim=2)
     assert torch.equal(codes, tokenizer.encode(wav, n_q=3))
 
 
-@pytest.mark.usefixtures("short_segments")
-@pytest.mark.parametrize("changes", [{}, {"avg_pooler": 1}, {"hop_length": 256, "n_fft": 1024, "window_size": 1024}])
-@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(frames=st.integers(1, 60), cut=st.integers(0, 900))
-def test_decode_blocks_equals_whole(streamable: Callable[..., Tokenizer], changes: dict, frames: int, cut: int) -> None:
-    tokenizer = streamable(**changes)
-    codes = torch.randint(0, 16, (1, 4, frames))
-    length = max(1, frames * tokenizer.frame_size - cut)
-    wav = torch.cat(list(decode_blocks(tokenizer, codes, length=length)), dim=1)
-    torch.testing.assert_close(wav, tokenizer.decode(codes, length=length), atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize("name", MODELS)
+@examples
+@given(frames=st.integers(1, 30), sizes=st.lists(st.integers(1, 5), max_size=20), batch=st.integers(1, 2))
+def test_decoder(streamable: Callable[..., Tokenizer], name: str, frames: int, sizes: list[int], batch: int) -> None:
+    tokenizer = streamable(**MODELS[name])
+    codes = torch.randint(0, 16, (batch, 4, frames))
+    stream = StreamDecoder(tokenizer)
+    wav = torch.cat([*(stream.push(part) for part in pieces(codes, sizes)), stream.flush()], dim=1)
+    torch.testing.assert_close(wav, tokenizer.decode(codes), atol=1e-5, rtol=1e-4)
 
 
-def test_contexts_are_the_receptive_fields(streamable: Callable[..., Tokenizer]) -> None:
-    """What a gradient reaches, counted in code frames, is what the contexts say: neither less nor more."""
+def test_samples_come_as_soon_as_the_look_ahead_says(streamable: Callable[..., Tokenizer]) -> None:
     tokenizer = streamable()
-    mel = torch.randn(1, 160, tokenizer.config.n_mels, requires_grad=True)
-    tokenizer.encoder(mel)[0][:, 20].sum().backward()
-    assert mel.grad is not None
-    touched = mel.grad.abs().sum(-1)[0].nonzero().flatten() // tokenizer.config.frame_stride
-    assert (20 - int(touched.min()), int(touched.max()) - 20) == encoder_context(tokenizer.config)
+    stream, encoder = StreamDecoder(tokenizer), StreamEncoder(tokenizer)
+    given_ms = come_ms = 0.0
+    for _ in range(30):
+        given_ms += 40
+        come_ms += 1000 * stream.push(torch.zeros(1, 4, 1, dtype=torch.int64)).shape[1] / 24_000
+        assert come_ms >= given_ms - stream.look_ahead_ms - 1e-6
+        assert come_ms <= given_ms
+    given_ms = come_ms = 0.0
+    for _ in range(60):
+        given_ms += 10
+        come_ms += 40 * encoder.push(torch.zeros(1, 240)).shape[2]
+        assert come_ms >= given_ms - encoder.look_ahead_ms - 40 - 1e-6
 
-    quantized = torch.randn(1, 40, tokenizer.config.d_model, requires_grad=True)
-    size = tokenizer.frame_size
-    tokenizer.decoder(quantized)[:, 20 * size : 21 * size].square().sum().backward()
-    assert quantized.grad is not None
-    touched = quantized.grad.abs().sum(-1)[0].nonzero().flatten()
-    assert (20 - int(touched.min()), int(touched.max()) - 20) == decoder_context(tokenizer.config)
+
+def test_nothing_grows_with_the_stream(streamable: Callable[..., Tokenizer]) -> None:
+    tokenizer = streamable()
+    encoder, decoder = StreamEncoder(tokenizer), StreamDecoder(tokenizer)
+
+    def sizes() -> list[int]:
+        states = (encoder.rows.state, decoder._inner.rows.state)
+        return [t.numel() for state in states for t in state.values()] + [encoder.mel.pending.shape[1]]
+
+    def second() -> None:
+        encoder.push(torch.randn(1, 24_000))
+        decoder.push(torch.zeros(1, 4, 25, dtype=torch.int64))
+
+    second()
+    before = sizes()
+    for _ in range(5):
+        second()
+    assert sizes() == before
 
 
-def test_official_models_use_the_published_overlap(tiny: Callable[..., Tokenizer]) -> None:
+def test_a_copy_goes_on_by_itself(streamable: Callable[..., Tokenizer]) -> None:
+    tokenizer = streamable()
+    codes = torch.randint(0, 16, (1, 4, 20))
+    stream = StreamDecoder(tokenizer)
+    first = stream.push(codes[:, :, :9])
+    saved = {name: tensor.clone() for name, tensor in stream._inner.rows.state.items()}
+    other = copy.copy(stream._inner.rows)
+    other.state = saved
+    rest = [stream.push(codes[:, :, 9:]), stream.flush()]
+    torch.testing.assert_close(torch.cat([first, *rest], 1), tokenizer.decode(codes), atol=1e-5, rtol=1e-4)
+    wav, known = other.step(codes[:, :, 9:], torch.ones(1, 11, dtype=torch.bool))
+    assert torch.equal(wav[:, known[0].repeat_interleave(240)], rest[0])
+
+
+def test_rows_begin_and_end_at_any_time(streamable: Callable[..., Tokenizer]) -> None:
+    """Five streams of different lengths over two rows; each row takes the next stream once it has drained."""
+    tokenizer = streamable()
+    waiting = [torch.randint(0, 16, (4, frames)) for frames in (7, 1, 12, 3, 5)]
+    wanted = [tokenizer.decode(codes[None])[0] for codes in waiting]
+    rows = DecoderRows(tokenizer)
+    drain = -(-rows.look_ahead // 4)
+    queue, active, out = list(range(5)), [None, None], {i: [] for i in range(5)}
+    left = [0, 0]
+    for _ in range(80):
+        codes, there = torch.zeros(2, 4, 1, dtype=torch.int64), torch.zeros(2, 1, dtype=torch.bool)
+        for row in (0, 1):
+            if left[row] == 0 and queue:
+                active[row] = queue.pop(0)
+                left[row] = waiting[active[row]].shape[1] + drain
+                reset_rows(rows.state, torch.arange(2) == row)
+            stream = active[row]
+            at = -1 if stream is None else waiting[stream].shape[1] + drain - left[row]
+            if stream is not None and at < waiting[stream].shape[1]:
+                codes[row, :, 0], there[row, 0] = waiting[stream][:, at], True
+        wav, known = rows.step(codes, there)
+        for row in (0, 1):
+            if left[row]:
+                out[active[row]].append(wav[row, known[row].repeat_interleave(240)])
+                left[row] -= 1
+    for stream, expected in enumerate(wanted):
+        torch.testing.assert_close(torch.cat(out[stream]), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_encoder_rows_are_independent(streamable: Callable[..., Tokenizer]) -> None:
+    tokenizer = streamable()
+    wavs = [0.3 * torch.randn(1, 24_000), 0.3 * torch.randn(1, 9_600 - 240)]
+    mels = [log_mel(wav, None, tokenizer.config)[0] for wav in wavs]
+    rows = EncoderRows(tokenizer)
+    size = 4 * (-(-mels[0].shape[1] // 4) + rows.look_ahead)
+    mel, there = torch.zeros(2, size, tokenizer.config.n_mels), torch.zeros(2, size, dtype=torch.bool)
+    for row, (frames, start) in enumerate(zip(mels, (0, 24), strict=True)):
+        mel[row, start : start + frames.shape[1]] = frames[0]
+        there[row, start : start + frames.shape[1]] = True
+    steps = [rows.step(a, b) for a, b in zip(mel.split(4, 1), there.split(4, 1), strict=True)]
+    codes, known = torch.cat([s[0] for s in steps], 2), torch.cat([s[1] for s in steps], 1)
+    for row, wav in enumerate(wavs):
+        assert torch.equal(codes[row : row + 1, :, known[row]], tokenizer.encode(wav))
+
+
+def test_official_models(tiny: Callable[..., Tokenizer]) -> None:
+    """The overlap scheme: no code is decoded with less than 40 behind it, none with more than 250 before it."""
     tokenizer = tiny()
-    assert decoder_context(tokenizer.config) == (250, 40)
-    codes = torch.randint(0, 16, (1, 2, 1600))
-    wav = torch.cat(list(decode_blocks(tokenizer, codes)), dim=1)
-    wanted = tokenizer.decode(codes[:, :, : 1500 + 40])[:, : 1500 * 960]
-    torch.testing.assert_close(wav[:, : 1500 * 960], wanted, atol=1e-5, rtol=1e-5)
-    wanted = tokenizer.decode(codes[:, :, 1500 - 250 :])[:, 250 * 960 :]
-    torch.testing.assert_close(wav[:, 1500 * 960 :], wanted, atol=1e-5, rtol=1e-5)
+    codes = torch.randint(0, 16, (1, 4, 330))
+    stream = StreamDecoder(tokenizer)
+    assert stream.push(codes[:, :, :40]).shape == (1, 0)
+    parts = [stream.push(codes[:, :, 40:300]), stream.push(codes[:, :, 300:]), stream.flush()]
+    assert [part.shape[1] // 960 for part in parts] == [260, 30, 40]
+    torch.testing.assert_close(parts[0], tokenizer.decode(codes[:, :, :300])[:, : 260 * 960])
+    torch.testing.assert_close(parts[1], tokenizer.decode(codes[:, :, 10:])[:, 250 * 960 : 280 * 960])
+    assert stream.look_ahead_ms == 1600
+    with pytest.raises(ValueError, match="cannot encode a stream exactly"):
+        StreamEncoder(tokenizer)
 
 
-def test_long_audio_through_unlimited_attention_is_cut_like_the_official_pipeline(
-    tiny: Callable[..., Tokenizer],
-) -> None:
-    tokenizer = tiny()
-    wav = 0.1 * torch.randn(1, 24_000 * 61)
-    mel, _ = log_mel(wav, None, tokenizer.config)
-    parts = [tokenizer.encoder(mel[:, :6000])[0], tokenizer.encoder(mel[:, 6000:])[0]]
-    torch.testing.assert_close(tokenizer.encode_latents(wav), torch.cat(parts, 1), atol=1e-5, rtol=1e-5)
-
-
-def test_an_empty_stream_is_refused(streamable: Callable[..., Tokenizer]) -> None:
-    with pytest.raises(ValueError, match="before its first sample"):
-        list(encode_blocks(streamable(), []))
+def test_empty_streams_are_refused(streamable: Callable[..., Tokenizer], tiny: Callable[..., Tokenizer]) -> None:
+    for stream in (StreamDecoder(streamable()), StreamDecoder(tiny()), StreamEncoder(streamable())):
+        with pytest.raises(ValueError, match="ended before its first"):
+            stream.flush()

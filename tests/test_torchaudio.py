@@ -19,7 +19,8 @@ except (ImportError, OSError):  # its native library may need a CUDA that is not
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"hop_length": 256, "n_fft": 1024, "window_size": 1024}, {"fmin": 50.0, "fmax": 7000.0, "n_mels": 64}]
+    "changes",
+    [{}, {"hop_length": 256, "n_fft": 1024, "window_size": 1024}, {"fmin": 50.0, "fmax": 7000.0, "n_mels": 64}],
 )
 def test_mel(changes: dict) -> None:
     config = replace(TINY, **changes)
