@@ -16,6 +16,8 @@ FAILURES, USER_ERROR, INTERRUPTED = 1, 2, 130
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
+Root = Annotated[Path | None, typer.Option(help="Folder of a manifest's relative paths; its own if left out.")]
+
 
 @app.command(epilog="Example: python -m eval --codec default opus:6 copy --manifest test.jsonl --n-q 4 8 --out report/")
 def run(
@@ -111,7 +113,8 @@ def probe(
 ) -> None:
     """Train a small text reader on a codec's frozen codes; report CER and WER on held-out recordings."""
     from eval.codecs import expand_specs
-    from eval.probe import Budget, probe_row, probe_table, run_probe
+    from eval.probe import probe_row, probe_table, run_probe
+    from eval.probe_model import Budget
     from eval.report import save_results
     from eval.testlists import read_test_list
 

@@ -51,6 +51,14 @@ class Codec(Protocol):
         ...
 
 
+class TokenCodec(Codec, Protocol):
+    """A codec that has codes, and gives them without decoding."""
+
+    def encode(self, wav: np.ndarray) -> np.ndarray:
+        """wav: float32 [T] at `sample_rate` Hz -> codes int64 [n_q, F]."""
+        ...
+
+
 class CodecSpec(NamedTuple):
     """A codec as a user names it, and the codebooks to use of it, where that can be chosen."""
 
@@ -145,11 +153,15 @@ class MimoCodec:
     def encode_decode(self, wav: np.ndarray) -> CodecResult:
         """wav: [T] at the model's rate."""
         with timed() as encoding:
-            codes = self.tokenizer.encode(torch.from_numpy(wav)[None], n_q=self.n_q)[0].cpu().numpy()
+            codes = self.encode(wav)
         with timed() as decoding:
             decoded = self.tokenizer.decode(torch.from_numpy(codes)[None], length=len(wav))[0].cpu().numpy()
         bits = codes.shape[1] * sum(math.log2(size) for size in self.codebook_sizes)
         return CodecResult(decoded, codes, bits, self._file_bits(codes, len(wav)), encoding.seconds, decoding.seconds)
+
+    def encode(self, wav: np.ndarray) -> np.ndarray:
+        """wav: [T] at the model's rate -> codes [n_q, F]."""
+        return self.tokenizer.encode(torch.from_numpy(wav)[None], n_q=self.n_q)[0].cpu().numpy()
 
     def _file_bits(self, codes: np.ndarray, num_samples: int) -> int:
         model = self.tokenizer

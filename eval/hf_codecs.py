@@ -23,7 +23,7 @@ class HuggingFaceCodec:
     """
 
     def __init__(self, spec: CodecSpec, source: str, device: str) -> None:
-        """Raises ImportError without transformers, OSError where there is no such model, ValueError for another kind."""
+        """Raises ImportError without transformers, OSError or ValueError where this is no codec's folder or id."""
         try:
             from transformers import AutoFeatureExtractor, AutoModel
         except ImportError as error:
@@ -60,6 +60,10 @@ class HuggingFaceCodec:
         bits = codes.shape[1] * self.bits_per_frame
         # frames are whole: what the last one reaches beyond the recording is not the recording's
         return CodecResult(decoded[: len(wav)], codes, bits, _file_bits(codes), encoding.seconds, decoding.seconds)
+
+    def encode(self, wav: np.ndarray) -> np.ndarray:
+        """wav: [T] at the model's rate -> codes [n_q, F]."""
+        return _flat(self._encode(wav)["audio_codes"])
 
     @torch.no_grad()
     def _encode(self, wav: np.ndarray) -> dict[str, Any]:

@@ -5,23 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from eval import protocol
-from eval.alignment import align, find_delay
 from eval.cache import Cache
-from eval.codecs import Codec, CodecSpec, make_codec
-from eval.metrics import AUTO, Column, Metric, MetricSpec, make_metric
-from eval.store import ORIGINAL, audio_path, file_hash, load_wav, save_wav
+from eval.codecs import CodecSpec
+from eval.metrics import AUTO, Column, MetricSpec
+from eval.steps import (
+    Coding,
+    Figures,
+    Measuring,
+    Original,
+    measure,
+    open_codec,
+    open_metric,
+    prepare_original,
+    reconstruct,
+)
+from eval.store import ORIGINAL, audio_path, file_hash
 from eval.tasks import Failed, run_tasks
 from eval.testlists import Clip
-from mimotok.audio import load_audio
 
-Figures = dict[str, Any]
 Tell = Callable[[str], None]
 Advance = Callable[[], None]
 # progress(what, of how many) -> a context that gives what to call after each
@@ -109,7 +114,7 @@ def _open_metrics(run: Run, tell: Tell, failed: Tell) -> list[tuple[MetricSpec, 
     opened = []
     for spec in run.settings.metrics:
         try:
-            metric = _metric(spec, run.settings.device)
+            metric = open_metric(spec, run.settings.device)
         except (ValueError, OSError, ImportError, RuntimeError) as error:
             line = f"{spec.kind}: not measured: {_one_line(error)}"
             if spec.model == AUTO and isinstance(error, ImportError):
@@ -125,29 +130,9 @@ def _open_metrics(run: Run, tell: Tell, failed: Tell) -> list[tuple[MetricSpec, 
     return opened
 
 
-class _Original(NamedTuple):
-    clip: Clip
-    path: Path
-
-
-class _Coding(NamedTuple):
-    spec: CodecSpec
-    device: str
-    original: Path
-    result: Path
-
-
-class _Measuring(NamedTuple):
-    spec: MetricSpec
-    device: str
-    clip: Clip
-    original: Path
-    result: Path
-
-
 def _prepare(run: Run, progress: Progress, failed: Tell) -> None:
     out = run.settings.out
-    items = [_Original(clip, audio_path(out, ORIGINAL, clip.id)) for clip in run.settings.clips]
+    items = [Original(clip, audio_path(out, ORIGINAL, clip.id)) for clip in run.settings.clips]
     with progress("originals", len(items)) as advance:
         results = {}
         for item, result in run_tasks(prepare_original, items, run.settings.workers):
@@ -164,15 +149,6 @@ def _prepare(run: Run, progress: Progress, failed: Tell) -> None:
         raise ValueError("none of the recordings can be read")
 
 
-def prepare_original(item: _Original) -> tuple[str, float]:
-    """Stores a clip as the protocol has it; returns its hash and seconds. Raises ValueError for silence."""
-    wav = load_audio(item.clip.audio, protocol.SAMPLE_RATE)[0].numpy()
-    peak = float(np.abs(wav).max())
-    if peak < protocol.SILENCE:
-        raise ValueError("silent: nothing to measure")
-    return save_wav(item.path, wav * (protocol.PEAK / peak)), len(wav) / protocol.SAMPLE_RATE
-
-
 def _reconstruct(run: Run, cache: Cache, progress: Progress, failed: Tell) -> None:
     out, device = run.settings.out, run.settings.device
     for codec in run.codecs:
@@ -185,7 +161,7 @@ def _reconstruct(run: Run, cache: Cache, progress: Progress, failed: Tell) -> No
             if known is not None and known["sha256"] == file_hash(path):
                 codec.coding[clip_id] = known
                 continue
-            todo[_Coding(codec.spec, device, audio_path(out, ORIGINAL, clip_id), path)] = (clip_id, question)
+            todo[Coding(codec.spec, device, audio_path(out, ORIGINAL, clip_id), path)] = (clip_id, question)
         failures = {}
         with progress(label, len(todo)) as advance:
             for item, result in run_tasks(reconstruct, list(todo), run.settings.workers):
@@ -201,28 +177,6 @@ def _reconstruct(run: Run, cache: Cache, progress: Progress, failed: Tell) -> No
                 failed(f"{label}: {clip_id}: {failures[clip_id]}")
             elif abs(error := codec.coding[clip_id]["length_error"]) > protocol.MAX_LENGTH_ERROR:
                 failed(f"{label}: {clip_id}: the codec changed the length by {error:+.3f} s")
-
-
-def reconstruct(item: _Coding) -> Figures:
-    """Codes one original and stores the aligned result; returns what it took, as JSON."""
-    codec = open_codec(item.spec, item.device)
-    original = load_wav(item.original)
-    result = codec.encode_decode(protocol.resample(original, protocol.SAMPLE_RATE, codec.sample_rate))
-    wav = protocol.resample(np.asarray(result.wav, np.float32), codec.sample_rate, protocol.SAMPLE_RATE)
-    if not len(wav) or not np.isfinite(wav).all():
-        raise ValueError(f"{len(wav)} samples came back, or some that are not finite")
-    delay = find_delay(original, wav, round(protocol.MAX_DELAY * protocol.SAMPLE_RATE))
-    sha256 = save_wav(item.result, align(original, wav, delay))
-    return {
-        "sha256": sha256,
-        "delay": delay / protocol.SAMPLE_RATE,
-        "length_error": (len(wav) - len(original)) / protocol.SAMPLE_RATE,
-        "stream_bits": result.stream_bits,
-        "file_bits": result.file_bits,
-        "encode_seconds": result.encode_seconds,
-        "decode_seconds": result.decode_seconds,
-        "codes": None if result.codes is None else result.codes.tolist(),
-    }
 
 
 def _measure(
@@ -242,7 +196,7 @@ def _measure(
                 codec.figures.setdefault(clip_id, {}).update(known)
                 continue
             paths = audio_path(out, ORIGINAL, clip_id), audio_path(out, codec.spec.label, clip_id)
-            todo[_Measuring(spec, device, clip, *paths)] = (codec, clip_id, question)
+            todo[Measuring(spec, device, clip, *paths)] = (codec, clip_id, question)
     failures = []
     with progress(spec.kind, len(todo)) as advance:
         for item, result in run_tasks(measure, list(todo), run.settings.workers):
@@ -255,28 +209,6 @@ def _measure(
             advance()
     for line in sorted(failures):
         failed(line)
-
-
-def measure(item: _Measuring) -> Figures:
-    """One metric's figures of one reconstruction, None for NaN."""
-    metric = _metric(item.spec, item.device)
-    figures = metric.measure(load_wav(item.original), load_wav(item.result), item.clip)
-    return {name: None if np.isnan(value) else float(value) for name, value in figures.items()}
-
-
-# one at a time: tasks come codec by codec and metric by metric, and models are large
-@lru_cache(maxsize=1)
-def open_codec(spec: CodecSpec, device: str) -> Codec:
-    """The codec of a spec, warmed up; the last one is kept. Raises as `make_codec`."""
-    codec = make_codec(spec, device)
-    # the first call also pays for what is set up once, and would be counted as the codec's speed
-    codec.encode_decode(0.1 * np.random.default_rng(0).standard_normal(codec.sample_rate).astype(np.float32))
-    return codec
-
-
-@lru_cache(maxsize=1)
-def _metric(spec: MetricSpec, device: str) -> Metric:
-    return make_metric(spec, device)
 
 
 def missing_to_nan(values: Sequence[float | None]) -> list[float]:

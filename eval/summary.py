@@ -11,8 +11,9 @@ import numpy as np
 
 from eval import protocol
 from eval.metrics import Column
-from eval.runner import CodecRun, Figures, Run, missing_to_nan
+from eval.runner import CodecRun, Run, missing_to_nan
 from eval.statistics import Summary, entropy_bits, summarize, summarize_ratio
+from eval.steps import Figures
 
 FORMAT = 1
 PACKAGES = (

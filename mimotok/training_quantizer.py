@@ -80,7 +80,10 @@ class TrainingQuantizer(nn.Module):
             return self._forward(latents.float(), valid_mask(lengths, latents.shape[1]), n_q)
 
     def _forward(self, latents: Tensor, valid: Tensor, n_q: Tensor) -> Quantized:
-        residual, total = latents, torch.zeros_like(latents)
+        # a step that went wrong is dropped later; one NaN in the moving averages would stay for ever
+        finite = latents.isfinite().all(-1)
+        valid = valid & finite
+        residual, total = torch.where(finite[..., None], latents, 0.0), torch.zeros_like(latents)
         codes, losses = [], []
         for index, layer in enumerate(self.layers):
             self._set_dead_threshold(cast(VectorQuantize, layer)._codebook)

@@ -51,6 +51,20 @@ def test_padding_and_unused_codebooks_leave_no_trace(source: Tokenizer) -> None:
         torch.testing.assert_close(count, torch.tensor(0.99 * old + 0.01 * frames))
 
 
+def test_latents_that_are_not_finite_leave_no_trace(source: Tokenizer) -> None:
+    latents = torch.randn(1, 40, 32, requires_grad=True)
+    spoilt = latents.detach().clone().requires_grad_()
+    with torch.no_grad():
+        spoilt[0, 30:, 3] = float("nan")
+    states = []
+    for given, length in ((latents, 30), (spoilt, 40)):
+        quantizer = TrainingQuantizer(source.encoder.quantizer, dead_code_fraction=0.0).train()
+        out = quantizer(given, torch.tensor([length]), every(source, 1))
+        states.append(quantizer.state_dict())
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert out.quantized.isnan().any()
+
+
 def test_kmeans_then_training_fits_and_revives(tiny: Callable[..., Tokenizer]) -> None:
     """Latents in clusters: codebooks start from data, and codes that nothing uses come back to life."""
     tokenizer = tiny()

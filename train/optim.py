@@ -114,8 +114,8 @@ class MuonAdamW(torch.optim.Optimizer):
         torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
         for p, mean, square in zip(params, means, squares, strict=True):
             steps = self.state[p]["steps"]
-            scale = math.sqrt(1 - beta2**steps) / (1 - beta1**steps)
-            p.addcdiv_(mean, square.sqrt().add_(group["eps"]), value=-group["lr"] * scale)
+            scale = (square / (1 - beta2**steps)).sqrt_().add_(group["eps"])
+            p.addcdiv_(mean, scale, value=-group["lr"] / (1 - beta1**steps))
 
     def _muon_step(self, group: dict[str, Any]) -> None:
         by_shape = defaultdict(list)
