@@ -17,6 +17,7 @@ from mimotok import Tokenizer, TokenizerConfig
 from train.cli import ResumingCLI
 from train.data import SpeechDataModule
 from train.joint import JointStage
+from train.stage import StageConfig
 
 CONFIGS = Path(__file__).parent.parent / "train" / "configs"
 YAML = sorted(CONFIGS.glob("*.yaml"))
@@ -56,7 +57,7 @@ def test_one_step_of_the_published_model_at_reduced_depth(tmp_path: Path) -> Non
         vocoder_num_layers=1,
     )
     (tmp_path / "model.json").write_text(config.to_json())
-    stage = JointStage(str(tmp_path / "model.json"), segment_seconds=0.48)
+    stage = JointStage(str(tmp_path / "model.json"), training=StageConfig(segment_seconds=0.48))
     wav = 0.1 * torch.randn(2, 24_000)
     losses = stage.losses(Batch(wav, torch.tensor([24_000, 20_000]), ["one", "two"], ["1", "2"]))
     assert losses.keys() == {"text", "mel", "commitment"}

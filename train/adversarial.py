@@ -9,9 +9,9 @@ from torch import Tensor
 
 from train.batches import Batch
 from train.discriminators import Discriminators, Judgements
-from train.losses import MelLoss, adversarial_loss, complex_loss, discriminator_loss, feature_matching_loss
+from train.losses import adversarial_loss, complex_loss, discriminator_loss, feature_matching_loss
 from train.optim import OptimizerConfig, clip_gradients, make_optimizer
-from train.stage import Segment, Stage
+from train.stage import Segment, Stage, StageConfig
 
 PUBLISHED_WEIGHTS = {"mel": 1.0, "adversarial": 1.0, "feature_matching": 2.0}
 
@@ -30,25 +30,13 @@ class AdversarialStage(Stage):
         self,
         model: str,
         *,
-        discriminators: Discriminators | None = None,
-        mel_loss: MelLoss | None = None,
-        optimizer: OptimizerConfig | None = None,
-        discriminator_optimizer: OptimizerConfig | None = None,
         loss_weights: dict[str, float] | None = None,
+        training: StageConfig | None = None,
+        discriminators: Discriminators | None = None,
+        discriminator_optimizer: OptimizerConfig | None = None,
         default_ratio: float = 0.7,
-        segment_seconds: float = 1.2,
-        compile: bool = False,
-        seed: int = 0,
     ) -> None:
-        super().__init__(
-            model,
-            mel_loss=mel_loss or MelLoss(),
-            optimizer=optimizer or OptimizerConfig(),
-            loss_weights=loss_weights or PUBLISHED_WEIGHTS,
-            segment_seconds=segment_seconds,
-            compile=compile,
-            seed=seed,
-        )
+        super().__init__(model, loss_weights or PUBLISHED_WEIGHTS, training or StageConfig())
         self.automatic_optimization = False
         self.tokenizer.encoder.requires_grad_(False)
         self.discriminators = discriminators or Discriminators()
@@ -93,7 +81,7 @@ class AdversarialStage(Stage):
         optimizer.zero_grad()
         self.manual_backward(self.total(losses))
         self.discriminators.requires_grad_(True)
-        norm = clip_gradients(self.tokenizer.decoder, self.optimizer_config.gradient_clip, self.skips)
+        norm = clip_gradients(self.tokenizer.decoder, self.config.optimizer.gradient_clip, self.skips)
         self.log("train/gradient_norm", norm)
         optimizer.step()
         for schedule in cast(list, self.lr_schedulers()):
@@ -104,7 +92,7 @@ class AdversarialStage(Stage):
     ) -> dict[str, Tensor]:
         samples = segment.lengths * self.tokenizer.frame_size
         losses = {
-            "mel": self.mel_loss(wav, segment.wav, samples),
+            "mel": self.config.mel_loss(wav, segment.wav, samples),
             "adversarial": adversarial_loss(fake.logits, valid),
             "feature_matching": feature_matching_loss(real.features, fake.features, valid),
         }
@@ -117,7 +105,7 @@ class AdversarialStage(Stage):
 
     def configure_optimizers(self) -> Any:
         return [
-            make_optimizer([self.tokenizer.decoder], self.optimizer_config),
+            make_optimizer([self.tokenizer.decoder], self.config.optimizer),
             make_optimizer([self.discriminators], self.discriminator_config),
         ]
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from mimotok.text import error_rates
 from mimotok.training_quantizer import TrainingQuantizer
 from train.batches import Batch
-from train.losses import MelLoss, complex_loss
-from train.optim import OptimizerConfig, clip_gradients, make_optimizer
-from train.stage import Stage
+from train.losses import complex_loss
+from train.optim import clip_gradients, make_optimizer
+from train.stage import Stage, StageConfig
 from train.text_decoder import TextDecoder, TextDecoderConfig
 
 PUBLISHED_WEIGHTS = {"text": 10.0, "mel": 1.0, "commitment": 1.0}
@@ -38,31 +38,20 @@ class QuantizerConfig:
 class JointStage(Stage):
     """Trains encoder, codebooks, decoder, vocoder and text decoder.
 
-    loss_weights: of text, mel, commitment and complex (phase-aware STFT) losses. Other arguments as in Stage.
+    loss_weights: of text, mel, commitment and complex (phase-aware STFT) losses; eq. 1 and 2 by default. model: as in
+    Stage.
     """
 
     def __init__(
         self,
         model: str,
         *,
+        loss_weights: dict[str, float] | None = None,
+        training: StageConfig | None = None,
         text_decoder: TextDecoderConfig | None = None,
         quantizer: QuantizerConfig | None = None,
-        mel_loss: MelLoss | None = None,
-        optimizer: OptimizerConfig | None = None,
-        loss_weights: dict[str, float] | None = None,
-        segment_seconds: float = 2.4,
-        compile: bool = False,
-        seed: int = 0,
     ) -> None:
-        super().__init__(
-            model,
-            mel_loss=mel_loss or MelLoss(),
-            optimizer=optimizer or OptimizerConfig(),
-            loss_weights=loss_weights or PUBLISHED_WEIGHTS,
-            segment_seconds=segment_seconds,
-            compile=compile,
-            seed=seed,
-        )
+        super().__init__(model, loss_weights or PUBLISHED_WEIGHTS, training or StageConfig())
         self.quantizer_config = quantizer or QuantizerConfig()
         self.quantizer = TrainingQuantizer(
             self.tokenizer.encoder.quantizer,
@@ -85,7 +74,7 @@ class JointStage(Stage):
         segment = self.segment(quantized, lengths, batch.wav)
         wav = self.tokenizer.decoder(segment.latents, segment.lengths)
         samples = segment.lengths * self.tokenizer.frame_size
-        losses = {"mel": self.mel_loss(wav, segment.wav, samples), "commitment": commitment_loss}
+        losses = {"mel": self.config.mel_loss(wav, segment.wav, samples), "commitment": commitment_loss}
         if self.uses("complex"):
             losses["complex"] = complex_loss(wav, segment.wav, samples)
         if self.text_decoder is not None:
@@ -109,7 +98,7 @@ class JointStage(Stage):
         self.average()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:  # noqa: ARG002
-        self.log("train/gradient_norm", clip_gradients(self, self.optimizer_config.gradient_clip, self.skips))
+        self.log("train/gradient_norm", clip_gradients(self, self.config.optimizer.gradient_clip, self.skips))
 
     def on_validation_start(self) -> None:
         super().on_validation_start()
@@ -143,7 +132,7 @@ class JointStage(Stage):
 
     def configure_optimizers(self) -> Any:
         trained = [module for module in (self.tokenizer, self.text_decoder) if module is not None]
-        return make_optimizer(trained, self.optimizer_config)
+        return make_optimizer(trained, self.config.optimizer)
 
 
 def text_loss(decoder: TextDecoder, quantized: Tensor, lengths: Tensor, texts: list[str | None]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
 import lightning
@@ -33,40 +34,42 @@ class Segment(NamedTuple):
     wav: Tensor
 
 
+@dataclass(frozen=True)
+class StageConfig:
+    """What both stages are told.
+
+    optimizer: of the tokenizer. segment_seconds: the stretch of each clip that is decoded; the encoder always sees
+    whole clips. compile: run the Transformer stacks through torch.compile.
+    """
+
+    mel_loss: MelLoss = field(default_factory=MelLoss)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    segment_seconds: float = 2.4
+    compile: bool = False
+    seed: int = 0
+
+
 class Stage(lightning.LightningModule):
     """The base of both stages; a subclass computes losses and says what is trained.
 
     model: folder or hub id to start from, or a config.json to start from scratch.
     loss_weights: by loss name; a loss without a weight is not computed.
-    segment_seconds: the stretch of each clip that is decoded; the encoder always sees whole clips.
-    compile: run the Transformer stacks through torch.compile.
     """
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        mel_loss: MelLoss,
-        optimizer: OptimizerConfig,
-        loss_weights: dict[str, float],
-        segment_seconds: float,
-        compile: bool,
-        seed: int,
-    ) -> None:
+    def __init__(self, model: str, loss_weights: dict[str, float], config: StageConfig) -> None:
         super().__init__()
         self.tokenizer = build_tokenizer(model)
-        self.mel_loss = mel_loss
-        self.optimizer_config = optimizer
         self.loss_weights = loss_weights
-        self.segment_frames = round(segment_seconds * self.tokenizer.frame_rate)
-        self.seed = seed
-        self.averaged = AveragedModel(self.tokenizer, multi_avg_fn=get_ema_multi_avg_fn(optimizer.average_decay))
+        self.config = config
+        self.segment_frames = round(config.segment_seconds * self.tokenizer.frame_rate)
+        average = get_ema_multi_avg_fn(config.optimizer.average_decay)
+        self.averaged = AveragedModel(self.tokenizer, multi_avg_fn=average)
         self.averaged.requires_grad_(False)
-        self.skips = SkipCounter(optimizer.max_skipped)
+        self.skips = SkipCounter(config.optimizer.max_skipped)
         self.usage = CodeUsage(self.tokenizer.codebook_sizes)
         self.audio_seconds = 0.0
         self._started = time.perf_counter()
-        if compile:
+        if config.compile:
             self._compile()
 
     def _compile(self) -> None:
@@ -85,7 +88,8 @@ class Stage(lightning.LightningModule):
     def begin_step(self, batch: Batch) -> None:
         """All randomness of a step follows from its number: a resumed run repeats an uninterrupted one."""
         self.audio_seconds += self._seconds(batch)
-        torch.manual_seed((self.seed * 1_000_003 + self.global_step) * self.trainer.world_size + self.global_rank)
+        step = self.config.seed * 1_000_003 + self.global_step
+        torch.manual_seed(step * self.trainer.world_size + self.global_rank)
 
     def _seconds(self, batch: Batch) -> float:
         return float(batch.lengths.sum()) / self.tokenizer.sample_rate * self.trainer.world_size
@@ -140,7 +144,7 @@ class Stage(lightning.LightningModule):
         target = F.pad(batch.wav, (0, max(0, latents.shape[1] * model.frame_size - batch.wav.shape[1])))
         for name, hidden in (("unquantized_mel", latents), ("mel", quantized)):
             wav = model.decoder(hidden, lengths)
-            loss = self.mel_loss(wav, target[:, : wav.shape[1]], batch.lengths)
+            loss = self.config.mel_loss(wav, target[:, : wav.shape[1]], batch.lengths)
             self.log(f"val/{name}_loss", loss, batch_size=len(wav), sync_dist=True)
         if batch_index == 0:
             self._show(batch, wav)

@@ -1,0 +1,62 @@
+"""Speech-like recordings for the evaluation's tests, and codecs that misbehave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from evaluation_speech import speech
+
+from eval import steps
+from eval.codecs import Codec, CodecResult, CodecSpec, make_codec
+from eval.protocol import SAMPLE_RATE
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """A folder of three recordings, a.wav, b.wav and c.wav."""
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for seed, name in enumerate("abc"):
+        soundfile.write(folder / f"{name}.wav", speech(1.5 + 0.25 * seed, seed), SAMPLE_RATE)
+    return folder
+
+
+class FakeCodec:
+    """Calls a function on each recording; counts them."""
+
+    sample_rate = SAMPLE_RATE
+    nominal_bitrate: float | None = 100.0
+    codebook_sizes: tuple[int, ...] = (4,)
+
+    def __init__(self, label: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+        self.label, self.change, self.calls = label, change, 0
+        self.identity: dict[str, Any] = {"kind": "fake", "label": label}
+
+    def encode_decode(self, wav: np.ndarray) -> CodecResult:
+        self.calls += 1
+        codes = np.arange(len(wav) // 480)[None] % 4
+        return CodecResult(self.change(wav), codes, 2.0 * codes.shape[1], 8 * codes.size, 0.1, 0.2)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[np.ndarray], np.ndarray]], FakeCodec]:
+    """fake(name, change): from now on `name` is a codec that does `change` to a recording."""
+    fakes: dict[str, FakeCodec] = {}
+
+    def made(spec: CodecSpec, device: str) -> Codec:
+        return fakes.get(spec.name) or make_codec(spec, device)
+
+    monkeypatch.setattr(steps, "make_codec", made)
+    steps.open_codec.cache_clear()
+
+    def add(name: str, change: Callable[[np.ndarray], np.ndarray]) -> FakeCodec:
+        fakes[name] = FakeCodec(name, change)
+        steps.open_codec.cache_clear()
+        return fakes[name]
+
+    return add
