@@ -38,10 +38,11 @@ class ErrorRate:
         else:
             name, folder = (BUNDLED, str(bundled_whisper())) if model in (AUTO, BUNDLED) else (model, model)
             self._recognize, self._english_only, self.identity = _faster_whisper(name, folder, device)
+        pools = ("word_errors", "words"), ("char_errors", "chars")
         method = f"against human text, lower case without punctuation, by {name}; pooled over the corpus"
         self.columns: tuple[Column, ...] = (
-            Column("wer", "WER", method, higher_is_better=False, pooled=("word_errors", "words"), headline=True),
-            Column("cer", "CER", method, higher_is_better=False, pooled=("char_errors", "chars")),
+            Column("wer", f"WER ({name})", method, higher_is_better=False, pooled=pools[0], headline=True),
+            Column("cer", f"CER ({name})", method, higher_is_better=False, pooled=pools[1]),
         )
 
     def measure(self, original: np.ndarray, reconstruction: np.ndarray, clip: Clip) -> dict[str, float]:  # noqa: ARG002

@@ -15,6 +15,7 @@ from eval.codecs import CodecSpec, TokenCodec
 from eval.probe_model import Budget, ProbeResult, Progress, Tokens, train_probe
 from eval.report import table
 from eval.steps import open_codec
+from eval.summary import finite
 from eval.tasks import Failed, run_tasks
 from eval.testlists import Clip
 from mimotok.audio import load_audio
@@ -104,7 +105,7 @@ def tokenize(item: _Tokenizing) -> list[list[int]]:
 
 def probe_row(spec: CodecSpec, result: ProbeResult, budget: Budget) -> dict[str, Any]:
     """A result as JSON."""
-    summaries = {name: getattr(result, name)._asdict() for name in ("cer", "wer")}
+    summaries = {name: finite(getattr(result, name)) for name in ("cer", "wer")}
     return {"codec": spec.label, **result._asdict(), **summaries, "budget": budget.__dict__}
 
 
@@ -112,7 +113,8 @@ def probe_table(rows: Sequence[dict[str, Any]]) -> str:
     """A Markdown table of what `probe_row` gave."""
 
     def rate(summary: dict[str, Any]) -> str:
-        return f"{summary['mean']:.3f} [{summary['low']:.3f}, {summary['high']:.3f}]"
+        mean, low, high = ("–" if summary[name] is None else f"{summary[name]:.3f}" for name in ("mean", "low", "high"))
+        return f"{mean} [{low}, {high}]"
 
     header = ["codec", "CER ↓", "WER ↓", "held-out clips", "training minutes", "steps", "seed"]
     cells = [

@@ -49,7 +49,6 @@ class ProbeResult(NamedTuple):
     clips: int
     train_clips: int
     train_seconds: float
-    final_loss: float
 
 
 class Probe(nn.Module):
@@ -97,7 +96,6 @@ def train_probe(
         optimizer, budget.learning_rate, total_steps=budget.steps + 1, pct_start=0.1
     )
     index = {letter: number for number, letter in enumerate(letters, 1)}
-    loss = torch.tensor(float("nan"))
     with progress(f"{codec.label}: probe", budget.steps) as advance:
         for batch in _batches(train, budget):
             codes, lengths = _padded(batch, device)
@@ -120,7 +118,7 @@ def train_probe(
             advance()
     cer, wer = _score(model.eval(), test, letters, device, budget.seed)
     seconds = sum(tokens.codes.shape[1] for tokens in train) / frame_rate
-    return ProbeResult(cer, wer, len(test), len(train), seconds, float(loss.detach()))
+    return ProbeResult(cer, wer, len(test), len(train), seconds)
 
 
 def _frame_rate(codec: Codec) -> float:

@@ -19,7 +19,8 @@ RULES = (
     "reads that file's samples, resampled to its own rate.",
     f"Resampler, everywhere: soxr at quality {RESAMPLER}.",
     f"Alignment: the delay is the largest absolute cross-correlation within ±{MAX_DELAY * 1000:.0f} ms, found per clip "
-    "and removed.",
+    "and removed. A parametric codec such as Codec2 keeps no waveform: its delay is found with an error of some 10 ms, "
+    "which costs it about 0.03 of STOI, and nothing of PESQ, SIM and error rates.",
     f"Length: after alignment a reconstruction is cut, or padded with zeros, to its original; a length off by more "
     f"than {MAX_LENGTH_ERROR * 1000:.0f} ms counts as a failure, and the clip is still measured.",
     f"Reconstructions are stored as 16-bit FLAC at {SAMPLE_RATE} Hz, clipped to [-1, 1], and measured as stored: what "

@@ -15,9 +15,22 @@ Results = dict[str, Any]
 def save_results(path: Path, results: Results) -> None:
     """Writes results.json, whole or not at all."""
     with atomic_path(path) as temporary:
-        # a clip a line: readable, and differences stay small
-        text = json.dumps(results, indent=1, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(_readable(results) + "\n", encoding="utf-8")
+
+
+def _readable(value: Any, depth: int = 0) -> str:
+    """JSON with whatever holds no further lists or objects, such as a recording's figures, on a line of its own."""
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if not any(isinstance(child, (dict, list)) for child in children):
+        # NaN is no JSON: better no file than one that others cannot read
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if isinstance(value, dict):
+        lines = [f"{json.dumps(str(k), ensure_ascii=False)}: {_readable(v, depth + 1)}" for k, v in value.items()]
+    else:
+        lines = [_readable(child, depth + 1) for child in value]
+    inner, outer = "\n" + " " * (depth + 1), "\n" + " " * depth
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    return opening + inner + f",{inner}".join(lines) + outer + closing
 
 
 def load_results(path: Path) -> Results:

@@ -68,7 +68,7 @@ def _codec(run: Run, codec: CodecRun) -> dict[str, Any]:
             side: sum(row[f"{side}_seconds"] for row in rows) / total if (total := _seconds(run, clips)) else None
             for side in ("encode", "decode")
         },
-        "summary": {column.name: _finite(_summarize(column, rows, seed)) for column in run.columns},
+        "summary": {column.name: finite(_summarize(column, rows, seed)) for column in run.columns},
         "clips": clips,
     }
 
@@ -87,7 +87,8 @@ def _summarize(column: Column, rows: list[Figures], seed: int) -> Summary:
     return summarize(values(column.name), seed=seed)
 
 
-def _finite(summary: Summary) -> dict[str, Any]:
+def finite(summary: Summary) -> dict[str, Any]:
+    """A summary as JSON, null for NaN."""
     return {name: None if math.isnan(value) else value for name, value in summary._asdict().items()}
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, BinaryIO, NoReturn
 
 import typer
 
@@ -26,9 +27,10 @@ USER_ERROR, INTERRUPTED, TERMINATED = 2, 130, 143
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 Paths = Annotated[
-    list[Path],
-    typer.Argument(metavar="FILES", help="IN OUT, or any number of IN with --out-dir.", show_default=False),
+    list[Path] | None,
+    typer.Argument(metavar="[FILES]", help="IN OUT, or any number of IN with --out-dir.", show_default=False),
 ]
+Live = Annotated[bool, typer.Option("--stream", help="From standard input to standard output, as it comes.")]
 Out = Annotated[Path | None, typer.Option("--out-dir", help="Write here, under the inputs' names.")]
 Model = Annotated[str | None, typer.Option(help="Folder or hub id; the embedded checkpoint if left out.")]
 Revision = Annotated[str | None, typer.Option(help="Revision of a hub id.")]
@@ -39,7 +41,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing f
 
 @app.command(epilog="Example: mimotok encode speech.wav speech.npz --n-q 8")
 def encode(
-    paths: Paths,
+    paths: Paths = None,
     n_q: Annotated[int | None, typer.Option("--n-q", help="Codebooks to use; the model's default if left out.")] = None,
     model: Model = None,
     revision: Revision = None,
@@ -47,13 +49,19 @@ def encode(
     dtype: Dtype = "float32",
     out_dir: Out = None,
     overwrite: Overwrite = False,
+    stream: Live = False,
 ) -> None:
     """Encode sound files into codes files (.npz). With --out-dir, several, or folders of them."""
     with _errors_told():
+        if stream:
+            from mimotok.live import encode_live
+
+            _live(partial(encode_live, n_q=n_q), paths, model, revision, device, dtype)
+            return
         from mimotok.audio import AUDIO_SUFFIXES
         from mimotok.convert import CODES_SUFFIX, encode_file
 
-        jobs = _jobs(paths, out_dir, AUDIO_SUFFIXES, [CODES_SUFFIX], overwrite)
+        jobs = _jobs(paths or [], out_dir, AUDIO_SUFFIXES, [CODES_SUFFIX], overwrite)
         tokenizer = _tokenizer(model, revision, device, dtype)
         n_q = tokenizer.config.checked_n_q(n_q)  # told once, not for every file
         create = out_dir is not None
@@ -62,7 +70,7 @@ def encode(
 
 @app.command(epilog="Example: mimotok decode speech.npz speech.wav")
 def decode(
-    paths: Paths,
+    paths: Paths = None,
     model: Model = None,
     revision: Revision = None,
     device: Device = "cpu",
@@ -70,13 +78,19 @@ def decode(
     out_dir: Out = None,
     overwrite: Overwrite = False,
     force: Annotated[bool, typer.Option("--force", help="Decode codes that other weights made.")] = False,
+    stream: Live = False,
 ) -> None:
     """Decode codes files into sound files (.wav; .flac and others by the name). With --out-dir, several."""
     with _errors_told():
+        if stream:
+            from mimotok.live import decode_live
+
+            _live(partial(decode_live, force=force), paths, model, revision, device, dtype)
+            return
         from mimotok.audio import WRITABLE
         from mimotok.convert import CODES_SUFFIX, decode_file
 
-        jobs = _jobs(paths, out_dir, [CODES_SUFFIX], list(WRITABLE), overwrite)
+        jobs = _jobs(paths or [], out_dir, [CODES_SUFFIX], list(WRITABLE), overwrite)
         tokenizer = _tokenizer(model, revision, device, dtype)
         create = out_dir is not None
         _run(jobs, partial(decode_file, tokenizer, force=force, overwrite=overwrite, create_folders=create))
@@ -133,6 +147,25 @@ def _jobs(
     for job in jobs:
         require_target(job.target, written, overwrite=overwrite, create_folders=out_dir is not None)
     return jobs
+
+
+def _live(
+    work: Callable[[Tokenizer, BinaryIO, BinaryIO], None],
+    paths: list[Path] | None,
+    model: str | None,
+    revision: str | None,
+    device: str,
+    dtype: str,
+) -> None:
+    if paths:
+        raise ValueError(f"{paths[0]}: --stream reads standard input and writes standard output, and takes no files")
+    if sys.stdin.isatty():
+        raise ValueError("--stream: standard input is a terminal; send sound or codes through a pipe")
+    try:
+        work(_tokenizer(model, revision, device, dtype), sys.stdin.buffer, sys.stdout.buffer)
+    except BrokenPipeError:
+        # whoever was listening has gone: that ends a live stream; python would complain once more at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _tokenizer(model: str | None, revision: str | None, device: str, dtype: str) -> Tokenizer:

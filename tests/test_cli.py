@@ -13,7 +13,7 @@ import pytest
 import soundfile
 import torch
 
-from mimotok import Tokenizer, load_audio, streaming
+from mimotok import Tokenizer, chunked, load_audio
 from mimotok.cli import app
 from mimotok.codes_file import load_codes
 from mimotok.convert import decode_file, encode_file
@@ -288,10 +288,10 @@ def test_a_broken_encoder_leaves_nothing(folder, tokenizer, monkeypatch):
         raise RuntimeError("a bug")
 
     before = contents(folder)
-    monkeypatch.setattr(streaming, "encode_blocks", broken)
+    monkeypatch.setattr(chunked, "encode_blocks", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         encode_file(tokenizer, folder / "in.wav", folder / "o.npz")
-    monkeypatch.setattr(streaming, "decode_blocks", broken)
+    monkeypatch.setattr(chunked, "decode_blocks", broken)
     with pytest.raises((RuntimeError, ValueError)):
         decode_file(tokenizer, folder / "in.npz", folder / "o.wav")
     assert contents(folder) == before
@@ -315,13 +315,13 @@ def python(code: str, *arguments: object, **environment: str) -> subprocess.Comp
 
 INTERRUPTED = """
 import signal, sys
-from mimotok import cli, streaming
-decode_blocks = streaming.decode_blocks
+from mimotok import chunked, cli
+decode_blocks = chunked.decode_blocks
 def interrupted(*arguments, **options):
     for block in decode_blocks(*arguments, **options):
         yield block
         signal.raise_signal(signal.Signals[SIGNAL])
-streaming.decode_blocks = interrupted
+chunked.decode_blocks = interrupted
 cli.main()
 """
 

@@ -21,6 +21,7 @@ LAYERS = [
     ["chunked"],
     ["stream_layers"],
     ["streaming"],
+    ["live"],
     ["convert", "describe"],
     ["cli"],
 ]

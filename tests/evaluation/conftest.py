@@ -13,7 +13,9 @@ from evaluation_speech import speech
 
 from eval import steps
 from eval.codecs import Codec, CodecResult, CodecSpec, make_codec
+from eval.metrics import MISSING, Column, Metric
 from eval.protocol import SAMPLE_RATE
+from eval.testlists import Clip
 
 
 @pytest.fixture
@@ -60,3 +62,30 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[np.ndarray
         return fakes[name]
 
     return add
+
+
+class FakeMetric:
+    """The mean absolute difference; nothing where the reconstruction is silent; and one wrong word in every two."""
+
+    identity: dict[str, Any] = {"kind": "fake"}  # noqa: RUF012
+    columns: tuple[Column, ...] = (
+        Column("error", "Error", "mean absolute difference", higher_is_better=False, headline=True),
+        Column("wer", "WER", "invented", higher_is_better=False, pooled=("word_errors", "words"), headline=True),
+    )
+
+    def measure(self, original: np.ndarray, reconstruction: np.ndarray, clip: Clip) -> dict[str, float]:  # noqa: ARG002
+        words = {"wer": 0.5, "word_errors": 1.0, "words": 2.0}
+        if not np.abs(reconstruction).max() > 0.01:
+            return {"error": MISSING, **words}
+        return {"error": float(np.abs(original - reconstruction).mean()), **words}
+
+
+@pytest.fixture
+def fake_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every metric is the fake one."""
+
+    def made(*_: object) -> Metric:
+        return FakeMetric()
+
+    monkeypatch.setattr(steps, "make_metric", made)
+    steps.open_metric.cache_clear()

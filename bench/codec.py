@@ -1,0 +1,115 @@
+"""How fast does a checkpoint encode and decode beside EnCodec 24 kHz and Mimi? Ratios of one interleaved run.
+
+python -m bench.codec --seconds 10 60 --repeats 5
+
+The peers have their published configurations and random weights, as transformers builds them: speed does not depend on
+the values. Batch 1, one thread unless --threads says otherwise; each figure is a median.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from jsonargparse import CLI
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from mimotok.tokenizer import Tokenizer
+
+SAMPLE_RATE = 24000
+
+
+class Codec(NamedTuple):
+    """encode: wav [1, T] -> codes; decode: codes -> wav."""
+
+    name: str
+    encode: Callable[[Tensor], Any]
+    decode: Callable[[Any], Any]
+
+
+def ours(model: str | None) -> Codec:
+    """A folder or hub id, or the embedded checkpoint."""
+    tokenizer = Tokenizer.from_pretrained(model)
+    return Codec(tokenizer.name, tokenizer.encode, tokenizer.decode)
+
+
+def encodec() -> Codec:
+    """EnCodec 24 kHz at 1.5 kbps, its nearest to ours."""
+    from transformers import EncodecConfig, EncodecModel
+
+    model = EncodecModel(EncodecConfig()).eval()
+    return Codec(
+        "EnCodec 24 kHz",
+        lambda wav: model.encode(wav[None], bandwidth=1.5),
+        lambda coded: model.decode(coded.audio_codes, coded.audio_scales),
+    )
+
+
+def mimi() -> Codec:
+    """Mimi at 8 codebooks, 1.1 kbps."""
+    from transformers import MimiConfig, MimiModel
+
+    model = MimiModel(MimiConfig()).eval()
+    return Codec(
+        "Mimi",
+        lambda wav: model.encode(wav[None], num_quantizers=8).audio_codes,
+        lambda codes: model.decode(codes),
+    )
+
+
+def seconds_of(function: Callable[[Any], Any], argument: Any) -> tuple[float, Any]:
+    """Wall clock of one call, and its result."""
+    start = time.perf_counter()
+    result = function(argument)
+    return time.perf_counter() - start, result
+
+
+def measure(codecs: list[Codec], seconds: float, repeats: int) -> dict[str, tuple[float, float]]:
+    """Median encode and decode seconds by codec; codecs take turns, so that a slow moment meets all of them."""
+    wav = 0.1 * torch.randn(1, int(seconds * SAMPLE_RATE))
+    times: dict[str, list[tuple[float, float]]] = {codec.name: [] for codec in codecs}
+    for turn in range(repeats + 1):
+        for codec in codecs:
+            encoding, codes = seconds_of(codec.encode, wav)
+            decoding, _ = seconds_of(codec.decode, codes)
+            if turn:  # the first turn warms up
+                times[codec.name].append((encoding, decoding))
+    medians = {}
+    for name, pairs in times.items():
+        encodings, decodings = zip(*pairs, strict=True)
+        medians[name] = statistics.median(encodings), statistics.median(decodings)
+    return medians
+
+
+@torch.no_grad()
+def main(model: str | None = None, seconds: list[float] | None = None, repeats: int = 5, threads: int = 1) -> None:
+    """Prints real-time factors and ratios.
+
+    Args:
+        model: folder or hub id; the embedded checkpoint if left out.
+        seconds: lengths of the clip, 10 if left out.
+        repeats: timed turns, of which the median counts.
+        threads: of torch.
+    """
+    torch.set_num_threads(threads)
+    codecs = [ours(model), encodec(), mimi()]
+    table = Table(title=f"{threads} thread(s), {platform.processor() or platform.machine()}, torch {torch.__version__}")
+    for heading in ("clip", "codec", "encode x real time", "decode x real time", "encode vs ours", "decode vs ours"):
+        table.add_column(heading, justify="right")
+    for length in seconds or [10.0]:
+        medians = measure(codecs, length, repeats)
+        own = medians[codecs[0].name]
+        for name, (encoding, decoding) in medians.items():
+            rates = f"{length / encoding:.1f}", f"{length / decoding:.1f}"
+            table.add_row(f"{length:g} s", name, *rates, f"{encoding / own[0]:.2f}", f"{decoding / own[1]:.2f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    CLI(main, as_positional=False)
