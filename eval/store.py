@@ -23,7 +23,7 @@ def audio_path(out: Path, codec: str, clip_id: str) -> Path:
 def slug(name: str) -> str:
     """`name` as a file name: readable, and different for different names."""
     plain = re.sub(r"[^A-Za-z0-9.=-]+", "-", name).strip("-.")
-    return plain if plain == name else f"{plain[-60:]}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+    return plain if plain and plain == name else f"{plain[-60:]}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 def save_wav(path: Path, wav: np.ndarray) -> str:

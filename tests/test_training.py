@@ -183,3 +183,21 @@ def test_exports_that_cannot_be(tmp_path: Path, joint_run: Path) -> None:
     with pytest.raises(ValueError, match="dtype=int4"):
         export(joint_run / "checkpoints" / "last.ckpt", tmp_path / "out", dtype="int4")
     assert not (tmp_path / "out").exists()
+
+
+def test_clips_are_shown_in_tensorboard(exported: Path, tmp_path: Path) -> None:
+    from lightning.pytorch.loggers import TensorBoardLogger
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from train.batches import Batch
+    from train.stage import show_clips
+
+    logger = TensorBoardLogger(tmp_path)
+    wav = 0.1 * torch.randn(2, 9_600)
+    batch = Batch(wav, torch.tensor([9_600, 4_800]), ["one", None], ["a", "b"])
+    show_clips(logger, batch, 0.5 * wav, Tokenizer.from_pretrained(exported), 3)
+    logger.experiment.flush()
+    events = EventAccumulator(logger.log_dir)
+    events.Reload()
+    assert set(events.Tags()["audio"]) == {"0/original", "0/decoded", "1/original", "1/decoded"}
+    assert "1/decoded_mel" in events.Tags()["images"]
