@@ -1,6 +1,7 @@
 """Alignment finds the delay that was put in, and nothing else."""
 
 import numpy as np
+import torch
 from evaluation_speech import speech
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -35,3 +36,16 @@ def test_silence_has_no_delay():
 def test_a_delay_beyond_the_limit_is_not_found():
     wav = speech(1.0)
     assert abs(find_delay(wav, np.pad(wav, (5000, 0)), 2400)) <= 2400
+
+
+@settings(max_examples=10, deadline=None)
+@given(delay=st.integers(-2000, 2000), seed=st.integers(0, 20))
+def test_a_delay_is_found_without_the_waveform(delay, seed):
+    """The same spectrogram with other phases, as a generative codec gives it: found to two milliseconds."""
+    wav = speech(2.0, seed)
+    window = torch.hann_window(512)
+    spectrum = torch.stft(torch.from_numpy(wav), 512, 128, window=window, return_complex=True)
+    phases = torch.polar(torch.ones(spectrum.shape), 6.3 * torch.rand(spectrum.shape[0], 1).expand(spectrum.shape))
+    other = torch.istft(spectrum * phases, 512, 128, window=window, length=len(wav)).numpy()
+    moved = np.pad(other, (delay, 0)) if delay >= 0 else other[-delay:]
+    assert abs(find_delay(wav, moved, 2400) - delay) <= 48
