@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class FakeCodec:
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[np.ndarray], np.ndarray]], FakeCodec]:
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, Callable[[np.ndarray], np.ndarray]], FakeCodec]]:
     """fake(name, change): from now on `name` is a codec that does `change` to a recording."""
     fakes: dict[str, FakeCodec] = {}
 
@@ -61,7 +61,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[np.ndarray
         steps.open_codec.cache_clear()
         return fakes[name]
 
-    return add
+    yield add
+    steps.open_codec.cache_clear()
 
 
 class FakeMetric:
@@ -81,11 +82,13 @@ class FakeMetric:
 
 
 @pytest.fixture
-def fake_metric(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every metric is the fake one."""
+def fake_metric(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every metric is the fake one, until the test is over."""
 
     def made(*_: object) -> Metric:
         return FakeMetric()
 
     monkeypatch.setattr(steps, "make_metric", made)
+    steps.open_metric.cache_clear()
+    yield
     steps.open_metric.cache_clear()
