@@ -110,7 +110,7 @@ class Stage(lightning.LightningModule):
         start = (torch.rand(len(lengths)).to(room.device) * (room + 1)).long()
         frames = start[:, None] + torch.arange(size, device=start.device)
         latents = latents.gather(1, frames[..., None].expand(-1, -1, latents.shape[2]))
-        wav = F.pad(wav, (0, max(0, latents.shape[1] * samples, int((start + size).max()) * samples - wav.shape[1])))
+        wav = F.pad(wav, (0, max(0, int((start + size).max()) * samples - wav.shape[1])))
         index = (start * samples)[:, None] + torch.arange(size * samples, device=start.device)
         return Segment(latents, lengths.clamp(max=size), wav.gather(1, index))
 
