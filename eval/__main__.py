@@ -28,9 +28,7 @@ def run(
         typer.Option(help="default, a folder or hub id, hf:ID, opus:KBPS, codec2:MODE, speex:QUALITY, copy, vocoder."),
     ],
     n_q: Annotated[list[int] | None, typer.Option("--n-q", help="Codebooks to use of our models.")] = None,
-    root: Annotated[
-        Path | None, typer.Option(help="Folder of a manifest's relative paths; its own if left out.")
-    ] = None,
+    root: Root = None,
     split: Annotated[str, typer.Option(help="Rows of a manifest to measure.")] = "test",
     every: Annotated[int, typer.Option(help="Measure every Nth recording.")] = 1,
     min_seconds: Annotated[float, typer.Option(help="Leave shorter recordings out.")] = 0.0,
@@ -101,9 +99,7 @@ def probe(
     out: Annotated[Path, typer.Option(help="Folder for probe.json, and codes that are kept for the next time.")],
     codec: Annotated[list[str], typer.Option(help="default, a folder or hub id, or hf:ID.")],
     n_q: Annotated[list[int] | None, typer.Option("--n-q", help="Codebooks to use of our models.")] = None,
-    root: Annotated[
-        Path | None, typer.Option(help="Folder of a manifest's relative paths; its own if left out.")
-    ] = None,
+    root: Root = None,
     train_split: Annotated[str, typer.Option(help="Rows to learn from.")] = "train",
     split: Annotated[str, typer.Option(help="Rows to be read.")] = "test",
     steps: Annotated[int, typer.Option(help="The budget: steps of training.", min=1)] = 2000,

@@ -11,7 +11,6 @@ import gzip
 import hashlib
 import json
 import logging
-import os
 import wave
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -24,6 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from mimotok.files import atomic_path
 from train.augment import resample
 from train.manifest import BadClipError, Clip, Pcm, decode, read_manifest
 
@@ -157,20 +157,16 @@ def _write_index(folder: Path, count: int) -> dict[str, str]:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """All of the file or nothing, though several processes write it at once."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(data)
-    part.replace(path)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def _write_wav(path: Path, pcm: np.ndarray, rate: int) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with wave.open(str(part), "wb") as file:
+    with atomic_path(path) as temporary, wave.open(str(temporary), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(rate)
         file.writeframes(pcm.tobytes())
-    part.replace(path)
 
 
 def _to_cut(clip: Clip, pcm: Pcm) -> dict[str, Any]:
