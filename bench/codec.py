@@ -1,9 +1,11 @@
 """How fast does a checkpoint encode and decode beside EnCodec 24 kHz and Mimi? Ratios of one interleaved run.
 
-python -m bench.codec --seconds 10 60 --repeats 5
+python -m bench.codec --seconds '[10, 60]' --repeats 7
+python -m bench.codec --seconds '[60, 600]' --peers false
 
 The peers have their published configurations and random weights, as transformers builds them: speed does not depend on
-the values. Batch 1, one thread unless --threads says otherwise; each figure is a median.
+the values. Batch 1, one thread unless --threads says otherwise; each figure is a median, of the process's CPU time at
+one thread, which other programs on the same core do not lengthen, and of wall clock at several.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jsonargparse import CLI
@@ -33,9 +35,9 @@ class Codec(NamedTuple):
     decode: Callable[[Any], Any]
 
 
-def ours(model: str | None) -> Codec:
+def ours(model: str | None, dtype: torch.dtype) -> Codec:
     """A folder or hub id, or the embedded checkpoint."""
-    tokenizer = Tokenizer.from_pretrained(model)
+    tokenizer = Tokenizer.from_pretrained(model, dtype=dtype)
     return Codec(tokenizer.name, tokenizer.encode, tokenizer.decode)
 
 
@@ -64,10 +66,11 @@ def mimi() -> Codec:
 
 
 def seconds_of(function: Callable[[Any], Any], argument: Any) -> tuple[float, Any]:
-    """Wall clock of one call, and its result."""
-    start = time.perf_counter()
+    """Seconds that one call took (see above), and its result."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    start = clock()
     result = function(argument)
-    return time.perf_counter() - start, result
+    return clock() - start, result
 
 
 def measure(codecs: list[Codec], seconds: float, repeats: int) -> dict[str, tuple[float, float]]:
@@ -88,7 +91,14 @@ def measure(codecs: list[Codec], seconds: float, repeats: int) -> dict[str, tupl
 
 
 @torch.no_grad()
-def main(model: str | None = None, seconds: list[float] | None = None, repeats: int = 5, threads: int = 1) -> None:
+def main(
+    model: str | None = None,
+    seconds: list[float] | None = None,
+    repeats: int = 5,
+    threads: int = 1,
+    peers: bool = True,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+) -> None:
     """Prints real-time factors and ratios.
 
     Args:
@@ -96,9 +106,11 @@ def main(model: str | None = None, seconds: list[float] | None = None, repeats: 
         seconds: lengths of the clip, 10 if left out.
         repeats: timed turns, of which the median counts.
         threads: of torch.
+        peers: whether to measure EnCodec and Mimi too; on ten minutes they need more memory than most machines have.
+        dtype: of our weights.
     """
     torch.set_num_threads(threads)
-    codecs = [ours(model), encodec(), mimi()]
+    codecs = [ours(model, getattr(torch, dtype)), *([encodec(), mimi()] if peers else [])]
     table = Table(title=f"{threads} thread(s), {platform.processor() or platform.machine()}, torch {torch.__version__}")
     for heading in ("clip", "codec", "encode x real time", "decode x real time", "encode vs ours", "decode vs ours"):
         table.add_column(heading, justify="right")

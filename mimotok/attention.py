@@ -1,11 +1,14 @@
 """Windowed attention over padded batches: the one dispatch point for every backend.
 
-All of it is torch's scaled_dot_product_attention. Unlimited layers go to it whole (its fused kernels need memory
-linear in length); every other window goes in blocks of queries that see just the keys they may, so that a window's
-memory and time grow linearly with length too, and no T x T mask is ever made.
+All of it is torch's scaled_dot_product_attention. Layers that see everything go to it whole (its fused kernels need
+memory linear in length). A bounded window goes in blocks of queries, one row of the kernel's batch each, beside just
+the keys they may see, so that time and memory grow linearly with length too. No T x T mask is ever made.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,51 +17,92 @@ from torch import Tensor
 from mimotok.config import Window
 from mimotok.lengths import valid_mask
 
-# Queries of one block: wide enough to keep the kernels busy, narrow enough that a block sees few keys in vain.
-MIN_BLOCK = 128
+# Queries of one block. A block's keys are as many more as the window is wide, so that fewer queries waste less; torch's
+# CPU kernel works on 32 at a time.
+BLOCK = 32
+# Of a window unlimited on one side, whose blocks see ever more keys: few and large.
+HALF_OPEN_BLOCK = 128
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, window: Window, lengths: Tensor | None = None) -> Tensor:
-    """q, k, v: [B, H, T, D]; window: (left, right) frames, -1 unlimited; lengths: [B] valid frames.
+class Sight(NamedTuple):
+    """What the queries of a batch see through one window: made once, for all layers that share it.
 
-    Returns [B, H, T, D]. Query i sees the valid keys i - left .. i + right, and always itself, so that the
-    outputs past an item's length, though meaningless, stay finite.
+    mask: added to the scores, -inf where a key is hidden; None where the kernel needs none, or one for each block.
     """
-    left, right = window
-    if window == (-1, 0):
+
+    window: Window
+    mask: Tensor | None
+    lengths: Tensor | None
+
+
+def sights(windows: Iterable[Window], hidden: Tensor, lengths: Tensor | None) -> dict[Window, Sight]:
+    """hidden: [B, T, *], what attends; lengths: [B] valid frames, at least 1 each. Returns the sight of each window.
+
+    window: (left, right) frames, -1 unlimited. Query i sees the valid keys i - left .. i + right.
+    """
+    return {window: Sight(window, _mask(window, hidden, lengths), lengths) for window in set(windows)}
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> Tensor:
+    """q, k, v: [B, T, H, D] -> [B, T, H, D]. Outputs past an item's length, though meaningless, are finite."""
+    if sight.window == (-1, 0):
         # right padding is in the future of every valid query: causality already hides it
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    if window == (-1, -1) and lengths is None:
-        return F.scaled_dot_product_attention(q, k, v)
-    block = max(MIN_BLOCK, left + right)
-    size = q.shape[2]
-    if size <= 2 * block:
-        return _attend_block(q, k, v, 0, size, window, lengths)
-    blocks = [
-        _attend_block(q, k, v, start, min(start + block, size), window, lengths) for start in range(0, size, block)
-    ]
-    return torch.cat(blocks, dim=2)
+        return _kernel(q, k, v, None, is_causal=True)
+    if sight.window == (-1, -1):
+        return _kernel(q, k, v, sight.mask)
+    if min(sight.window) >= 0:
+        return _banded(q, k, v, sight)
+    size = q.shape[1]
+    return torch.cat([_half_open(q, k, v, sight, start) for start in range(0, size, HALF_OPEN_BLOCK)], dim=1)
 
 
-def _attend_block(
-    q: Tensor, k: Tensor, v: Tensor, start: int, stop: int, window: Window, lengths: Tensor | None
-) -> Tensor:
-    size = k.shape[2]
-    low = 0 if window[0] < 0 else max(0, start - window[0])
-    high = size if window[1] < 0 else min(size, stop + window[1])
-    mask = _block_mask(start, stop, low, high, window, q.device)
-    if lengths is not None:
-        valid = valid_mask(lengths, size)[:, None, None, low:high]
-        itself = _block_mask(start, stop, low, high, (0, 0), q.device)
-        mask = (mask & valid) | itself
-    return F.scaled_dot_product_attention(q[:, :, start:stop], k[:, :, low:high], v[:, :, low:high], attn_mask=mask)
+def _kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, is_causal: bool = False) -> Tensor:
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal).transpose(1, 2)
 
 
-def _block_mask(start: int, stop: int, low: int, high: int, window: Window, device: torch.device) -> Tensor:
-    offset = torch.arange(low, high, device=device) - torch.arange(start, stop, device=device)[:, None]
-    mask = torch.ones_like(offset, dtype=torch.bool)
-    if window[0] >= 0:
-        mask &= offset >= -window[0]
-    if window[1] >= 0:
-        mask &= offset <= window[1]
-    return mask
+def _banded(q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> Tensor:
+    (left, right), (batch, size, heads, dim) = sight.window, q.shape
+    count = -(-size // BLOCK)
+    rest = count * BLOCK - size
+    q = F.pad(q, (0, 0, 0, 0, 0, rest)).reshape(batch * count, BLOCK, heads, dim)
+    k, v = (
+        F.pad(x, (0, 0, 0, 0, left, rest + right)).unfold(1, left + BLOCK + right, BLOCK).flatten(0, 1).movedim(3, 1)
+        for x in (k, v)
+    )
+    return _kernel(q, k, v, sight.mask).reshape(batch, count * BLOCK, heads, dim)[:, :size]
+
+
+def _half_open(q: Tensor, k: Tensor, v: Tensor, sight: Sight, start: int) -> Tensor:
+    (left, right), size = sight.window, k.shape[1]
+    stop = min(start + HALF_OPEN_BLOCK, size)
+    low = 0 if left < 0 else max(0, start - left)
+    high = size if right < 0 else min(size, stop + right)
+    offset = torch.arange(low, high, device=q.device) - torch.arange(start, stop, device=q.device)[:, None]
+    seen = (offset >= -left) if left >= 0 else (offset <= right)
+    if sight.lengths is not None:
+        seen = (seen & valid_mask(sight.lengths, size)[:, None, None, low:high]) | (offset == 0)
+    return _kernel(q[:, start:stop], k[:, low:high], v[:, low:high], _additive(seen, q.dtype))
+
+
+def _mask(window: Window, hidden: Tensor, lengths: Tensor | None) -> Tensor | None:
+    if window == (-1, -1):
+        valid = None if lengths is None else valid_mask(lengths, hidden.shape[1])[:, None, None, :]
+        return None if valid is None else _additive(valid, hidden.dtype)
+    return _banded_mask(window, hidden, lengths) if min(window) >= 0 else None
+
+
+def _banded_mask(window: Window, hidden: Tensor, lengths: Tensor | None) -> Tensor:
+    """[B * blocks, 1, BLOCK, left + BLOCK + right]; each query sees itself, lest a padded one sees nothing."""
+    (left, right), (batch, size), device = window, hidden.shape[:2], hidden.device
+    start = torch.arange(0, size, BLOCK, device=device)[:, None]
+    key = torch.arange(-left, BLOCK + right, device=device)
+    offset = key - torch.arange(BLOCK, device=device)[:, None]
+    limit = size if lengths is None else lengths[:, None, None]
+    valid = (start + key >= 0) & (start + key < limit)
+    seen = ((offset >= -left) & (offset <= right) & valid[..., None, :]) | (offset == 0)
+    return _additive(seen, hidden.dtype).expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
+
+
+def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, float("-inf"))

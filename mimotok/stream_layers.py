@@ -81,7 +81,7 @@ def _stream_block(
     q = attention.q_proj(delay(state, f"{name}.queries", right, normed))
     q, k, v = (rearrange(x, "b t (h d) -> b h t d", h=attention.heads) for x in (q, k, v))
     # keys are kept unrotated: positions count from the buffer's first frame, and never grow
-    cos, sin = (x.to(hidden.dtype) for x in rope_table(span + count, *rope, hidden.device))
+    cos, sin = rope_table(span + count, *rope, hidden)
     q = rotate(q, (cos[left : left + count], sin[left : left + count]))
     out = F.scaled_dot_product_attention(q, rotate(k, (cos, sin)), v, attn_mask=_mask(known, left, right))
     return block.feed_forward(hidden + attention.out_proj(rearrange(out, "b h t d -> b t (h d)")))

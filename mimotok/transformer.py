@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from mimotok.attention import attention
+from mimotok.attention import Sight, attention, sights
 from mimotok.config import TokenizerConfig, Window
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
+from mimotok.linear import Linear
 
 
 @dataclass(frozen=True)
@@ -71,19 +69,20 @@ def make_norm(ln_type: str, dim: int) -> nn.Module:
     return RMSNorm(dim) if ln_type == "RMSNorm" else nn.LayerNorm(dim)
 
 
-def rope_table(size: int, head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """cos and sin [size, head_dim] of positions 0..size-1, fp32 (Su et al., 2021; rotate-half form)."""
-    frequency = theta ** (-torch.arange(0, head_dim, 2, device=device).float() / head_dim)
-    angle = torch.arange(size, device=device).float()[:, None] * frequency
-    angle = torch.cat((angle, angle), dim=-1)
-    return angle.cos(), angle.sin()
+def rope_table(size: int, head_dim: int, theta: float, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin [size, head_dim] of positions 0..size-1 (Su et al., 2021; rotate-half form), the sines of the first
+    half negated; computed in fp32, given in hidden's dtype and on its device."""
+    frequency = theta ** (-torch.arange(0, head_dim, 2, device=hidden.device).float() / head_dim)
+    angle = torch.arange(size, device=hidden.device).float()[:, None] * frequency
+    cos, sin = angle.cos().to(hidden.dtype), angle.sin().to(hidden.dtype)
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-    """x: [B, H, T, D], each half of D rotated against the other by its position's angles."""
+    """x: [..., D], each half of D rotated against the other by its position's angles."""
     cos, sin = rope
     first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+    return torch.addcmul(x * cos, torch.cat((second, first), dim=-1), sin)
 
 
 class SelfAttention(nn.Module):
@@ -93,40 +92,39 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.window = window
-        self.k_proj = nn.Linear(dim, dim, bias=False)
-        self.v_proj = nn.Linear(dim, dim)
-        self.q_proj = nn.Linear(dim, dim)
-        self.out_proj = nn.Linear(dim, dim)
+        self.k_proj = Linear(dim, dim, bias=False)
+        self.v_proj = Linear(dim, dim)
+        self.q_proj = Linear(dim, dim)
+        self.out_proj = Linear(dim, dim)
 
-    def forward(self, hidden: Tensor, rope: tuple[Tensor, Tensor], lengths: Tensor | None) -> Tensor:
+    def forward(self, hidden: Tensor, rope: tuple[Tensor, Tensor], sight: Sight) -> Tensor:
         """hidden: [B, T, dim] -> [B, T, dim]."""
         q, k, v = (
-            rearrange(proj(hidden), "b t (h d) -> b h t d", h=self.heads)
+            rearrange(proj(hidden), "b t (h d) -> b t h d", h=self.heads)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
-        out = attention(rotate(q, rope), rotate(k, rope), v, self.window, lengths)
-        return self.out_proj(rearrange(out, "b h t d -> b t (h d)"))
+        out = attention(rotate(q, rope), rotate(k, rope), v, sight)
+        return self.out_proj(rearrange(out, "b t h d -> b t (h d)"))
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + fc2(act(fc1(norm(x))))."""
+    """x + attention(norm(x)), then x + fc2(fc1(norm(x))), fc1 with the activation."""
 
     def __init__(self, shape: StackShape, window: Window) -> None:
         super().__init__()
         self.self_attn = SelfAttention(shape.dim, shape.heads, window)
         self.self_attn_layer_norm = make_norm(shape.ln_type, shape.dim)
-        self.fc1 = nn.Linear(shape.dim, shape.ffn_dim)
-        self.fc2 = nn.Linear(shape.ffn_dim, shape.dim)
+        self.fc1 = Linear(shape.dim, shape.ffn_dim, activation=shape.activation_function)
+        self.fc2 = Linear(shape.ffn_dim, shape.dim)
         self.final_layer_norm = make_norm(shape.ln_type, shape.dim)
-        self.activation: Callable[[Tensor], Tensor] = ACTIVATIONS[shape.activation_function]
 
-    def forward(self, hidden: Tensor, rope: tuple[Tensor, Tensor], lengths: Tensor | None) -> Tensor:
+    def forward(self, hidden: Tensor, rope: tuple[Tensor, Tensor], sight: Sight) -> Tensor:
         """hidden: [B, T, dim] -> [B, T, dim]."""
-        return self.feed_forward(hidden + self.self_attn(self.self_attn_layer_norm(hidden), rope, lengths))
+        return self.feed_forward(hidden + self.self_attn(self.self_attn_layer_norm(hidden), rope, sight))
 
     def feed_forward(self, hidden: Tensor) -> Tensor:
-        """The second half: hidden + fc2(act(fc1(norm(hidden)))); [B, T, dim] -> [B, T, dim]."""
-        return hidden + self.fc2(self.activation(self.fc1(self.final_layer_norm(hidden))))
+        """The second half: hidden + fc2(fc1(norm(hidden))); [B, T, dim] -> [B, T, dim]."""
+        return hidden + self.fc2(self.fc1(self.final_layer_norm(hidden)))
 
 
 class Stack(nn.ModuleList):
@@ -146,11 +144,12 @@ class Stack(nn.ModuleList):
 
         tap: the output of block number `tap` (from 1) is added to the last block's (the MiMo-Audio skip).
         """
-        cos, sin = rope_table(hidden.shape[1], self.head_dim, self.rope_theta, hidden.device)
-        rope = (cos.to(hidden.dtype), sin.to(hidden.dtype))
+        cos, sin = rope_table(hidden.shape[1], self.head_dim, self.rope_theta, hidden)
+        rope = (cos[:, None], sin[:, None])
+        seen = sights((block.self_attn.window for block in self.blocks()), hidden, lengths)
         tapped = None
         for number, block in enumerate(self.blocks(), start=1):
-            hidden = block(hidden, rope, lengths)
+            hidden = block(hidden, rope, seen[block.self_attn.window])
             if number == tap:
                 tapped = hidden
         return hidden if tapped is None else hidden + tapped

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mimotok.config import TokenizerConfig
 from mimotok.lengths import valid_mask
+from mimotok.linear import Linear
 from mimotok.mel import hann_window
 from mimotok.transformer import Stack, StackShape, make_norm
 
@@ -20,7 +21,7 @@ class ISTFTHead(nn.Module):
 
     def __init__(self, dim: int, n_fft: int, hop_length: int) -> None:
         super().__init__()
-        self.out = nn.Linear(dim, n_fft + 2)
+        self.out = Linear(dim, n_fft + 2)
         self.n_fft = n_fft
         self.hop_length = hop_length
 
@@ -45,12 +46,15 @@ def inverse_stft(magnitude: Tensor, phase: Tensor, n_fft: int, hop_length: int, 
     size = magnitude.shape[1]
     window = hann_window(n_fft, magnitude.device)
     frames = torch.fft.irfft(torch.polar(magnitude, phase), n_fft) * window
-    weight = window.square().expand(1, size, n_fft)
+    present = torch.ones(1, size, device=frames.device)
     if lengths is not None:
-        mask = valid_mask(lengths, size)[..., None]
-        frames, weight = frames * mask, weight * mask
+        present = valid_mask(lengths, size).to(frames.dtype)
+        frames = frames * present[..., None]
     crop = slice((n_fft - hop_length) // 2, (n_fft - hop_length) // 2 + size * hop_length)
-    envelope = overlap_add(weight, hop_length)[:, crop]
+    # the sum of the squared windows over each sample, as one small product: hops in a window x samples in a hop
+    hops = F.pad(window.square(), (0, -n_fft % hop_length)).view(-1, hop_length)
+    over = F.pad(present, (len(hops) - 1, len(hops) - 1)).unfold(1, len(hops), 1).flip(2)
+    envelope = (over @ hops).flatten(1)[:, crop]
     # only samples past an item's length have no window over them
     return overlap_add(frames, hop_length)[:, crop] / envelope.clamp(min=1e-11)
 
@@ -59,8 +63,11 @@ def overlap_add(frames: Tensor, hop_length: int) -> Tensor:
     """frames: [B, T, N] -> [B, at least (T - 1) * hop + N], frame t added at t * hop."""
     frames = F.pad(frames, (0, -frames.shape[2] % hop_length))
     parts = frames.unflatten(2, (-1, hop_length)).unbind(2)
-    last = len(parts) - 1
-    return torch.stack([F.pad(part, (0, 0, i, last - i)) for i, part in enumerate(parts)]).sum(0).flatten(1)
+    size = frames.shape[1]
+    out = frames.new_zeros(frames.shape[0], size + len(parts) - 1, hop_length)
+    for i, part in enumerate(parts):
+        out[:, i : i + size] += part
+    return out.flatten(1)
 
 
 class Vocoder(nn.Module):
@@ -68,7 +75,7 @@ class Vocoder(nn.Module):
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
-        self.embeddings = nn.Linear(config.n_mels, config.vocoder_dim, bias=False)
+        self.embeddings = Linear(config.n_mels, config.vocoder_dim, bias=False)
         self.layers = Stack(StackShape.of_vocoder(config))
         self.layer_norm = make_norm(config.ln_type, config.vocoder_dim)
         self.head = ISTFTHead(config.vocoder_dim, config.n_fft, config.hop_length)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mimotok import attention as module
-from mimotok.attention import attention
+from mimotok.attention import attention, sights
 
 
 def dense(q: Tensor, k: Tensor, v: Tensor, window: tuple[int, int], length: int) -> Tensor:
@@ -26,6 +26,12 @@ def dense(q: Tensor, k: Tensor, v: Tensor, window: tuple[int, int], length: int)
     return score.masked_fill(~mask, float("-inf")).softmax(-1) @ v
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, window: tuple[int, int], lengths: Tensor | None = None) -> Tensor:
+    """Heads before time, as in `dense`."""
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    return attention(q, k, v, sights([window], q, lengths)[window]).transpose(1, 2)
+
+
 sides = st.integers(-1, 9)
 
 
@@ -36,9 +42,10 @@ def test_equals_a_dense_mask(size: int, left: int, right: int, block: int, data:
     torch.manual_seed(size)
     q, k, v = torch.randn(3, 2, 2, size, 8).unbind(0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "MIN_BLOCK", block)
-        out = attention(q, k, v, (left, right), torch.tensor(lengths))
-        whole = attention(q, k, v, (left, right))
+        patch.setattr(module, "BLOCK", block)
+        patch.setattr(module, "HALF_OPEN_BLOCK", block)
+        out = attend(q, k, v, (left, right), torch.tensor(lengths))
+        whole = attend(q, k, v, (left, right))
     assert torch.isfinite(out).all()
     for i, length in enumerate(lengths):
         wanted = dense(q[i : i + 1], k[i : i + 1], v[i : i + 1], (left, right), length)
@@ -49,15 +56,15 @@ def test_equals_a_dense_mask(size: int, left: int, right: int, block: int, data:
 
 def test_no_call_sees_more_keys_than_a_block_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a windowed layer hands to the kernel, mask included, does not grow with the length of the audio."""
-    largest = []
+    calls = []
     kernel = torch.nn.functional.scaled_dot_product_attention
 
     def spy(q: Tensor, k: Tensor, v: Tensor, **options: Tensor) -> Tensor:
-        largest.append(options["attn_mask"].numel())
+        calls.append((q.shape, k.shape, options["attn_mask"].shape))
         return kernel(q, k, v, **options)
 
     monkeypatch.setattr(module.F, "scaled_dot_product_attention", spy)
     x = torch.zeros(1, 1, 20_000, 8)
-    attention(x, x, x, (40, 10))
-    assert max(largest) <= 2 * module.MIN_BLOCK * (2 * module.MIN_BLOCK + 50)
-    assert len(largest) >= 20_000 // (2 * module.MIN_BLOCK)
+    attend(x, x, x, (40, 10))
+    blocks, block, keys = 20_000 // module.BLOCK, module.BLOCK, module.BLOCK + 50
+    assert calls == [((blocks, 1, block, 8), (blocks, 1, keys, 8), (blocks, 1, block, keys))]

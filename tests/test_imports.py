@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 # Each module may import those of the layers before its own, and none of its own layer's.
 LAYERS = [
     ["config", "files", "lengths", "text", "truncation"],
-    ["audio", "attention", "mel", "npz"],
+    ["audio", "attention", "linear", "mel", "npz"],
     ["codes_file", "quantizer", "transformer"],
     ["encoder", "training_quantizer", "vocoder", "weights"],
     ["decoder"],
