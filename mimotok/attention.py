@@ -1,13 +1,15 @@
 """Windowed attention over padded batches: the one dispatch point for every backend.
 
-All of it is torch's scaled_dot_product_attention. Layers that see everything go to it whole (its fused kernels need
-memory linear in length). A bounded window goes in blocks of queries, one row of the kernel's batch each, beside just
-the keys they may see, so that time and memory grow linearly with length too. No T x T mask is ever made.
+Padded batches in half precision on CUDA are packed, without their padding, for torch's varlen attention, where this
+torch has it. All else is scaled_dot_product_attention. Layers that see everything go to it whole (its fused kernels
+need memory linear in length). A bounded window goes in blocks of queries, one row of the kernel's batch each, beside
+just the keys they may see, so that time and memory grow linearly with length too. No T x T mask is ever made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
@@ -24,6 +26,17 @@ BLOCK = 32
 HALF_OPEN_BLOCK = 128
 
 
+class Packing(NamedTuple):
+    """Where the valid frames of a padded batch are, one item after the other.
+
+    index: [N] in the flattened [B * T]; starts: int32 [B + 1], of each item among them; longest: of the lengths.
+    """
+
+    index: Tensor
+    starts: Tensor
+    longest: int
+
+
 class Sight(NamedTuple):
     """What the queries of a batch see through one window: made once, for all layers that share it.
 
@@ -33,6 +46,7 @@ class Sight(NamedTuple):
     window: Window
     mask: Tensor | None
     lengths: Tensor | None
+    packing: Packing | None = None
 
 
 def sights(windows: Iterable[Window], hidden: Tensor, lengths: Tensor | None) -> dict[Window, Sight]:
@@ -40,11 +54,16 @@ def sights(windows: Iterable[Window], hidden: Tensor, lengths: Tensor | None) ->
 
     window: (left, right) frames, -1 unlimited. Query i sees the valid keys i - left .. i + right.
     """
+    if lengths is not None and _packs(hidden):
+        packing = _packing(lengths, hidden.shape[1])
+        return {window: Sight(window, None, lengths, packing) for window in set(windows)}
     return {window: Sight(window, _mask(window, hidden, lengths), lengths) for window in set(windows)}
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> Tensor:
     """q, k, v: [B, T, H, D] -> [B, T, H, D]. Outputs past an item's length, though meaningless, are finite."""
+    if sight.packing is not None:
+        return _packed(q, k, v, sight.window, sight.packing)
     if sight.window == (-1, 0):
         # right padding is in the future of every valid query: causality already hides it
         return _kernel(q, k, v, None, is_causal=True)
@@ -59,6 +78,26 @@ def attention(q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> Tensor:
 def _kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, is_causal: bool = False) -> Tensor:
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal).transpose(1, 2)
+
+
+def _packs(hidden: Tensor) -> bool:
+    """Whether torch's varlen kernel takes what attends here: it needs CUDA, half precision and torch 2.10."""
+    fits = hidden.is_cuda and hidden.dtype in (torch.float16, torch.bfloat16) and not torch.is_grad_enabled()
+    return fits and find_spec("torch.nn.attention.varlen") is not None
+
+
+def _packing(lengths: Tensor, size: int) -> Packing:
+    index = valid_mask(lengths, size).flatten().nonzero().flatten()
+    return Packing(index, F.pad(lengths.cumsum(0), (1, 0)).to(torch.int32), int(lengths.max()))
+
+
+def _packed(q: Tensor, k: Tensor, v: Tensor, window: Window, packing: Packing) -> Tensor:
+    from torch.nn.attention import varlen
+
+    index, starts, longest = packing
+    rows = (x.flatten(0, 1)[index] for x in (q, k, v))
+    out = varlen.varlen_attn(*rows, starts, starts, longest, longest, window_size=window)
+    return torch.zeros_like(q).flatten(0, 1).index_copy(0, index, out).view(q.shape)
 
 
 def _banded(q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> Tensor:

@@ -73,6 +73,14 @@ def read_blocks(path: StrPath, sample_rate: int) -> Iterator[Tensor]:
                 yield torch.from_numpy(block)[None]
 
 
+def declared_seconds(path: StrPath) -> float | None:
+    """How long a sound file says it is, in seconds; None where it does not. Raises ValueError as `read_blocks`."""
+    path = Path(path)
+    with _open_for_reading(path) as file:
+        exact = declares_exact_length(path, file.format, file.frames)
+        return file.frames / file.samplerate if exact else None
+
+
 @contextmanager
 def _open_for_reading(path: Path) -> Iterator[_ForwardFile]:
     """Open a sound file, refusing what cannot be read to its end."""

@@ -178,7 +178,7 @@ def _run(jobs: list[Job], convert: Callable[..., object]) -> None:
     with file_progress(len(jobs)) as report:
         for i, job in enumerate(jobs):
             try:
-                report(i, job.source, 0.0)
+                report(i, job.source, 0.0, None)
                 convert(job.source, job.target, progress=partial(report, i, job.source))
             except (ValueError, OSError, MemoryError) as error:
                 tell(error)

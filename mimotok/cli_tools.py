@@ -36,22 +36,29 @@ def make_tokenizer(model: str | None, revision: str | None, device: str, dtype: 
 
 
 @contextmanager
-def file_progress(num_files: int) -> Iterator[Callable[[int, Path, float], None]]:
-    """Yields what shows file number, file, and seconds of sound done on stderr, if that is a terminal."""
+def file_progress(num_files: int) -> Iterator[Callable[[int, Path, float, float | None], None]]:
+    """Yields what shows file number, file, seconds of sound done and in all, and time left on stderr, if a terminal."""
     if not sys.stderr.isatty():
         yield lambda *_: None
         return
     from datetime import timedelta
 
     from rich.console import Console
-    from rich.status import Status
-    from rich.text import Text
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    with Status("", console=Console(stderr=True)) as status:
+    # a name is no markup: brackets in it mean nothing
+    text = TextColumn("{task.description}", markup=False)
+    with Progress(text, BarColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+        task, current = bar.add_task("", total=None), 0
 
-        def report(i: int, path: Path, seconds: float) -> None:
+        def report(i: int, path: Path, seconds: float, total: float | None) -> None:
+            nonlocal current
+            if i != current:
+                current = i
+                bar.reset(task, total=None)  # type: ignore[arg-type]  # rich takes None as update does
             done = timedelta(seconds=int(seconds))
-            status.update(Text(f"{i + 1}/{num_files} {path.name}: {done} of sound"))
+            told = f"{i + 1}/{num_files} {path.name}: {done} of sound"
+            bar.update(task, completed=seconds, total=total, description=told)
 
         yield report
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from mimotok.tokenizer import Tokenizer
 
 CODES_SUFFIX = ".npz"
-# what is called now and then with the seconds of sound done so far
-Progress = Callable[[float], None]
+# what is called now and then with the seconds of sound done so far, and those there are, None where nobody knows
+Progress = Callable[[float, float | None], None]
 
 
 class Job(NamedTuple):
@@ -44,12 +44,13 @@ def encode_file(
     """
     import numpy as np
 
-    from mimotok.audio import read_blocks
+    from mimotok.audio import declared_seconds, read_blocks
     from mimotok.chunked import encode_blocks
     from mimotok.codes_file import CodesFile, save_codes
 
     require_target(target, [CODES_SUFFIX], overwrite=overwrite, create_folders=create_folders)
-    wav = _Counted(read_blocks(source, tokenizer.sample_rate), tokenizer.sample_rate, progress)
+    rate, total = tokenizer.sample_rate, None if progress is None else declared_seconds(source)
+    wav = _Counted(read_blocks(source, rate), rate, total, progress)
     parts = [part[0].cpu().numpy().astype(np.uint16) for part in encode_blocks(tokenizer, wav, n_q=n_q)]
     codes = np.concatenate(parts, axis=1)
     codes_file = CodesFile(
@@ -94,9 +95,10 @@ def decode_file(
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
     codes = torch.from_numpy(codes_file.codes.astype("int64"))[None]
-    wav = _Counted(decode_blocks(tokenizer, codes, length=codes_file.num_samples), tokenizer.sample_rate, progress)
+    rate, length = tokenizer.sample_rate, codes_file.num_samples
+    wav = _Counted(decode_blocks(tokenizer, codes, length=length), rate, length / rate, progress)
     _make_folder(target, create_folders)
-    with AudioWriter(target, tokenizer.sample_rate, overwrite=overwrite) as writer:
+    with AudioWriter(target, rate, overwrite=overwrite) as writer:
         for block in wav:
             writer.write(block)
     return codes_file
@@ -133,10 +135,12 @@ def require_fitting(tokenizer: Tokenizer, codes_file: CodesFile, *, force: bool 
 
 
 class _Counted:
-    """Passes blocks of wav [1, t] on, and tells how much sound went by."""
+    """Passes blocks of wav [1, t] on, and tells how much sound went by. total: seconds there are, if known."""
 
-    def __init__(self, blocks: Iterable[Tensor], sample_rate: int, progress: Progress | None) -> None:
-        self.blocks, self.sample_rate, self.progress = blocks, sample_rate, progress
+    def __init__(
+        self, blocks: Iterable[Tensor], sample_rate: int, total: float | None, progress: Progress | None
+    ) -> None:
+        self.blocks, self.sample_rate, self.total, self.progress = blocks, sample_rate, total, progress
         self.num_samples = 0
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -144,7 +148,7 @@ class _Counted:
             self.num_samples += wav.shape[1]
             yield wav
             if self.progress is not None:
-                self.progress(self.num_samples / self.sample_rate)
+                self.progress(self.num_samples / self.sample_rate, self.total)
 
 
 def _make_folder(target: StrPath, create_folders: bool) -> None:

@@ -68,3 +68,30 @@ def test_no_call_sees_more_keys_than_a_block_needs(monkeypatch: pytest.MonkeyPat
     attend(x, x, x, (40, 10))
     blocks, block, keys = 20_000 // module.BLOCK, module.BLOCK, module.BLOCK + 50
     assert calls == [((blocks, 1, block, 8), (blocks, 1, keys, 8), (blocks, 1, block, keys))]
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 40), sides, sides, st.data())
+def test_packed_equals_padded(size: int, left: int, right: int, data: st.DataObject) -> None:
+    """What torch's varlen kernel is given, with a stand-in for the kernel, which only CUDA has."""
+    varlen = pytest.importorskip("torch.nn.attention.varlen")
+    lengths = torch.tensor(data.draw(st.lists(st.integers(1, size), min_size=1, max_size=3)))
+    q, k, v = torch.randn(3, len(lengths), 2, size, 8).unbind(0)
+
+    def kernel(
+        q: Tensor, k: Tensor, v: Tensor, starts: Tensor, key_starts: Tensor, longest: int, _: int, *, window_size: tuple
+    ) -> Tensor:
+        assert torch.equal(starts, key_starts)
+        assert starts.dtype == torch.int32
+        assert longest == int(starts.diff().max())
+        items = zip(*(x.split(starts.diff().tolist()) for x in (q, k, v)), strict=True)
+        parts = ([x.transpose(0, 1)[None] for x in item] for item in items)
+        return torch.cat([dense(*item, window_size, item[0].shape[2])[0].transpose(0, 1) for item in parts])
+
+    padded = attend(q, k, v, (left, right), lengths)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_packs", lambda _: True)
+        patch.setattr(varlen, "varlen_attn", kernel)
+        packed = attend(q, k, v, (left, right), lengths)
+    for i, length in enumerate(lengths.tolist()):
+        torch.testing.assert_close(packed[i, :, :length], padded[i, :, :length], atol=1e-5, rtol=1e-5)

@@ -1,6 +1,8 @@
 """The command line: round trips, batches, and every user error in one line with exit code 2 and nothing written."""
 
+import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import torch
 
 from mimotok import Tokenizer, chunked, load_audio
 from mimotok.cli import app
+from mimotok.cli_tools import file_progress
 from mimotok.codes_file import load_codes
 from mimotok.convert import decode_file, encode_file
 
@@ -298,12 +301,33 @@ def test_a_broken_encoder_leaves_nothing(folder, tokenizer, monkeypatch):
 
 
 def test_progress_counts_the_seconds_of_sound(folder, tokenizer):
-    seen: list[float] = []
-    encode_file(tokenizer, folder / "in.wav", folder / "o.npz", progress=seen.append)
-    assert seen[-1] == pytest.approx(7000 / 24000)
+    seen = []
+
+    def progress(done, total):
+        seen.append((done, total))
+
+    encode_file(tokenizer, folder / "in.wav", folder / "o.npz", progress=progress)
+    assert seen[-1] == pytest.approx((7000 / 24000, 7000 / 24000))
     seen.clear()
-    decode_file(tokenizer, folder / "in.npz", folder / "o.wav", progress=seen.append)
-    assert seen[-1] == pytest.approx(7000 / 24000)
+    decode_file(tokenizer, folder / "in.npz", folder / "o.wav", progress=progress)
+    assert seen[-1] == pytest.approx((7000 / 24000, 7000 / 24000))
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_how_far_the_file_is_and_the_time_left(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", screen := Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    with file_progress(2) as report:
+        report(0, Path("a[b].wav"), 0.0, None)
+        report(0, Path("a[b].wav"), 3599.0, 7200.0)
+        report(1, Path("next.wav"), 61.0, 122.0)
+    shown = screen.getvalue()
+    assert "2/2 next.wav: 0:01:01 of sound" in shown
+    assert re.search(r"\d:\d\d:\d\d|-:--:--", shown.split("of sound")[-1])
 
 
 def python(code: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -340,6 +364,7 @@ def test_help_and_codes_files_do_not_wait_for_torch(made):
     code = """
 import sys
 from mimotok.cli import app
+from mimotok.cli_tools import file_progress
 for arguments in (["--help"], ["encode", "--help"], ["--version"], ["info", sys.argv[1]]):
     app(arguments, standalone_mode=False)
 assert not {"torch", "rich", "soundfile", "huggingface_hub"} & set(sys.modules)

@@ -1,0 +1,136 @@
+"""What does a GPU make of the official 1.2 B configuration: tokens per second, and how much of its matrix products?
+
+python -m bench.gpu --mode compile
+python -m bench.gpu --mode graphs --mixed true
+
+Random weights. The peak is measured, not taken from a data sheet: the rate of one large square product in the same
+dtype. Operations are counted by torch on a model without data. --mixed true gives clips of 1 second up to --seconds, a
+padded batch with lengths, which attention packs where torch has the varlen kernel; only valid frames count as tokens.
+On a CPU, where it also runs, give --device cpu and small sizes.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jsonargparse import CLI
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mimotok.config import TokenizerConfig
+from mimotok.mel import log_mel
+from mimotok.tokenizer import Tokenizer, checked_device
+
+Mode = Literal["eager", "compile", "graphs"]
+
+
+def seconds_of(work: Callable[[], Any], device: torch.device, repeats: int) -> float:
+    """Median wall clock of `work`, done to the end on the device; two runs before warm up and compile."""
+    times = []
+    for turn in range(repeats + 2):
+        start = time.perf_counter()
+        work()
+        if device.type != "cpu":
+            torch.accelerator.synchronize()
+        if turn >= 2:
+            times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def peak_flops(size: int, device: torch.device, dtype: torch.dtype, repeats: int) -> float:
+    """Operations per second of a product of two matrices [size, size]."""
+    a, b = torch.randn(2, size, size, device=device).to(dtype).unbind(0)
+    return 2 * size**3 / seconds_of(lambda: a @ b, device, repeats)
+
+
+def count_flops(config: TokenizerConfig, batch: int, mel_frames: int) -> tuple[int, int]:
+    """Operations of matrix products and attention in encoding and decoding a batch of full length."""
+    with torch.device("meta"):
+        model = Tokenizer(config)
+        mel = torch.empty(batch, mel_frames, config.n_mels)
+    with FlopCounterMode(display=False) as encoding:
+        latents, _ = model.encoder(mel)
+        codes = model.encoder.quantizer.encode(latents, config.n_q)
+    with FlopCounterMode(display=False) as decoding:
+        model.decoder.coarse_mel(model.encoder.quantizer.decode(codes))
+        vocoder = model.decoder.vocoder
+        coarse = torch.empty(batch, codes.shape[2] * config.frame_stride, config.n_mels, device="meta")
+        vocoder.head.out(vocoder.layer_norm(vocoder.layers(vocoder.embeddings(coarse))))
+    return encoding.get_total_flops(), decoding.get_total_flops()
+
+
+def prepared(module: nn.Module, mode: Mode) -> Callable[..., Any]:
+    """The module as it is, compiled, or compiled into CUDA graphs."""
+    if mode == "eager":
+        return module
+    return torch.compile(module, mode="reduce-overhead" if mode == "graphs" else "default")
+
+
+def lengths_of(batch: int, size: int, sample_rate: int, device: torch.device) -> Tensor:
+    """Samples of each clip, from one second up to `size`, evenly spread."""
+    return torch.linspace(min(sample_rate, size), size, batch, device=device).long()
+
+
+@torch.no_grad()
+def main(
+    mode: Mode = "eager",
+    batch: int = 64,
+    seconds: float = 30.0,
+    mixed: bool = False,
+    device: str = "cuda",
+    dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16",
+    config: Path | None = None,
+    product: int = 8192,
+    repeats: int = 10,
+) -> None:
+    """Prints tokens per second and fractions of the measured peak.
+
+    Args:
+        mode: eager, compile (torch.compile), or graphs (with CUDA graphs).
+        batch: clips.
+        seconds: length of each, or of the longest.
+        mixed: clips of mixed length.
+        device: as torch names it.
+        dtype: of the weights.
+        config: a config.json; the released model's if left out.
+        product: side of the square matrices whose product is the peak.
+        repeats: timed turns, of which the median counts.
+    """
+    place, kind = checked_device(device), getattr(torch, dtype)
+    if mode == "graphs" and place.type != "cuda":
+        raise ValueError(f"mode=graphs with device={device}: CUDA graphs need cuda; --mode compile runs anywhere")
+    settings = TokenizerConfig() if config is None else TokenizerConfig.load(config)
+    with place:
+        model = Tokenizer(settings).to(kind)
+    size = int(seconds * settings.sample_rate)
+    wav = 0.1 * torch.randn(batch, size, device=place)
+    lengths = lengths_of(batch, size, settings.sample_rate, place) if mixed else None
+    mel, mel_lengths = log_mel(wav, lengths, settings)
+    encoder, decoder = prepared(model.encoder, mode), prepared(model.decoder, mode)
+    latents, frames = encoder(mel, mel_lengths)
+    quantized = model.dequantize(model.encoder.quantizer.encode(latents, settings.n_q))
+
+    def encode() -> Tensor:
+        latents, _ = encoder(log_mel(wav, lengths, settings)[0], mel_lengths)
+        return model.encoder.quantizer.encode(latents, settings.n_q)
+
+    peak = peak_flops(product, place, kind, repeats)
+    name = torch.cuda.get_device_name(place) if place.type == "cuda" else place.type
+    print(f"{name}, torch {torch.__version__}, {dtype}, {mode}, batch {batch} x {seconds:g} s, mixed lengths: {mixed}")
+    print(f"peak: {peak / 1e12:.2f} TFLOP/s in a product of side {product}")
+    valid = batch * quantized.shape[1] if frames is None else int(frames.sum())
+    share = valid / (batch * quantized.shape[1])
+    work = (encode, lambda: decoder(quantized, frames))
+    for verb, flops, step in zip(("encode", "decode"), count_flops(settings, batch, mel.shape[1]), work, strict=True):
+        took = seconds_of(step, place, repeats)
+        tokens, speed = valid * settings.n_q / took, valid / settings.frame_rate / took
+        print(f"{verb}: {tokens:.0f} tokens/s, {speed:.1f} x real time, {flops * share / took / peak:.1%} of the peak")
+
+
+if __name__ == "__main__":
+    CLI(main, as_positional=False)

@@ -1,0 +1,97 @@
+"""Does the official 1.2 B configuration run on a CPU: how fast, and in how much memory?
+
+python -m bench.large --threads 2
+
+Its weights are random, in bf16 (speed and memory do not depend on the values), written tensor by tensor into a
+temporary folder of 2.4 GB and read like any checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from jsonargparse import CLI
+from torch import Tensor
+
+from bench.memory import peak_rss
+from mimotok.config import TokenizerConfig
+from mimotok.tokenizer import Tokenizer
+from mimotok.weights import CONFIG_NAME, OUR_CODEBOOKS, WEIGHTS_NAME, official_key
+
+# config.json of the released MiMo-Audio-Tokenizer, where it differs from TokenizerConfig's defaults: nowhere
+OFFICIAL = TokenizerConfig()
+
+
+def write_random_checkpoint(folder: Path, config: TokenizerConfig) -> int:
+    """config.json and a model.safetensors of random bf16 weights, never more than one of them in memory.
+
+    Returns the size of the weights in bytes.
+    """
+    (folder / CONFIG_NAME).write_text(config.to_json(), encoding="utf-8")
+    with torch.device("meta"):
+        tensors = Tokenizer(config).state_dict()
+    header, end = {}, 0
+    for name, tensor in tensors.items():
+        kept = name.startswith(OUR_CODEBOOKS[0])
+        size = tensor.numel() * (4 if kept else 2)
+        key = official_key(name)
+        header[key] = {
+            "dtype": "F32" if kept else "BF16",
+            "shape": list(tensor.shape),
+            "data_offsets": [end, end + size],
+        }
+        end += size
+    encoded = json.dumps(header).encode()
+    with (folder / WEIGHTS_NAME).open("wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        for name, tensor in tensors.items():
+            file.write(_random(name, tensor).contiguous().view(torch.uint8).numpy().tobytes())
+    return end
+
+
+def _random(name: str, like: Tensor) -> Tensor:
+    values = torch.empty(like.shape, dtype=torch.float32 if name.startswith(OUR_CODEBOOKS[0]) else torch.bfloat16)
+    return values.fill_(1) if name.endswith("norm.weight") else values.normal_(std=0.02)
+
+
+def main(seconds: float = 30.0, repeats: int = 3, threads: int = 2, config: Path | None = None) -> None:
+    """Prints speeds and the peak of memory.
+
+    Args:
+        seconds: length of the clip.
+        repeats: timed turns, of which the median counts.
+        threads: of torch.
+        config: a config.json; the released model's if left out.
+    """
+    torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory() as name:
+        size = write_random_checkpoint(Path(name), OFFICIAL if config is None else TokenizerConfig.load(config))
+        before = peak_rss()
+        start = time.perf_counter()
+        tokenizer = Tokenizer.from_pretrained(name, dtype=torch.bfloat16)
+        loading = time.perf_counter() - start
+        wav = 0.1 * torch.randn(1, int(seconds * tokenizer.sample_rate))
+        times = []
+        for _ in range(repeats):
+            clock = [time.perf_counter()]
+            codes = tokenizer.encode(wav)
+            clock.append(time.perf_counter())
+            tokenizer.decode(codes)
+            clock.append(time.perf_counter())
+            times.append((clock[1] - clock[0], clock[2] - clock[1]))
+    encoding, decoding = (statistics.median(column) for column in zip(*times, strict=True))
+    parameters = sum(parameter.numel() for parameter in tokenizer.parameters())
+    print(f"{parameters / 1e6:.0f} M parameters in bf16, {threads} thread(s), torch {torch.__version__}, {seconds:g} s")
+    print(f"loading {loading:.2f} s; encode {seconds / encoding:.2f} x, decode {seconds / decoding:.2f} x real time")
+    peak = peak_rss()
+    print(f"weights {size / 1e9:.2f} GB; peak resident {peak / 1e9:.2f} GB = {peak / size:.2f} times the weights")
+    print(f"of which Python and torch, before loading: {before / 1e9:.2f} GB")
+
+
+if __name__ == "__main__":
+    CLI(main, as_positional=False)

@@ -1,0 +1,72 @@
+"""How much memory and time do hours of audio in one file take?
+
+python -m bench.long --hours 10 --clips data/test
+
+The file is made of a folder's clips, over and over, in a temporary folder: 173 MB an hour, and as much again for the
+decoded one. One thread unless --threads says otherwise.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import cycle
+from pathlib import Path
+
+import torch
+from jsonargparse import CLI
+
+from bench.memory import peak_rss
+from mimotok.audio import AUDIO_SUFFIXES, AudioWriter, load_audio
+from mimotok.convert import decode_file, encode_file
+from mimotok.tokenizer import Tokenizer
+
+
+def make_recording(path: Path, clips: Path, sample_rate: int, seconds: float) -> None:
+    """Writes `clips`, a folder's sound files, one after another until there are `seconds` of them."""
+    found = sorted(clip for clip in clips.rglob("*") if clip.suffix.lower() in AUDIO_SUFFIXES)
+    if not found:
+        raise ValueError(f"{clips}: no sound files in this folder")
+    left = int(seconds * sample_rate)
+    with AudioWriter(path, sample_rate) as writer:
+        for clip in cycle(found):
+            wav = load_audio(clip, sample_rate)[:, :left]
+            writer.write(wav)
+            left -= wav.shape[1]
+            if left == 0:
+                return
+
+
+def tell(name: str, seconds: float, work: Callable[[], object]) -> None:
+    """Runs `work`, and prints its speed and the peak of memory so far."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    rates = f"{seconds / wall:6.1f} x real time by the clock, {seconds / cpu:6.1f} by CPU time"
+    print(f"{name}: {rates}, peak resident {peak_rss() / 1e9:.2f} GB", flush=True)
+
+
+def main(clips: Path, hours: float = 10.0, model: str | None = None, threads: int = 1) -> None:
+    """Makes the file, encodes it, decodes it.
+
+    Args:
+        clips: folder of sound files.
+        hours: length of the recording.
+        model: folder or hub id; the embedded checkpoint if left out.
+        threads: of torch.
+    """
+    torch.set_num_threads(threads)
+    tokenizer = Tokenizer.from_pretrained(model)
+    print(f"{hours:g} h, {threads} thread(s), torch {torch.__version__}; {peak_rss() / 1e9:.2f} GB before the work")
+    seconds = hours * 3600
+    with tempfile.TemporaryDirectory() as name:
+        wav, codes, decoded = (Path(name) / file for file in ("in.wav", "codes.npz", "out.wav"))
+        make_recording(wav, clips, tokenizer.sample_rate, seconds)
+        tell("encode", seconds, lambda: encode_file(tokenizer, wav, codes))
+        wav.unlink()
+        tell("decode", seconds, lambda: decode_file(tokenizer, codes, decoded))
+
+
+if __name__ == "__main__":
+    CLI(main, as_positional=False)

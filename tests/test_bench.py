@@ -1,0 +1,52 @@
+"""The benchmarks run, at sizes that take no time; what they time is nobody's business here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from models import STREAMABLE, make_tokenizer
+
+from bench import batch, gpu, large
+from mimotok import Tokenizer
+
+
+@pytest.fixture
+def tiny_config(tmp_path: Path) -> Path:
+    path = tmp_path / "config.json"
+    path.write_text(STREAMABLE.to_json())
+    return path
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_gpu_bench_runs_on_a_cpu(tiny_config: Path, mixed: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    options = {"batch": 2, "seconds": 1.5, "device": "cpu", "config": tiny_config, "product": 64, "repeats": 1}
+    gpu.main(mixed=mixed, dtype="float32", **options)
+    told = capsys.readouterr().out
+    assert [line.split(":")[0] for line in told.splitlines()[1:]] == ["peak", "encode", "decode"]
+
+
+def test_gpu_bench_refuses_graphs_without_cuda(tiny_config: Path) -> None:
+    with pytest.raises(ValueError, match="CUDA graphs need cuda"):
+        gpu.main("graphs", device="cpu", config=tiny_config)
+
+
+def test_operations_are_counted_in_proportion_to_the_batch() -> None:
+    one, three = gpu.count_flops(STREAMABLE, 1, 100), gpu.count_flops(STREAMABLE, 3, 100)
+    assert three == tuple(3 * flops for flops in one)
+    assert min(one) > 0
+
+
+def test_the_random_checkpoint_is_one(tmp_path: Path) -> None:
+    size = large.write_random_checkpoint(tmp_path, STREAMABLE)
+    tokenizer = Tokenizer.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert sum(tensor.numel() * tensor.element_size() for tensor in tokenizer.state_dict().values()) == size
+    assert tokenizer.decode(tokenizer.encode(torch.randn(1, 9_600))).isfinite().all()
+
+
+def test_batches_give_the_codes_of_each_clip() -> None:
+    tokenizer = make_tokenizer(STREAMABLE)
+    clips = [torch.randn(length) for length in (5_000, 960, 12_345)]
+    for clip, codes in zip(clips, batch.encode_in_batches(tokenizer, clips, 2), strict=True):
+        assert torch.equal(codes, tokenizer.encode(clip[None])[0])
