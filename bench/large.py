@@ -12,6 +12,8 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -59,6 +61,13 @@ def _random(name: str, like: Tensor) -> Tensor:
     return values.fill_(1) if name.endswith("norm.weight") else values.normal_(std=0.02)
 
 
+def seconds_of(work: Callable[[], Tensor]) -> tuple[tuple[float, float], Tensor]:
+    """Wall clock and CPU time of one call, and its result."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = work()
+    return (time.perf_counter() - wall, time.process_time() - cpu), result
+
+
 def main(seconds: float = 30.0, repeats: int = 3, threads: int = 2, config: Path | None = None) -> None:
     """Prints speeds and the peak of memory.
 
@@ -78,16 +87,15 @@ def main(seconds: float = 30.0, repeats: int = 3, threads: int = 2, config: Path
         wav = 0.1 * torch.randn(1, int(seconds * tokenizer.sample_rate))
         times = []
         for _ in range(repeats):
-            clock = [time.perf_counter()]
-            codes = tokenizer.encode(wav)
-            clock.append(time.perf_counter())
-            tokenizer.decode(codes)
-            clock.append(time.perf_counter())
-            times.append((clock[1] - clock[0], clock[2] - clock[1]))
-    encoding, decoding = (statistics.median(column) for column in zip(*times, strict=True))
+            encoding, codes = seconds_of(lambda: tokenizer.encode(wav))
+            decoding, _ = seconds_of(partial(tokenizer.decode, codes))
+            times.append((*encoding, *decoding))
+    rates = [seconds / statistics.median(column) for column in zip(*times, strict=True)]
     parameters = sum(parameter.numel() for parameter in tokenizer.parameters())
     print(f"{parameters / 1e6:.0f} M parameters in bf16, {threads} thread(s), torch {torch.__version__}, {seconds:g} s")
-    print(f"loading {loading:.2f} s; encode {seconds / encoding:.2f} x, decode {seconds / decoding:.2f} x real time")
+    print(f"loading {loading:.2f} s")
+    for verb, (wall, cpu) in zip(("encode", "decode"), (rates[:2], rates[2:]), strict=True):
+        print(f"{verb}: {wall:.2f} x real time by the clock; {cpu:.2f} x by CPU time, all threads added up")
     peak = peak_rss()
     print(f"weights {size / 1e9:.2f} GB; peak resident {peak / 1e9:.2f} GB = {peak / size:.2f} times the weights")
     print(f"of which Python and torch, before loading: {before / 1e9:.2f} GB")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,10 +29,10 @@ HALF_OPEN_BLOCK = 128
 class Packing(NamedTuple):
     """Where the valid frames of a padded batch are, one item after the other.
 
-    index: [N] in the flattened [B * T]; starts: int32 [B + 1], of each item among them; longest: of the lengths.
+    rows: [N] in the flattened [B * T]; starts: int32 [B + 1], of each item among them; longest: of the lengths.
     """
 
-    index: Tensor
+    rows: Tensor
     starts: Tensor
     longest: int
 
@@ -87,17 +87,17 @@ def _packs(hidden: Tensor) -> bool:
 
 
 def _packing(lengths: Tensor, size: int) -> Packing:
-    index = valid_mask(lengths, size).flatten().nonzero().flatten()
-    return Packing(index, F.pad(lengths.cumsum(0), (1, 0)).to(torch.int32), int(lengths.max()))
+    rows = valid_mask(lengths, size).flatten().nonzero().flatten()
+    return Packing(rows, F.pad(lengths.cumsum(0), (1, 0)).to(torch.int32), int(lengths.max()))
 
 
 def _packed(q: Tensor, k: Tensor, v: Tensor, window: Window, packing: Packing) -> Tensor:
     from torch.nn.attention import varlen
 
-    index, starts, longest = packing
-    rows = (x.flatten(0, 1)[index] for x in (q, k, v))
-    out = varlen.varlen_attn(*rows, starts, starts, longest, longest, window_size=window)
-    return torch.zeros_like(q).flatten(0, 1).index_copy(0, index, out).view(q.shape)
+    rows, starts, longest = packing
+    q_rows, k_rows, v_rows = (x.flatten(0, 1)[rows] for x in (q, k, v))
+    out = varlen.varlen_attn(q_rows, k_rows, v_rows, starts, starts, longest, longest, window_size=window)
+    return torch.zeros_like(q).flatten(0, 1).index_copy(0, rows, cast(Tensor, out)).view(q.shape)
 
 
 def _banded(q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> Tensor:

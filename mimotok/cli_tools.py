@@ -55,7 +55,7 @@ def file_progress(num_files: int) -> Iterator[Callable[[int, Path, float, float 
             nonlocal current
             if i != current:
                 current = i
-                bar.reset(task, total=None)  # type: ignore[arg-type]  # rich takes None as update does
+                bar.reset(task, total=None)
             done = timedelta(seconds=int(seconds))
             told = f"{i + 1}/{num_files} {path.name}: {done} of sound"
             bar.update(task, completed=seconds, total=total, description=told)

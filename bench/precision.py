@@ -1,0 +1,127 @@
+"""What do bf16, int8 and torch.compile change: codes, quality, speed?
+
+python -m bench.precision data/test --clips 40
+
+Codes are those of float32 and of the option on the same clips. PESQ-WB is measured of decoding float32's codes, against
+the original, so that it shows what the option does to the decoder alone. Speeds are of one thread, in CPU time, on 10 s
+of noise; ways take turns, and medians count.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import soxr
+import torch
+from jsonargparse import CLI
+from torch import Tensor, nn
+
+from bench.codec import Codec, measure
+from mimotok.audio import AUDIO_SUFFIXES, load_audio
+from mimotok.linear import ACTIVATIONS, Linear
+from mimotok.tokenizer import Tokenizer
+
+PESQ_RATE = 16000
+
+
+class Way(NamedTuple):
+    """encode: wav [1, T] -> codes; decode: codes -> wav."""
+
+    encode: Callable[[Tensor], Tensor]
+    decode: Callable[[Tensor], Tensor]
+
+
+class Int8Linear(nn.Module):
+    """A linear layer with torch's dynamic int8 quantization."""
+
+    def __init__(self, layer: Linear) -> None:
+        super().__init__()
+        plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+        plain.load_state_dict(layer.state_dict())
+        holder = torch.ao.quantization.quantize_dynamic(nn.Sequential(plain), {nn.Linear}, torch.qint8)
+        self.layer, self.activation = holder[0], layer.activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [..., in_dim] -> [..., out_dim]."""
+        out = self.layer(x)
+        return out if self.activation is None else ACTIVATIONS[self.activation](out)
+
+
+def int8(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy whose blocks' linear layers are quantized; the head, which decides the phase, is not."""
+    quantized = copy.deepcopy(tokenizer)
+    for name, module in list(quantized.named_modules()):
+        for child, layer in list(module.named_children()):
+            if isinstance(layer, Linear) and ".layers." in f".{name}.":
+                setattr(module, child, Int8Linear(layer))
+    return quantized
+
+
+def compiled(tokenizer: Tokenizer) -> Way:
+    """The encoder and decoder through torch.compile, for any length."""
+    model = copy.deepcopy(tokenizer)
+    model.encoder.compile(dynamic=True)
+    model.decoder.compile(dynamic=True)
+    return Way(model.encode, model.decode)
+
+
+def pesq_of(reference: Tensor, decoded: Tensor, sample_rate: int) -> float:
+    """PESQ-WB of wavs [1, T]."""
+    from pesq import pesq
+
+    pair = (soxr.resample(wav[0].float().numpy(), sample_rate, PESQ_RATE) for wav in (reference, decoded))
+    return float(pesq(PESQ_RATE, *pair, "wb"))
+
+
+def quality(tokenizer: Tokenizer, ways: dict[str, Way], clips: list[Path]) -> None:
+    """Prints codes that differ from float32's, and PESQ-WB, of each way."""
+    same = {name: [] for name in ways}
+    scores = {name: [] for name in ways}
+    for clip in clips:
+        wav = load_audio(clip, tokenizer.sample_rate)
+        exact = tokenizer.encode(wav)
+        for name, way in ways.items():
+            same[name].append((way.encode(wav) == exact).flatten(0, 1).float().mean(1).numpy())
+            decoded = way.decode(exact)[:, : wav.shape[1]]
+            scores[name].append(pesq_of(wav, decoded, tokenizer.sample_rate))
+    for name in ways:
+        differ = 1 - np.mean(same[name], axis=0)
+        books = " ".join(f"{share:.2%}" for share in differ)
+        print(f"{name:<10} PESQ-WB {np.mean(scores[name]):.3f}; codes that differ, by codebook: {books}")
+
+
+@torch.no_grad()
+def main(folder: Path, clips: int = 40, model: str | None = None, repeats: int = 5, compile: bool = True) -> None:
+    """Prints what each option changes.
+
+    Args:
+        folder: of test clips, of which every so many-th is taken.
+        clips: how many.
+        model: folder or hub id; the embedded checkpoint if left out.
+        repeats: timed turns.
+        compile: whether to measure torch.compile too, which needs a C++ compiler and a minute.
+    """
+    torch.set_num_threads(1)
+    tokenizer = Tokenizer.from_pretrained(model)
+    half, quantized = Tokenizer.from_pretrained(model, dtype=torch.bfloat16), int8(tokenizer)
+    ways = {
+        "float32": Way(tokenizer.encode, tokenizer.decode),
+        "bfloat16": Way(half.encode, half.decode),
+        "int8": Way(quantized.encode, quantized.decode),
+    }
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+    quality(tokenizer, ways, found[:: max(1, len(found) // clips)][:clips])
+    if compile:
+        ways["compile"] = compiled(tokenizer)
+    medians = measure([Codec(name, *way) for name, way in ways.items()], 10.0, repeats)
+    for name, times in medians.items():
+        gains = (exact / own for exact, own in zip(medians["float32"], times, strict=True))
+        print(f"{name:<10} speed against float32: encode {next(gains):.2f}, decode {next(gains):.2f}")
+
+
+if __name__ == "__main__":
+    CLI(main, as_positional=True)
