@@ -20,7 +20,7 @@ from train.joint import JointStage
 from train.stage import StageConfig
 
 CONFIGS = Path(__file__).parent.parent / "train" / "configs"
-YAML = sorted(CONFIGS.glob("*.yaml"))
+YAML = sorted(CONFIGS.glob("*.yaml")) + [CONFIGS / "ablation" / "base.yaml"]
 
 
 @pytest.mark.parametrize("path", YAML, ids=lambda path: path.stem)

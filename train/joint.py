@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -11,7 +11,6 @@ from torch import Tensor
 from mimotok.text import error_rates
 from mimotok.training_quantizer import TrainingQuantizer
 from train.batches import Batch
-from train.losses import complex_loss
 from train.optim import clip_gradients, make_optimizer
 from train.stage import Stage, StageConfig
 from train.text_decoder import TextDecoder, TextDecoderConfig
@@ -38,8 +37,8 @@ class QuantizerConfig:
 class JointStage(Stage):
     """Trains encoder, codebooks, decoder, vocoder and text decoder.
 
-    loss_weights: of text, mel, commitment and complex (phase-aware STFT) losses; eq. 1 and 2 by default. model: as in
-    Stage.
+    loss_weights: of text, mel and commitment losses (eq. 1 and 2 by default); ctc (see TextDecoder), stft and complex
+    (see train.losses) where they have a weight. model: as in Stage.
     """
 
     def __init__(
@@ -58,6 +57,7 @@ class JointStage(Stage):
             decay=self.quantizer_config.decay,
             dead_code_fraction=self.quantizer_config.dead_code_fraction,
         )
+        text_decoder = replace(text_decoder or TextDecoderConfig(), ctc=self.uses("ctc"))
         self.text_decoder = TextDecoder(self.tokenizer.config.d_model, text_decoder) if self.uses("text") else None
 
     def on_fit_start(self) -> None:
@@ -73,12 +73,9 @@ class JointStage(Stage):
         quantized, _, commitment_loss = self.quantizer(latents, lengths, self._draw_n_q(len(batch.wav)))
         segment = self.segment(quantized, lengths, batch.wav)
         wav = self.tokenizer.decoder(segment.latents, segment.lengths)
-        samples = segment.lengths * self.tokenizer.frame_size
-        losses = {"mel": self.config.mel_loss(wav, segment.wav, samples), "commitment": commitment_loss}
-        if self.uses("complex"):
-            losses["complex"] = complex_loss(wav, segment.wav, samples)
+        losses = self.reconstruction_losses(wav, segment) | {"commitment": commitment_loss}
         if self.text_decoder is not None:
-            losses["text"] = text_loss(self.text_decoder, quantized, lengths, batch.text)
+            losses |= text_losses(self.text_decoder, quantized, lengths, batch.text)
         return losses
 
     def _draw_n_q(self, count: int) -> Tensor:
@@ -113,10 +110,11 @@ class JointStage(Stage):
         quantized = super().validate(latents, lengths, batch, batch_index)
         told = [i for i, text in enumerate(batch.text) if text]
         if self.text_decoder is not None and told:
-            loss = text_loss(self.text_decoder, quantized, lengths, batch.text)
+            losses = text_losses(self.text_decoder, quantized, lengths, batch.text)
             heard = self.text_decoder.transcribe(quantized[told], lengths[told])
             rates = error_rates([batch.text[i] or "" for i in told], heard)
-            for name, value in (("text_loss", loss), ("cer", rates.cer), ("wer", rates.wer)):
+            shown = {f"{name}_loss": loss for name, loss in losses.items()} | rates._asdict()
+            for name, value in shown.items():
                 self.log(f"val/{name}", value, batch_size=len(told), sync_dist=True)
         return quantized
 
@@ -135,10 +133,15 @@ class JointStage(Stage):
         return make_optimizer(trained, self.config.optimizer)
 
 
-def text_loss(decoder: TextDecoder, quantized: Tensor, lengths: Tensor, texts: list[str | None]) -> Tensor:
-    """Eq. 1 over the clips that have a text. quantized: [B, F, D], lengths: [B] frames."""
+def text_losses(decoder: TextDecoder, quantized: Tensor, lengths: Tensor, texts: list[str | None]) -> dict[str, Tensor]:
+    """Eq. 1, and CTC where the decoder has it, over the clips that have a text.
+
+    quantized: [B, F, D], lengths: [B] frames.
+    """
     told = [i for i, text in enumerate(texts) if text]
-    if not told:
-        # a zero that touches every parameter: under DDP each must take part in each step
-        return torch.stack([parameter.sum() for parameter in decoder.parameters()]).sum() * 0
-    return decoder(quantized[told], lengths[told], [texts[i] or "" for i in told])
+    if told:
+        losses = decoder(quantized[told], lengths[told], [texts[i] or "" for i in told])._asdict()
+        return {name: loss for name, loss in losses.items() if loss is not None}
+    # a zero that touches every parameter: under DDP each must take part in each step
+    nothing = torch.stack([parameter.sum() for parameter in decoder.parameters()]).sum() * 0
+    return {"text": nothing, "ctc": nothing} if decoder.config.ctc else {"text": nothing}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
@@ -17,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from mimotok.mel import log_mel
 from mimotok.tokenizer import Tokenizer
 from train.batches import Batch
-from train.losses import MelLoss
+from train.losses import MelLoss, complex_loss, stft_loss
 from train.model import build_tokenizer
 from train.optim import OptimizerConfig, SkipCounter
 from train.usage import CodeUsage
@@ -113,6 +114,13 @@ class Stage(lightning.LightningModule):
         wav = F.pad(wav, (0, max(0, int((start + size).max()) * samples - wav.shape[1])))
         index = (start * samples)[:, None] + torch.arange(size * samples, device=start.device)
         return Segment(latents, lengths.clamp(max=size), wav.gather(1, index))
+
+    def reconstruction_losses(self, wav: Tensor, segment: Segment) -> dict[str, Tensor]:
+        """wav: [B, S * frame_size], decoded from the segment. Mel, stft and complex losses, those with a weight."""
+        samples = segment.lengths * self.tokenizer.frame_size
+        functions: dict[str, Callable[..., Tensor]]
+        functions = {"mel": self.config.mel_loss, "stft": stft_loss, "complex": complex_loss}
+        return {name: loss(wav, segment.wav, samples) for name, loss in functions.items() if self.uses(name)}
 
     def encode_mel(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Latents [B, F, D] of whole clips and their lengths [B], with gradients."""
