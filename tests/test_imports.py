@@ -18,7 +18,7 @@ LAYERS = [
     ["encoder", "training_quantizer", "vocoder", "weights"],
     ["decoder"],
     ["tokenizer"],
-    ["chunked"],
+    ["chunked", "hf"],
     ["stream_layers"],
     ["streaming"],
     ["live"],
@@ -27,7 +27,7 @@ LAYERS = [
 ]
 DEPTH = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}
 HEAVY = {"lightning", "lhotse", "transformers", "torchaudio", "vector_quantize_pytorch"}
-ALLOWED_HEAVY = {"training_quantizer.py": {"vector_quantize_pytorch"}}
+ALLOWED_HEAVY = {"training_quantizer.py": {"vector_quantize_pytorch"}, "hf.py": {"transformers"}}
 
 
 def imports(path: Path) -> set[str]:
