@@ -23,6 +23,7 @@ LAYERS = [
     ["streaming"],
     ["live"],
     ["convert", "describe"],
+    ["cli_tools"],
     ["cli"],
 ]
 DEPTH = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}
