@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Each module may import those of the layers before its own, and none of its own layer's.
 LAYERS = [
-    ["config", "files", "lengths", "text", "truncation"],
+    ["config", "files", "lengths", "onnx_runtime", "text", "truncation"],
     ["audio", "attention", "mel", "npz"],
     ["codes_file", "quantizer", "transformer"],
     ["encoder", "training_quantizer", "vocoder", "weights"],
@@ -23,7 +23,8 @@ LAYERS = [
     ["streaming"],
     ["live"],
     ["convert", "describe"],
-    ["cli_tools"],
+    ["cli_tools", "export_onnx"],
+    ["cli_export"],
     ["cli"],
 ]
 DEPTH = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}
