@@ -105,19 +105,20 @@ def inverse_stft(
     window; frames past an item's length take no part.
     """
     batch, size, _ = magnitude.shape
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
+    # float32 throughout: in numpy's own double precision an hour of sound would need twice the memory
+    window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)).astype(np.float32)
     valid = (np.arange(size) < lengths[:, None])[..., None]
-    frames = np.fft.irfft(magnitude * np.exp(1j * phase), n_fft) * window * valid
+    frames = np.fft.irfft(magnitude * np.exp(np.complex64(1j) * phase), n_fft).astype(np.float32) * window * valid
     weights = window**2 * valid
     parts = -(-n_fft // hop_length)
-    sound, envelope = np.zeros((2, batch, (size + parts) * hop_length))
+    sound, envelope = np.zeros((2, batch, (size + parts) * hop_length), np.float32)
     for part in range(parts):
         block = slice(part * hop_length, min((part + 1) * hop_length, n_fft))
         for total, summand in ((sound, frames), (envelope, weights)):
             shifted = total[:, part * hop_length :][:, : size * hop_length].reshape(batch, size, hop_length)
             shifted[..., : block.stop - block.start] += summand[..., block]
     crop = slice((n_fft - hop_length) // 2, (n_fft - hop_length) // 2 + size * hop_length)
-    return (sound[:, crop] / np.maximum(envelope[:, crop], 1e-11)).astype(np.float32)
+    return sound[:, crop] / np.maximum(envelope[:, crop], 1e-11)
 
 
 def _checked_lengths(lengths: np.ndarray | None, batch: int, size: int) -> np.ndarray:
