@@ -16,6 +16,8 @@ from mimotok.lengths import valid_mask
 
 # Queries of one block: wide enough to keep the kernels busy, narrow enough that a block sees few keys in vain.
 MIN_BLOCK = 128
+# The same in an exported graph, which gathers every block's keys: narrower.
+TRACED_BLOCK = 64
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, window: Window, lengths: Tensor | None = None) -> Tensor:
@@ -25,6 +27,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, window: Window, lengths: Tensor |
     outputs past an item's length, though meaningless, stay finite.
     """
     left, right = window
+    if isinstance(q.shape[2], torch.SymInt):
+        return _attend_traced(q, k, v, window, lengths)
     if window == (-1, 0):
         # right padding is in the future of every valid query: causality already hides it
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -52,6 +56,30 @@ def _attend_block(
         itself = _block_mask(start, stop, low, high, (0, 0), q.device)
         mask = (mask & valid) | itself
     return F.scaled_dot_product_attention(q[:, :, start:stop], k[:, :, low:high], v[:, :, low:high], attn_mask=mask)
+
+
+def _attend_traced(q: Tensor, k: Tensor, v: Tensor, window: Window, lengths: Tensor | None) -> Tensor:
+    """For torch.export, where the length is a symbol: no Python loop over blocks, all of them in one product.
+
+    Linear in length where both sides of the window are limited, dense where one is not.
+    """
+    left, right = window
+    size = q.shape[2]
+    if min(window) < 0:
+        return _attend_block(q, k, v, 0, size, window, lengths)
+    block = max(TRACED_BLOCK, left + right)
+    count = (size + block - 1) // block
+    position = torch.arange(count, device=q.device)[:, None] * block + torch.arange(block, device=q.device)
+    seen = torch.arange(count, device=q.device)[:, None] * block + torch.arange(-left, block + right, device=q.device)
+    offset = seen[:, None, :] - position[:, :, None]
+    mask = (offset >= -left) & (offset <= right) & ((seen >= 0) & (seen < size))[:, None, :]
+    if lengths is not None:
+        mask = mask & (seen < lengths[:, None, None])[:, None, :, None, :]
+    inside = seen.clamp(0, size - 1)
+    queries = F.pad(q, (0, 0, 0, count * block - size)).unflatten(2, (count, block))
+    scores = queries @ k[:, :, inside].transpose(-1, -2) * q.shape[-1] ** -0.5
+    weights = scores.masked_fill(~(mask | (offset == 0)), float("-inf")).softmax(-1)
+    return (weights @ v[:, :, inside]).flatten(2, 3)[:, :, :size]
 
 
 def _block_mask(start: int, stop: int, low: int, high: int, window: Window, device: torch.device) -> Tensor:

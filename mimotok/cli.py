@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO, NoReturn
@@ -14,15 +13,25 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, NoReturn
 import typer
 
 from mimotok import __version__
+from mimotok.cli_export import export
+from mimotok.cli_tools import (
+    TERMINATED,
+    USER_ERROR,
+    Device,
+    Dtype,
+    Model,
+    Revision,
+    errors_told,
+    file_progress,
+    make_tokenizer,
+    tell,
+)
 
 if TYPE_CHECKING:
     from mimotok.convert import Job
     from mimotok.tokenizer import Tokenizer
 
 # torch takes over a second to import: whatever needs it is imported where it is used
-
-DTYPES = ("float32", "bfloat16")
-USER_ERROR, INTERRUPTED, TERMINATED = 2, 130, 143
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -32,10 +41,6 @@ Paths = Annotated[
 ]
 Live = Annotated[bool, typer.Option("--stream", help="From standard input to standard output, as it comes.")]
 Out = Annotated[Path | None, typer.Option("--out-dir", help="Write here, under the inputs' names.")]
-Model = Annotated[str | None, typer.Option(help="Folder or hub id; the embedded checkpoint if left out.")]
-Revision = Annotated[str | None, typer.Option(help="Revision of a hub id.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, ...")]
-Dtype = Annotated[str, typer.Option(help=f"Of the weights: {' or '.join(DTYPES)}.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 
 
@@ -52,7 +57,7 @@ def encode(
     stream: Live = False,
 ) -> None:
     """Encode sound files into codes files (.npz). With --out-dir, several, or folders of them."""
-    with _errors_told():
+    with errors_told():
         if stream:
             from mimotok.live import encode_live
 
@@ -62,7 +67,7 @@ def encode(
         from mimotok.convert import CODES_SUFFIX, encode_file
 
         jobs = _jobs(paths or [], out_dir, AUDIO_SUFFIXES, [CODES_SUFFIX], overwrite)
-        tokenizer = _tokenizer(model, revision, device, dtype)
+        tokenizer = make_tokenizer(model, revision, device, dtype)
         n_q = tokenizer.config.checked_n_q(n_q)  # told once, not for every file
         create = out_dir is not None
         _run(jobs, partial(encode_file, tokenizer, n_q=n_q, overwrite=overwrite, create_folders=create))
@@ -81,7 +86,7 @@ def decode(
     stream: Live = False,
 ) -> None:
     """Decode codes files into sound files (.wav; .flac and others by the name). With --out-dir, several."""
-    with _errors_told():
+    with errors_told():
         if stream:
             from mimotok.live import decode_live
 
@@ -91,7 +96,7 @@ def decode(
         from mimotok.convert import CODES_SUFFIX, decode_file
 
         jobs = _jobs(paths or [], out_dir, [CODES_SUFFIX], list(WRITABLE), overwrite)
-        tokenizer = _tokenizer(model, revision, device, dtype)
+        tokenizer = make_tokenizer(model, revision, device, dtype)
         create = out_dir is not None
         _run(jobs, partial(decode_file, tokenizer, force=force, overwrite=overwrite, create_folders=create))
 
@@ -102,11 +107,14 @@ def info(
     revision: Revision = None,
 ) -> None:
     """Tell what a codes file or a model (folder, hub id, the embedded one if left out) holds."""
-    with _errors_told():
+    with errors_told():
         from mimotok.describe import describe
 
         for heading, value in describe(source, revision=revision).items():
             typer.echo(f"{heading:<12}{value}")
+
+
+app.command(epilog="Example: mimotok export --format onnx exported/")(export)
 
 
 def _show_version(wanted: bool) -> None:
@@ -162,74 +170,25 @@ def _live(
     if sys.stdin.isatty():
         raise ValueError("--stream: standard input is a terminal; send sound or codes through a pipe")
     try:
-        work(_tokenizer(model, revision, device, dtype), sys.stdin.buffer, sys.stdout.buffer)
+        work(make_tokenizer(model, revision, device, dtype), sys.stdin.buffer, sys.stdout.buffer)
     except BrokenPipeError:
         # whoever was listening has gone: that ends a live stream; python would complain once more at its exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _tokenizer(model: str | None, revision: str | None, device: str, dtype: str) -> Tokenizer:
-    import torch
-
-    from mimotok.tokenizer import Tokenizer
-
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype={dtype}: give {' or '.join(DTYPES)}")
-    return Tokenizer.from_pretrained(model, revision=revision, device=device, dtype=getattr(torch, dtype))
-
-
 def _run(jobs: list[Job], convert: Callable[..., object]) -> None:
     """Convert every file, telling of those that fail; exits with 2 if any did."""
     failed = False
-    with _progress(len(jobs)) as report:
+    with file_progress(len(jobs)) as report:
         for i, job in enumerate(jobs):
             try:
                 report(i, job.source, 0.0)
                 convert(job.source, job.target, progress=partial(report, i, job.source))
             except (ValueError, OSError, MemoryError) as error:
-                _tell(error)
+                tell(error)
                 failed = True
     if failed:
         raise typer.Exit(USER_ERROR)
-
-
-@contextmanager
-def _progress(num_files: int) -> Iterator[Callable[[int, Path, float], None]]:
-    """Yields what shows file number, file, and seconds of sound done on stderr, if that is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda *_: None
-        return
-    from datetime import timedelta
-
-    from rich.console import Console
-    from rich.status import Status
-    from rich.text import Text
-
-    with Status("", console=Console(stderr=True)) as status:
-
-        def report(i: int, path: Path, seconds: float) -> None:
-            done = timedelta(seconds=int(seconds))
-            status.update(Text(f"{i + 1}/{num_files} {path.name}: {done} of sound"))
-
-        yield report
-
-
-@contextmanager
-def _errors_told() -> Iterator[None]:
-    """A user's error becomes one line and exit code 2; Ctrl-C one line and 130."""
-    try:
-        yield
-    except (ValueError, OSError, ImportError, MemoryError) as error:
-        _tell(error)
-        raise typer.Exit(USER_ERROR) from None
-    except KeyboardInterrupt:
-        _tell("interrupted")
-        raise typer.Exit(INTERRUPTED) from None
-
-
-def _tell(error: object) -> None:
-    # print, since rich moves its status aside only for what goes through sys.stderr
-    print(f"mimotok: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
 
 
 def _terminate(*_: object) -> NoReturn:

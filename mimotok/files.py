@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -87,3 +88,27 @@ def writing(path: StrPath) -> Iterator[None]:
         yield
     except OSError as error:
         raise ValueError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def require_new(folder: StrPath) -> None:
+    """Check that a folder could be made. Raises ValueError where it exists or its parent will not take it."""
+    folder = Path(folder)
+    if folder.exists() or folder.is_symlink():
+        raise ValueError(f"{folder}: exists already; name another folder or remove it")
+    require_writable(folder)
+
+
+@contextmanager
+def atomic_folder(folder: StrPath) -> Iterator[Path]:
+    """As `atomic_path`, for a folder that does not exist yet: yields one beside it, to be filled by the body."""
+    require_new(folder)
+    folder = Path(folder)
+    temporary = folder.absolute().parent / f".mimotok-{secrets.token_hex(8)}.tmp"
+    try:
+        with writing(folder):
+            temporary.mkdir()
+        yield temporary
+        with writing(folder):
+            os.rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
