@@ -33,7 +33,7 @@ State = dict[str, torch.Tensor]
 
 
 class SettledStage(JointStage):
-    """Draws nothing by chance: segments are whole clips, and each pair of clips uses all codebooks and two."""
+    """Draws no number of codebooks by chance: of each pair of clips one uses all, one two."""
 
     def _draw_n_q(self, count: int) -> torch.Tensor:
         return torch.tensor([self.tokenizer.config.num_quantizers, 2] * (count // 2))
@@ -47,7 +47,8 @@ def make_stage(model: Path, *, muon: bool = False) -> SettledStage:
         training=StageConfig(
             mel_loss=MelLoss(scales=[(16, 240, 120)], exponents=[0.0]),
             optimizer=optimizer,
-            segment_seconds=SAMPLES / 24_000,
+            # longer than the clips: nothing is left to chance
+            segment_seconds=1.2,
         ),
         text_decoder=TextDecoderConfig(hidden_size=16, num_layers=1, num_heads=2, ffn_dim=32),
         quantizer=QuantizerConfig(dead_code_fraction=0.0),
@@ -105,7 +106,10 @@ def worker(rank: int, folder: Path) -> None:
     stage = make_stage(folder / "model")
     trainer = fit(stage, STEPS, rank, RANKS, strategy=sharded(), resume=str(folder / "first.ckpt"))
     trainer.save_checkpoint(folder / "sharded.ckpt")
-    trainer.validate(stage, DataLoader(batches(rank, RANKS)[:1], batch_size=None), verbose=False)  # type: ignore[arg-type]
+    # only the first rank has texts: the other must neither wait for it, nor it for the other
+    heard = batches(rank, RANKS)[0]
+    heard = heard if rank == 0 else heard._replace(text=[None, "..."])
+    trainer.validate(stage, DataLoader([heard], batch_size=None), verbose=False)  # type: ignore[arg-type]
     if rank == 0:
         torch.save({k: float(v) for k, v in trainer.callback_metrics.items()}, folder / "metrics.pt")
     distributed.destroy_process_group()
@@ -140,7 +144,7 @@ def assert_same_steps(outcome: Outcome, other: State) -> None:
     for name, wanted in outcome.alone.items():
         moved = (wanted.double() - outcome.before[name].double()).norm()
         difference = (wanted.double() - other[name].double()).norm()
-        assert difference <= 0.01 * moved + 1e-6 * wanted.double().norm(), f"{name}: {difference} of {moved}"
+        assert difference <= 1e-3 * moved + 1e-6 * wanted.double().norm(), f"{name}: {difference} of {moved}"
 
 
 def test_replicated_ranks_are_equal(outcome: Outcome) -> None:
@@ -160,7 +164,9 @@ def test_sharded_and_resumed_steps_equal_those_on_the_joined_batch(outcome: Outc
 
 
 def test_a_sharded_run_validates_and_exports(outcome: Outcome) -> None:
-    assert {"val/mel_loss", "val/text_loss", "val/cer"} <= torch.load(outcome.folder / "metrics.pt").keys()
+    metrics = torch.load(outcome.folder / "metrics.pt")
+    assert metrics["val/text_loss"] > 1
+    assert metrics["val/cer"] > 0
     export(outcome.folder / "sharded.ckpt", outcome.folder / "exported", dtype="float32")
     state = Tokenizer.from_pretrained(outcome.folder / "exported").state_dict()
     assert all(torch.equal(tensor, outcome.sharded[f"averaged.module.{name}"]) for name, tensor in state.items())

@@ -129,14 +129,14 @@ def test_a_failed_save_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch
     assert list(tmp_path.iterdir()) == [path]
 
 
-def save_and_die(path: Path) -> None:
+def save_and_die(checkpoint: dict[str, torch.Tensor], path: Path) -> None:
     def half(checkpoint: dict[str, torch.Tensor], file: io.BufferedWriter) -> None:  # noqa: ARG001
         file.write(b"half a checkpoint")
         file.flush()
         os.kill(os.getpid(), signal.SIGKILL)
 
     with mock.patch("torch.save", half):
-        AtomicCheckpointIO().save_checkpoint(tensors(2.0), path)
+        AtomicCheckpointIO().save_checkpoint(checkpoint, path)
 
 
 def test_a_kill_while_saving_keeps_the_previous_checkpoint(
@@ -144,9 +144,9 @@ def test_a_kill_while_saving_keeps_the_previous_checkpoint(
 ) -> None:
     path = tmp_path / "checkpoints" / "last.ckpt"
     AtomicCheckpointIO().save_checkpoint(tensors(1.0), path)
-    process = multiprocessing.get_context("fork").Process(target=save_and_die, args=(path,))
+    process = multiprocessing.get_context("fork").Process(target=save_and_die, args=(tensors(2.0), path))
     process.start()
-    process.join()
+    process.join(60)
     assert process.exitcode == -signal.SIGKILL
     assert torch.equal(AtomicCheckpointIO().load_checkpoint(path)["weight"], tensors(1.0)["weight"])
     assert list(path.parent.glob(TEMPORARY.format("*")))
@@ -179,7 +179,8 @@ def test_steps_without_a_finite_loss_are_counted_and_end_the_run(
     code = run("fit", "--config", str(config), "--model.init_args.training.optimizer.max_skipped", "1")
     assert code == "error: 2 steps in a row without a finite gradient: the last checkpoint is the last good one"
     (logged,) = tmp_path.glob("csv/*/metrics.csv")
-    skipped = {row["step"]: row["train/skipped_steps"] for row in csv.DictReader(logged.open())}
+    rows = csv.DictReader(logged.read_text().splitlines())
+    skipped = {row["step"]: row["train/skipped_steps"] for row in rows if row["train/skipped_steps"]}
     assert float(skipped["2"]) == 0
     assert float(skipped["3"]) == 1
     last = tmp_path / "checkpoints" / "last.ckpt"
@@ -219,7 +220,4 @@ def test_on_a_terminal_there_is_a_bar_of_optimizer_steps() -> None:
     trainer.global_step, module.audio_seconds = 8, 20.0
     bar.on_train_batch_end(trainer, module, None, None, 0)  # type: ignore[arg-type]
     bar.on_train_end(trainer, module)  # type: ignore[arg-type]
-    last = screen.getvalue().splitlines()[-1]
-    assert "8/9" in last
-    assert "mel 0.5" in last
-    assert "audio-s/s" in last
+    assert all(part in screen.getvalue() for part in ("7/9", "8/9", "mel 0.5", "audio-s/s"))

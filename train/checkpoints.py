@@ -47,7 +47,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Raises ValueError where the file is no checkpoint."""
         try:
             return super().load_checkpoint(path, *args, **kwargs)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
             raise ValueError(f"{path}: not a readable checkpoint: remove it, or resume from another one") from error
 
 

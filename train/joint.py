@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mimotok.text import error_rates
+from mimotok.text import ErrorRates, error_rates, normalize_text
 from mimotok.training_quantizer import TrainingQuantizer
 from train.batches import Batch
 from train.optim import clip_gradients, make_optimizer
@@ -131,18 +131,25 @@ class JointStage(Stage):
     def validate(self, latents: Tensor, lengths: Tensor, batch: Batch, batch_index: int) -> Tensor:
         """As Stage's, and the text loss, CER and WER of what the text decoder reads in the tokens."""
         quantized = super().validate(latents, lengths, batch, batch_index)
-        if self.text_decoder is None:
-            return quantized
-        told = [i for i, text in enumerate(batch.text) if text]
-        losses = text_losses(self.text_decoder, quantized, lengths, batch.text)
-        # without a text, too: where weights are sharded, every rank must take part
-        heard = self.text_decoder.transcribe(quantized[told or [0]], lengths[told or [0]])
-        if told:
-            rates = error_rates([batch.text[i] or "" for i in told], heard)
-            shown = {f"{name}_loss": loss for name, loss in losses.items()} | rates._asdict()
-            for name, value in shown.items():
-                self.log(f"val/{name}", value, batch_size=len(told), sync_dist=True)
+        if self.text_decoder is not None:
+            texts = [text if text and normalize_text(text) else None for text in batch.text]
+            told = len(texts) - texts.count(None)
+            metrics = self._read_tokens(self.text_decoder, quantized, lengths, texts)
+            # every rank takes part where one has a text: those without weigh nothing
+            if self.trainer.strategy.reduce(torch.tensor(told, device=self.device), reduce_op="sum") > 0:
+                for name, value in metrics.items():
+                    self.log(f"val/{name}", value, batch_size=told, sync_dist=True)
         return quantized
+
+    def _read_tokens(
+        self, decoder: TextDecoder, quantized: Tensor, lengths: Tensor, texts: list[str | None]
+    ) -> dict[str, Tensor | float]:
+        told = [i for i, text in enumerate(texts) if text]
+        losses = {f"{name}_loss": loss for name, loss in text_losses(decoder, quantized, lengths, texts).items()}
+        # also without a text: where weights are sharded, they are gathered from every rank
+        heard = decoder.transcribe(quantized[told or [0]], lengths[told or [0]])
+        rates = error_rates([texts[i] or "" for i in told], heard) if told else ErrorRates(0.0, 0.0)
+        return losses | rates._asdict()
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """As nn.Module's; the model in it carries the codebooks of this very step."""
