@@ -28,16 +28,15 @@ AROUND = re.compile(
 class StageCLI(LightningCLI):
     """The same command again goes on from the run's last checkpoint; a run that cannot save does not start."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, args: list[str] | None = None) -> None:
         super().__init__(
             lightning.LightningModule,
             SpeechDataModule,
-            *args,
-            subclass_mode_model=True,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"exit_on_error": False},
             trainer_defaults={"plugins": {"class_path": "train.checkpoints.AtomicCheckpointIO"}, "callbacks": []},
-            **kwargs,
+            parser_kwargs={"exit_on_error": False},
+            subclass_mode_model=True,
+            args=args,
         )
 
     def instantiate_trainer(self, **kwargs: Any) -> lightning.Trainer:

@@ -145,11 +145,11 @@ class JointStage(Stage):
         self, decoder: TextDecoder, quantized: Tensor, lengths: Tensor, texts: list[str | None]
     ) -> dict[str, Tensor | float]:
         told = [i for i, text in enumerate(texts) if text]
-        losses = {f"{name}_loss": loss for name, loss in text_losses(decoder, quantized, lengths, texts).items()}
+        losses = text_losses(decoder, quantized, lengths, texts)
         # also without a text: where weights are sharded, they are gathered from every rank
         heard = decoder.transcribe(quantized[told or [0]], lengths[told or [0]])
         rates = error_rates([texts[i] or "" for i in told], heard) if told else ErrorRates(0.0, 0.0)
-        return losses | rates._asdict()
+        return {**{f"{name}_loss": loss for name, loss in losses.items()}, **rates._asdict()}
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """As nn.Module's; the model in it carries the codebooks of this very step."""

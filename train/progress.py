@@ -87,7 +87,8 @@ class StepProgress(ProgressBar):
         batch_idx: int,  # noqa: ARG002
     ) -> None:
         self._mark(trainer, pl_module)
-        due = trainer.global_step % trainer.log_every_n_steps == 0 or trainer.global_step == trainer.max_steps
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        due = trainer.global_step % every == 0 or trainer.global_step == trainer.max_steps
         if not self._enabled:
             return
         # reading a loss makes the CPU wait for a GPU, so not at every step

@@ -84,7 +84,7 @@ class Stage(lightning.LightningModule):
 
     def checkpoint_bytes(self) -> int:
         """About the size of a checkpoint: weights, their moving average, codebooks and the optimizers' states."""
-        made = self.configure_optimizers()
+        made: Any = self.configure_optimizers()
         states = sum(one["optimizer"].state_bytes() for one in (made if isinstance(made, list) else [made]))
         return states + sum(tensor.numel() * tensor.element_size() for tensor in self.state_dict().values())
 
