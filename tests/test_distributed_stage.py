@@ -28,7 +28,7 @@ from train.optim import OptimizerConfig
 from train.stage import StageConfig
 from train.text_decoder import TextDecoderConfig
 
-RANKS, CLIPS, SAMPLES, STEPS = 2, 4, 19_200, 2
+RANKS, CLIPS, SAMPLES, STEPS = 2, 4, 19_200, 3
 State = dict[str, torch.Tensor]
 
 
@@ -66,6 +66,10 @@ def batches(rank: int, ranks: int) -> list[Batch]:
     return made
 
 
+def loader(made: list[Batch]) -> DataLoader[Any]:
+    return DataLoader(made, batch_size=None)  # type: ignore[arg-type]
+
+
 def fit(stage: JointStage, steps: int, rank: int = 0, ranks: int = 1, resume: str | None = None, **how: Any) -> Any:
     trainer = lightning.Trainer(
         accelerator="cpu",
@@ -76,12 +80,16 @@ def fit(stage: JointStage, steps: int, rank: int = 0, ranks: int = 1, resume: st
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        val_check_interval=1,
         **how,
     )
     made = batches(rank, ranks)
+    # only the first rank has texts here: the other must neither wait for it, nor it for the other
+    heard = made[0] if rank == 0 else made[0]._replace(text=[None, "..."])
     # this loader does not know where a resumed run goes on
     made = made if resume is None else made[1:] + made[:1]
-    trainer.fit(stage, DataLoader(made, batch_size=None), ckpt_path=resume)  # type: ignore[arg-type]
+    trainer.fit(stage, loader(made), loader([heard]), ckpt_path=resume)
     return trainer
 
 
@@ -106,10 +114,6 @@ def worker(rank: int, folder: Path) -> None:
     stage = make_stage(folder / "model")
     trainer = fit(stage, STEPS, rank, RANKS, strategy=sharded(), resume=str(folder / "first.ckpt"))
     trainer.save_checkpoint(folder / "sharded.ckpt")
-    # only the first rank has texts: the other must neither wait for it, nor it for the other
-    heard = batches(rank, RANKS)[0]
-    heard = heard if rank == 0 else heard._replace(text=[None, "..."])
-    trainer.validate(stage, DataLoader([heard], batch_size=None), verbose=False)  # type: ignore[arg-type]
     if rank == 0:
         torch.save({k: float(v) for k, v in trainer.callback_metrics.items()}, folder / "metrics.pt")
     distributed.destroy_process_group()
