@@ -28,6 +28,8 @@ from train.optim import OptimizerConfig
 from train.stage import StageConfig
 from train.text_decoder import TextDecoderConfig
 
+# two processes start and train three times: half a minute, more on a busy machine
+pytestmark = pytest.mark.timeout(900)
 RANKS, CLIPS, SAMPLES, STEPS = 2, 4, 19_200, 3
 State = dict[str, torch.Tensor]
 
