@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 StrPath = str | os.PathLike[str]
+# What `atomic_path` calls its files; a process killed while it writes leaves one behind.
+TEMPORARY = ".mimotok-{}.tmp"
 
 
 def open_regular(path: StrPath) -> BinaryIO:
@@ -68,7 +70,7 @@ def atomic_path(path: StrPath, *, overwrite: bool = True) -> Iterator[Path]:
     # through a symbolic link to the file it names: renaming onto the link would cut it off
     target = Path(os.path.realpath(path))
     # not built from the target's name, which may already be as long as names can be
-    temporary = target.parent / f".mimotok-{secrets.token_hex(8)}.tmp"
+    temporary = target.parent / TEMPORARY.format(secrets.token_hex(8))
     try:
         with writing(path):
             temporary.touch(exist_ok=False)

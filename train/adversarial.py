@@ -44,6 +44,11 @@ class AdversarialStage(Stage):
         self.discriminator_config = discriminator_optimizer or OptimizerConfig(muon=False, weight_decay=0.0)
         self.default_ratio = default_ratio
 
+    def configure_model(self) -> None:
+        """Called by Lightning. Raises ValueError under a ModelParallelStrategy: discriminators are not sharded."""
+        if self.device_mesh is not None:
+            raise ValueError("the adversarial stage cannot shard its weights: set the trainer's strategy to ddp")
+
     def training_step(self, batch: Batch, batch_index: int) -> None:  # noqa: ARG002
         self.begin_step(batch)
         segment = self._segment(batch)

@@ -16,9 +16,10 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from mimotok.files import atomic_path
 from mimotok.lengths import ceil_div, zero_padding
 from mimotok.text import normalize_text
 from train.text import ByteTokenizer, HuggingFaceTokenizer
@@ -164,8 +165,10 @@ class TextDecoder(nn.Module):
         settings = {"d_model": self.d_model, **asdict(self.config)}
         if self.config.tokenizer != "bytes":
             settings["tokenizer"] = "tokenizer"
-        (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
-        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / "model.safetensors")
+        with atomic_path(folder / "model.safetensors") as temporary:
+            temporary.write_bytes(save({k: v.contiguous() for k, v in self.state_dict().items()}))
+        with atomic_path(folder / "config.json") as temporary:
+            temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         self.tokenizer.save(folder / "tokenizer")
 
     @classmethod
