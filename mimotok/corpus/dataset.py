@@ -62,7 +62,8 @@ class TokenDataset(IterableDataset[Sequence]):
         world_size: int | None = None,
     ) -> None:
         self.mode = mode or ("whole" if length is None else "cut")
-        if self.mode not in MODES or (self.mode == "whole") != (length is None) or (length or 1) < 1 or mix < 1:
+        lengths_fit = length is None if self.mode == "whole" else length is not None and length >= 1
+        if self.mode not in MODES or not lengths_fit or mix < 1:
             raise ValueError(
                 f"mode={mode}, length={length}, mix={mix}: give cut or pack and a length of 1 or more frames, "
                 "or whole and none; mix is 1 or more shards"
@@ -154,10 +155,9 @@ class TokenDataset(IterableDataset[Sequence]):
 
     def _check_identity(self, theirs: dict[str, Any]) -> None:
         ours = self._identity()
-        if told := ", ".join(
-            f"{name} {theirs.get(name)}, not {ours[name]}" for name in ours if ours[name] != theirs.get(name)
-        ):
-            raise ValueError(f"the state is of another dataset: it has {told}")
+        told = [f"{name} {theirs.get(name)}, not {ours[name]}" for name in ours if ours[name] != theirs.get(name)]
+        if told:
+            raise ValueError(f"the state is of another dataset: it has {', '.join(told)}")
 
 
 def _this_rank() -> tuple[int, int]:

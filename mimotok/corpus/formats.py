@@ -159,7 +159,7 @@ def _to_shar(stem: str, records: Sequence[Record], frame_rate: float) -> dict[st
 def _cut_with_codes(record: Record, frame_rate: float) -> Any:
     """The clip's own cut where it came as one, else a new one; with codes, and what reads the record back."""
     from lhotse import MonoCut, SupervisionSegment
-    from lhotse.array import Array, TemporalArray
+    from lhotse.array import Array
     from lhotse.shar.utils import to_shar_placeholder
 
     # a mixed cut has nowhere to put a field of its own
@@ -170,8 +170,8 @@ def _cut_with_codes(record: Record, frame_rate: float) -> Any:
         texts = {name: record.metadata.get(name) for name in TEXT_COLUMNS}
         segment = SupervisionSegment(record.key, record.key, 0, seconds, **texts)
         cut = MonoCut(record.key, 0, seconds, 0, supervisions=[segment])
-    array = Array("shar", "", "", list(record.codes.shape))
-    codes = TemporalArray(array, temporal_dim=1, frame_shift=1 / frame_rate, start=cut.start)
+    # no TemporalArray: lhotse slices its first dimension, by rounded durations, which loses last frames
+    codes = Array("shar", "", "", list(record.codes.shape))
     own = {"num_samples": record.num_samples, "audio": record.audio, "metadata": record.metadata}
     cut.custom = (cut.custom or {}) | {"codes": to_shar_placeholder(codes), "mimotok": own}
     return cut

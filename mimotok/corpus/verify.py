@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from mimotok.corpus.clips import Clip
+from mimotok.corpus.encode import encode_long
 from mimotok.corpus.formats import Record, checked_format, read_shard
 from mimotok.corpus.ledger import SHARDS, Entry, Settings, read_entries, read_failures, read_settings
-from mimotok.corpus.run import encode_long, settings_of
+from mimotok.corpus.run import settings_of
 from mimotok.files import StrPath
 from mimotok.lengths import code_frames
 from mimotok.tokenizer import Tokenizer
@@ -64,7 +65,11 @@ def verify_corpus(out: StrPath, tokenizer: Tokenizer | None = None, *, sample: i
 def _check_model(out: StrPath, settings: Settings, tokenizer: Tokenizer | None) -> None:
     if tokenizer is None:
         return
-    if told := settings.differences(settings_of(tokenizer, settings.n_q, settings.format)):
+    # first the weights: another model may not even have as many codebooks
+    same = tokenizer.weights_sha256 == settings.sha256
+    told = settings.differences(settings_of(tokenizer, settings.n_q, settings.format)) if same else ""
+    if not same or told:
+        told = told or f"sha256 {settings.sha256}, not {tokenizer.weights_sha256}"
         raise ValueError(f"{out}: holds tokens of {told}; give the model that made them (--model)")
 
 
