@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import queue
 import tempfile
@@ -138,7 +139,8 @@ def as_cut(audio: dict[str, Any]) -> Any:
     lhotse()
     from lhotse.serialization import deserialize_item
 
-    cut = deserialize_item(audio["cut"])
+    # a copy: lhotse takes the dict apart
+    cut = deserialize_item(copy.deepcopy(audio["cut"]))
     return cut if audio["root"] in ("", ".") else cut.with_recording_path_prefix(audio["root"])
 
 

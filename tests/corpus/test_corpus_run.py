@@ -210,14 +210,17 @@ def test_a_folder_of_something_else_is_left_alone(sounds, tokenizer, out):
     assert [path.name for path in out.iterdir()] == ["thesis.tex"]
 
 
-@pytest.mark.parametrize("limit", [1500, 5000, 9000, 12000])
-def test_a_full_disk_stops_it_and_room_lets_it_go_on(sounds, tokenizer, out, limit):
+@pytest.mark.parametrize(
+    ("limit", "shard_hours", "full"),
+    [(100, SHARD_HOURS, "corpus.json"), (1500, SHARD_HOURS, ".parquet"), (3500, 1e-9, LEDGER)],
+)
+def test_a_full_disk_stops_it_and_room_lets_it_go_on(sounds, tokenizer, out, limit, shard_hours, full):
     run = {"root": str(sounds.folder), **QUICK}
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
-        with pytest.raises(ValueError, match="cannot be written") as caught:
-            tokenize_corpus(str(sounds.manifest), out, tokenizer, **run | {"shard_hours": 3 * SHARD_HOURS})
+        with pytest.raises(ValueError, match=f"{full}: cannot be written") as caught:
+            tokenize_corpus(str(sounds.manifest), out, tokenizer, **run | {"shard_hours": shard_hours})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "\n" not in str(caught.value)
