@@ -14,6 +14,7 @@ import typer
 
 from mimotok import __version__
 from mimotok.cli_export import export
+from mimotok.cli_tokenize import tokenize
 from mimotok.cli_tools import (
     TERMINATED,
     USER_ERROR,
@@ -115,6 +116,7 @@ def info(
 
 
 app.command(epilog="Example: mimotok export --format onnx exported/")(export)
+app.command(epilog="Example: mimotok tokenize manifest.jsonl tokens/ --root audio")(tokenize)
 
 
 def _show_version(wanted: bool) -> None:
