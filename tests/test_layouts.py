@@ -84,9 +84,9 @@ def test_streams_that_do_not_fit_each_other():
     text = torch.zeros_like(codes[:, 0])
     with pytest.raises(ValueError, match="have shapes"):
         to_streams(Streams(text[:, 1:], codes, codes), (4, 4), pad_id=0)
+    spoilt = text.clone()
+    spoilt[1, 2] = -1
     with pytest.raises(ValueError, match=r"text\[1, 2\]=-1"):
-        spoilt = text.clone()
-        spoilt[1, 2] = -1
         to_streams(Streams(spoilt, codes, codes), (4, 4), pad_id=0)
     with pytest.raises(ValueError, match="acoustic_delay=-1"):
         to_streams(Streams(text, codes, codes), (4, 4), pad_id=0, acoustic_delay=-1)
