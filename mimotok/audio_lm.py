@@ -79,7 +79,7 @@ class AudioLM(nn.Module):
         logits = self.lm.get_output_embeddings()(hidden[valid])
         text_loss = F.cross_entropy(logits.float(), following[valid])
         audio = valid & (following == self.special.audio)
-        return AudioLosses(text_loss, self.patch_decoder.loss(hidden[audio], patches[:, 1:][audio]))
+        return AudioLosses(text_loss, self.patch_decoder.loss(self._for_patches(hidden[audio]), patches[:, 1:][audio]))
 
     def embed(self, text: Tensor, patches: Tensor) -> Tensor:
         """text: [B, T], patches: [B, T, n_q, size] -> what the LM is given, [B, T, dim]."""
@@ -88,6 +88,10 @@ class AudioLM(nn.Module):
         encoded = torch.zeros_like(embedded)
         encoded[audio] = self.patch_encoder(patches[audio]).to(embedded.dtype)
         return embedded + encoded
+
+    def _for_patches(self, hidden: Tensor) -> Tensor:
+        # an LM that was loaded in half precision, with patch modules in full
+        return hidden.to(self.patch_decoder.projection.weight.dtype)
 
     @torch.no_grad()
     def generate(
@@ -103,8 +107,10 @@ class AudioLM(nn.Module):
         """The prompt and up to `limit` further positions, up to and with the first `stop_id`.
 
         Text and audio alternate as `mimotok.tokens.separate` wants it: audio that the limit cuts off is ended by one
-        more position.
+        more position. Raises ValueError for a prompt or a limit of 0 positions.
         """
+        if limit < 1 or not len(prompt.text):
+            raise ValueError(f"limit={limit}, and a prompt of {len(prompt.text)} positions: give at least 1 of each")
         text, patches = [prompt.text], [prompt.patches]
         empty = empty_ids(self.config.codebook_sizes, prompt.text.device)[:, None].expand(prompt.patches.shape[1:])
         last, cache = int(prompt.text[-1]), None
@@ -116,7 +122,8 @@ class AudioLM(nn.Module):
             new_text, new_patch = sample(logits, text_sampling, generator), empty[None]
             last = int(new_text)
             if last == self.special.audio:
-                new_patch = self.patch_decoder.generate(hidden, sampling=audio_sampling, generator=generator)
+                state = self._for_patches(hidden)
+                new_patch = self.patch_decoder.generate(state, sampling=audio_sampling, generator=generator)
             text.append(new_text)
             patches.append(new_patch)
             if last == stop_id:

@@ -171,6 +171,24 @@ def test_one_sequence_is_learnt_by_heart():
     assert torch.equal(separate(written, SIZES, SPECIAL, frames=[9])[1], clip(9))
 
 
+def test_an_lm_in_half_precision():
+    torch.manual_seed(0)
+    model = AudioLM(llama(), CONFIG, SPECIAL).eval()
+    expected = model(pad_sequences(SEQUENCES, SIZES))
+    model.lm.to(torch.bfloat16)
+    losses = model(pad_sequences(SEQUENCES, SIZES))
+    assert losses.text.dtype == losses.audio.dtype == torch.float32
+    torch.testing.assert_close(losses.audio, expected.audio, rtol=0.02, atol=0)
+    assert separate(model.generate(SEQUENCES[2], limit=9), SIZES, SPECIAL)
+
+
+def test_nothing_to_go_on_from_or_to_write(model):
+    with pytest.raises(ValueError, match="limit=0, and a prompt of 1 positions"):
+        model.generate(SEQUENCES[1], limit=0)
+    with pytest.raises(ValueError, match="a prompt of 0 positions"):
+        model.generate(type(SEQUENCES[1])(SEQUENCES[1].text[:0], SEQUENCES[1].patches[:0]), limit=1)
+
+
 def test_special_ids_that_the_lm_does_not_have():
     with pytest.raises(ValueError, match="the LM has 23 ids"):
         AudioLM(Recurrent(), CONFIG, SpecialIds(21, 22, 23))

@@ -34,9 +34,9 @@ class Reader(Example):
         self.save_hyperparameters()
         config = TextDecoderConfig(hidden_size=width, num_layers=layers, ffn_dim=3 * width, stack=STACK)
         self.reader = TextDecoder(d_model, config)
-        self.reader.projection = nn.Sequential(
-            nn.Linear(STACK * d_model, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
-        )
+        adapter = nn.Sequential(nn.Linear(STACK * d_model, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        # in the place of its single linear layer
+        self.reader.add_module("projection", adapter)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Nats per byte of text."""

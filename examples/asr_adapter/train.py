@@ -44,12 +44,12 @@ def command(read: Callable[[Corpus, str, Tokenizer], list[Item]], name: str) -> 
         tokenizer = Tokenizer.from_pretrained(model)
         corpus = Corpus(manifest, root, cache, language, minutes=minutes)
         parts = {split: read(corpus, split, tokenizer) for split in ("train", "dev")}
-        loaders = []
+        loaders = {}
         for split, items in parts.items():
             print(f"{split}: {len(items)} clips, {hours(items, tokenizer.frame_rate, time=0):.2f} h")
-            loaders.append(make_loader(items, [len(item.features) for item in items], collate, batch_size))
+            loaders[split] = make_loader(items, [len(item.features) for item in items], collate, batch_size)
         reader = Reader(tokenizer.config.d_model, steps)
-        print(fit(reader, *loaders, out, every=every))
+        print(fit(reader, loaders["train"], loaders["dev"], out, every=every))
         report(reader, parts["dev"])
 
     return main

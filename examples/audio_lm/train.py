@@ -42,14 +42,14 @@ def main(
     tokenizer = Tokenizer.from_pretrained(model)
     sizes = tokenizer.codebook_sizes[: tokenizer.n_q]
     corpus = Corpus(manifest, root, cache, language, source, minutes)
-    loaders = []
+    loaders = {}
     for split, without_text in (("train", WITHOUT_TEXT), ("dev", 0.0)):
         items = load_items(corpus, split, tokenizer, "codes", codes_of)
         print(f"{split}: {len(items)} clips, {hours(items, tokenizer.frame_rate, time=1):.2f} h")
         lengths = [item.features.shape[1] for item in items]
         together = partial(collate, codebook_sizes=sizes, without_text=without_text)
-        loaders.append(make_loader(items, lengths, together, batch_size))
-    print(fit(SpeechLM(sizes, steps), *loaders, out, every=every))
+        loaders[split] = make_loader(items, lengths, together, batch_size)
+    print(fit(SpeechLM(sizes, steps), loaders["train"], loaders["dev"], out, every=every))
 
 
 if __name__ == "__main__":
