@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mimotok.codes import check_entries, check_form
 from mimotok.config import TokenizerConfig
 from mimotok.decoder import Decoder
 from mimotok.encoder import Encoder
@@ -256,19 +257,9 @@ class Tokenizer(nn.Module):
         return joined[:, : int(codes.max())], None if frames is None else codes
 
     def _check_codes(self, codes: Tensor) -> None:
-        if codes.dim() != 3 or codes.shape[0] == 0 or codes.shape[2] == 0:
-            raise ValueError(f"codes have shape {list(codes.shape)}: give [batch, n_q, frames], none of them 0")
-        if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
-            raise ValueError(f"codes have dtype {codes.dtype}: give integers")
-        self.config.checked_n_q(codes.shape[1])
-        sizes = torch.tensor(self.codebook_sizes[: codes.shape[1]], device=codes.device)
-        wrong = (codes < 0) | (codes >= sizes[:, None])
-        if bool(wrong.any()):
-            item, book, frame = (int(i) for i in wrong.nonzero()[0])
-            raise ValueError(
-                f"codes[{item}, {book}, {frame}]={int(codes[item, book, frame])}, "
-                f"but codebook {book} has {self.codebook_sizes[book]} entries"
-            )
+        check_form(codes)
+        n_q = self.config.checked_n_q(codes.shape[1])
+        check_entries(codes, self.codebook_sizes[:n_q])
 
 
 def checked_device(device: str | torch.device) -> torch.device:

@@ -12,16 +12,16 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Each module may import those of the layers before its own, and none of its own layer's.
 LAYERS = [
-    ["config", "files", "lengths", "onnx_runtime", "text", "truncation"],
-    ["audio", "attention", "mel", "npz"],
-    ["codes_file", "quantizer", "transformer"],
+    ["codes", "config", "files", "lengths", "onnx_runtime", "sampling", "text", "text_stream", "truncation"],
+    ["audio", "attention", "mel", "npz", "tokens"],
+    ["codes_file", "layouts", "quantizer", "transformer"],
     ["encoder", "training_quantizer", "vocoder", "weights"],
     ["decoder"],
     ["tokenizer"],
     ["chunked", "hf"],
     ["stream_layers"],
-    ["streaming"],
-    ["live"],
+    ["patch_lm", "streaming"],
+    ["audio_lm", "live"],
     ["convert", "describe"],
     ["corpus.clips", "corpus.plan"],
     ["corpus.formats", "corpus.loading"],
