@@ -31,7 +31,7 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
-	$(BIN)/python -m pip install -q -e '.[train,eval,dev]'
+	$(BIN)/python -m pip install -q -e '.[train,eval,tokenize,hf,onnx,dev]'
 	touch $@
 
 clean:

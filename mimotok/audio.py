@@ -68,7 +68,7 @@ def read_blocks(path: StrPath, sample_rate: int) -> Iterator[Tensor]:
     """
     path = Path(path)
     with _open_for_reading(path) as file:
-        for block in _resample(_mono_blocks(file, path), file.samplerate, sample_rate):
+        for block in resample(_mono_blocks(file, path), file.samplerate, sample_rate):
             if len(block):
                 yield torch.from_numpy(block)[None]
 
@@ -134,7 +134,7 @@ def _truncated(path: Path, reason: str) -> ValueError:
     return ValueError(f"{path}: truncated or damaged ({reason}); get a whole copy, or convert it with ffmpeg")
 
 
-def _resample(blocks: Iterator[np.ndarray], source_rate: int, sample_rate: int) -> Iterator[np.ndarray]:
+def resample(blocks: Iterator[np.ndarray], source_rate: int, sample_rate: int) -> Iterator[np.ndarray]:
     """float32 [t] blocks from one rate to another, the same however they were cut."""
     if source_rate == sample_rate:
         yield from blocks

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, NoReturn
 import typer
 
 from mimotok import __version__
+from mimotok.cli_export import export
+from mimotok.cli_tokenize import tokenize
 from mimotok.cli_tools import (
     TERMINATED,
     USER_ERROR,
@@ -111,6 +113,10 @@ def info(
 
         for heading, value in describe(source, revision=revision).items():
             typer.echo(f"{heading:<12}{value}")
+
+
+app.command(epilog="Example: mimotok export --format onnx exported/")(export)
+app.command(epilog="Example: mimotok tokenize manifest.jsonl tokens/ --root audio")(tokenize)
 
 
 def _show_version(wanted: bool) -> None:

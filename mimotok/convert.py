@@ -165,7 +165,7 @@ def plan_jobs(sources: Iterable[Path], out_dir: Path, suffixes: Collection[str],
     """
     jobs: dict[Path, Path] = {}
     for source in sources:
-        found = _files_below(source, suffixes) if source.is_dir() else [Path(source.name)]
+        found = files_below(source, suffixes) if source.is_dir() else [Path(source.name)]
         for relative in found:
             target = out_dir / relative.with_suffix(new_suffix)
             path = source / relative if source.is_dir() else source
@@ -175,7 +175,7 @@ def plan_jobs(sources: Iterable[Path], out_dir: Path, suffixes: Collection[str],
     return [Job(path, target) for target, path in jobs.items()]
 
 
-def _files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
+def files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
     """Paths relative to `folder`, in order."""
 
     def unreadable(error: OSError) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 StrPath = str | os.PathLike[str]
+# What `atomic_path` calls its files; a process killed while it writes leaves one behind.
+TEMPORARY = ".mimotok-{}.tmp"
 
 
 def open_regular(path: StrPath) -> BinaryIO:
@@ -67,7 +70,7 @@ def atomic_path(path: StrPath, *, overwrite: bool = True) -> Iterator[Path]:
     # through a symbolic link to the file it names: renaming onto the link would cut it off
     target = Path(os.path.realpath(path))
     # not built from the target's name, which may already be as long as names can be
-    temporary = target.parent / f".mimotok-{secrets.token_hex(8)}.tmp"
+    temporary = target.parent / TEMPORARY.format(secrets.token_hex(8))
     try:
         with writing(path):
             temporary.touch(exist_ok=False)
@@ -87,3 +90,27 @@ def writing(path: StrPath) -> Iterator[None]:
         yield
     except OSError as error:
         raise ValueError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def require_new(folder: StrPath) -> None:
+    """Check that a folder could be made. Raises ValueError where it exists or its parent will not take it."""
+    folder = Path(folder)
+    if folder.exists() or folder.is_symlink():
+        raise ValueError(f"{folder}: exists already; name another folder or remove it")
+    require_writable(folder)
+
+
+@contextmanager
+def atomic_folder(folder: StrPath) -> Iterator[Path]:
+    """As `atomic_path`, for a folder that does not exist yet: yields one beside it, to be filled by the body."""
+    require_new(folder)
+    folder = Path(folder)
+    temporary = folder.absolute().parent / f".mimotok-{secrets.token_hex(8)}.tmp"
+    try:
+        with writing(folder):
+            temporary.mkdir()
+        yield temporary
+        with writing(folder):
+            os.rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

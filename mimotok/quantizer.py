@@ -6,6 +6,7 @@ Training replaces the search by `mimotok.training_quantizer`, on these same code
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import torch
@@ -27,10 +28,11 @@ class Codebook(nn.Module):
 
     def __init__(self, size: int, dim: int) -> None:
         super().__init__()
-        self.register_buffer("embed", torch.zeros(size, dim))
-        self.register_buffer("embed_avg", torch.zeros(size, dim))
-        self.register_buffer("cluster_size", torch.zeros(size))
-        self.register_buffer("inited", torch.zeros(1))
+        zeros = partial(torch.zeros, dtype=torch.float32)
+        self.register_buffer("embed", zeros(size, dim))
+        self.register_buffer("embed_avg", zeros(size, dim))
+        self.register_buffer("cluster_size", zeros(size))
+        self.register_buffer("inited", zeros(1))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Codebook:
         def move_only(tensor: Tensor) -> Tensor:

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mimotok.codes import check_entries, check_form
 from mimotok.config import TokenizerConfig
 from mimotok.decoder import Decoder
 from mimotok.encoder import Encoder
-from mimotok.lengths import ceil_div, checked_lengths, code_frames, valid_mask
+from mimotok.lengths import ceil_div, checked_lengths, code_frames, valid_mask, zero_padding
 from mimotok.mel import log_mel
 from mimotok.weights import (
     CONFIG_NAME,
@@ -141,11 +142,9 @@ class Tokenizer(nn.Module):
         Codes past an item's length are 0.
         """
         n_q = self.config.checked_n_q(n_q)
-        latents, frames = self._latents(wav, lengths)
-        codes = self.encoder.quantizer.encode(latents, n_q)
-        if frames is None:
-            return codes
-        return codes * valid_mask(frames, codes.shape[2])[:, None, :], frames
+        latents, frames = self.forward_encoder(wav, lengths)
+        codes = self.quantize(latents, frames, n_q=n_q)
+        return codes if frames is None else (codes, frames)
 
     @overload
     def encode_latents(self, wav: Tensor, lengths: None = None) -> Tensor: ...
@@ -154,10 +153,14 @@ class Tokenizer(nn.Module):
     @torch.no_grad()
     def encode_latents(self, wav: Tensor, lengths: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """wav: [B, T]. Returns the continuous latents [B, F, D] before the quantizer, with lengths also theirs [B]."""
-        latents, frames = self._latents(wav, lengths)
-        if frames is None:
-            return latents
-        return latents * valid_mask(frames, latents.shape[1])[..., None], frames
+        latents, frames = self.forward_encoder(wav, lengths)
+        return latents if frames is None else (latents, frames)
+
+    @torch.no_grad()
+    def quantize(self, latents: Tensor, lengths: Tensor | None = None, *, n_q: int | None = None) -> Tensor:
+        """latents: [B, F, D], lengths: [B] code frames. Returns codes int64 [B, n_q, F], 0 past an item's length."""
+        codes = self.encoder.quantizer.encode(latents, self.config.checked_n_q(n_q))
+        return codes if lengths is None else codes * valid_mask(lengths, codes.shape[2])[:, None, :]
 
     @torch.no_grad()
     def dequantize(self, codes: Tensor) -> Tensor:
@@ -191,15 +194,8 @@ class Tokenizer(nn.Module):
         self, latents: Tensor, lengths: Tensor | None = None, *, length: int | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
         """latents: [B, F, D], quantized or not, lengths: [B] code frames. Returns as `decode`."""
-        size = latents.shape[1] * self.frame_size
-        if length is not None and not 0 < length <= size:
-            raise ValueError(f"length={length} samples, but {latents.shape[1]} frames give 1 to {size}")
-        if lengths is None:
-            return self.decoder(latents)[:, :length]
-        lengths = checked_lengths(lengths.to(latents.device), latents.shape[0], latents.shape[1], "frames")
-        wav = self.decoder(latents, lengths)[:, :length]
-        samples = (lengths * self.frame_size).clamp(max=wav.shape[1])
-        return wav * valid_mask(samples, wav.shape[1]), samples
+        wav, samples = self.forward_decoder(latents, lengths, length=length)
+        return wav if samples is None else (wav, samples)
 
     def reconstruct(self, wav: Tensor, *, n_q: int | None = None) -> Tensor:
         """wav: [B, T] -> what decoding its codes gives, [B, T]."""
@@ -218,8 +214,26 @@ class Tokenizer(nn.Module):
             raise ValueError("wav holds NaN or infinite samples: clean it first")
         return wav.to(self.device, torch.float32)
 
+    def forward_encoder(self, wav: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """What `encode_latents` returns, with gradients, and always a pair: None without `lengths`."""
+        latents, frames = self._latents(self.checked_wav(wav), lengths)
+        return zero_padding(latents, frames), frames
+
+    def forward_decoder(
+        self, latents: Tensor, lengths: Tensor | None = None, *, length: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """What `decode_latents` returns, with gradients, and always a pair: None without `lengths`."""
+        size = latents.shape[1] * self.frame_size
+        if length is not None and not 0 < length <= size:
+            raise ValueError(f"length={length} samples, but {latents.shape[1]} frames give 1 to {size}")
+        if lengths is None:
+            return self.decoder(latents)[:, :length], None
+        lengths = checked_lengths(lengths.to(latents.device), latents.shape[0], latents.shape[1], "frames")
+        wav = self.decoder(latents, lengths)[:, :length]
+        samples = (lengths * self.frame_size).clamp(max=wav.shape[1])
+        return wav * valid_mask(samples, wav.shape[1]), samples
+
     def _latents(self, wav: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        wav = self.checked_wav(wav)
         if lengths is not None:
             lengths = checked_lengths(lengths.to(wav.device), wav.shape[0], wav.shape[1], "samples")
         mel, frames = log_mel(wav, lengths, self.config)
@@ -245,19 +259,9 @@ class Tokenizer(nn.Module):
         return joined[:, : int(codes.max())], None if frames is None else codes
 
     def _check_codes(self, codes: Tensor) -> None:
-        if codes.dim() != 3 or codes.shape[0] == 0 or codes.shape[2] == 0:
-            raise ValueError(f"codes have shape {list(codes.shape)}: give [batch, n_q, frames], none of them 0")
-        if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
-            raise ValueError(f"codes have dtype {codes.dtype}: give integers")
-        self.config.checked_n_q(codes.shape[1])
-        sizes = torch.tensor(self.codebook_sizes[: codes.shape[1]], device=codes.device)
-        wrong = (codes < 0) | (codes >= sizes[:, None])
-        if bool(wrong.any()):
-            item, book, frame = (int(i) for i in wrong.nonzero()[0])
-            raise ValueError(
-                f"codes[{item}, {book}, {frame}]={int(codes[item, book, frame])}, "
-                f"but codebook {book} has {self.codebook_sizes[book]} entries"
-            )
+        check_form(codes)
+        n_q = self.config.checked_n_q(codes.shape[1])
+        check_entries(codes, self.codebook_sizes[:n_q])
 
 
 def checked_device(device: str | torch.device) -> torch.device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import torch
@@ -16,6 +17,8 @@ from mimotok.mel import hann_window
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+# What transformers reads to find the feature extractor (mimotok.hf); official folders have none.
+PREPROCESSOR_NAME = "preprocessor_config.json"
 # The official modules are wrappers around the library that trained them; the tensors are the same.
 OFFICIAL_CODEBOOKS = ("encoder.quantizer.vq.layers.", "._codebook.")
 OUR_CODEBOOKS = ("encoder.quantizer.layers.", ".")
@@ -107,7 +110,7 @@ def _check_tensors(path: Path, wanted: dict[str, tuple[int, ...]], found: dict[s
 
 
 def save_state(folder: Path, model: nn.Module, config: TokenizerConfig, dtype: torch.dtype | None) -> None:
-    """Writes `config.json` and `model.safetensors` in the official layout, each whole or not at all.
+    """Writes the official layout's files, and the one that transformers adds, each whole or not at all.
 
     dtype: of the weights on disk, as they are where None; codebooks stay fp32.
     """
@@ -118,6 +121,14 @@ def save_state(folder: Path, model: nn.Module, config: TokenizerConfig, dtype: t
         temporary.write_bytes(save(state, metadata={"format": "pt"}))
     with atomic_path(folder / CONFIG_NAME) as temporary:
         temporary.write_text(config.to_json(), encoding="utf-8")
+    save_preprocessor(folder, config)
+
+
+def save_preprocessor(folder: Path, config: TokenizerConfig) -> None:
+    """Writes `preprocessor_config.json`, by which transformers' AutoFeatureExtractor knows the model's sound."""
+    values = {"feature_extractor_type": "MimoAudioTokenizerFeatureExtractor", "sampling_rate": config.sample_rate}
+    with atomic_path(folder / PREPROCESSOR_NAME) as temporary:
+        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 def _on_disk(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

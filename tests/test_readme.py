@@ -65,7 +65,7 @@ def test_demo() -> None:
 def test_the_tree_names_every_file() -> None:
     tree = README[README.index("## The tree") :]
     for folder in ("mimotok", "train", "eval"):
-        for path in (ROOT / folder).glob("*.py"):
+        for path in (ROOT / folder).rglob("*.py"):
             assert path.name in tree or path.name in ("__init__.py", "__main__.py"), f"README's tree lacks {path}"
 
 

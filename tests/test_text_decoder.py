@@ -8,16 +8,20 @@ from torch import Tensor
 
 from mimotok.text import error_rates, normalize_text
 from train.text import ByteTokenizer, HuggingFaceTokenizer
-from train.text_decoder import EXTRA_TOKENS, TOKENS_PER_FRAME, TextDecoder, TextDecoderConfig
+from train.text_decoder import EXTRA_TOKENS, TOKENS_PER_FRAME, TextDecoder, TextDecoderConfig, TextLosses
 
 SMALL = {"hidden_size": 64, "num_layers": 2, "num_heads": 2, "ffn_dim": 128}
 D_MODEL = 12
 
 
-@pytest.fixture(params=[1, 3], ids=["stack1", "stack3"])
+@pytest.fixture(params=[{"stack": 1}, {"stack": 3}, {"ctc": True}], ids=["stack1", "stack3", "ctc"])
 def decoder(request) -> TextDecoder:
     torch.manual_seed(0)
-    return TextDecoder(D_MODEL, TextDecoderConfig(**SMALL, stack=request.param))
+    return TextDecoder(D_MODEL, TextDecoderConfig(**SMALL, **request.param))
+
+
+def total(losses: TextLosses) -> Tensor:
+    return losses.text if losses.ctc is None else losses.text + losses.ctc
 
 
 def audio(*lengths: int) -> tuple[Tensor, Tensor]:
@@ -43,13 +47,16 @@ def test_a_lone_surrogate_does_not_stop_training():
 
 
 def test_batch_loss_is_the_token_weighted_mean_of_single_losses(decoder):
-    quantized, lengths = audio(9, 4, 6)
+    quantized, lengths = audio(9, 14, 6)
     texts = ["one", "twenty two", "ü"]
-    tokens = torch.tensor([len(t.encode()) + 1.0 for t in texts])
-    singles = torch.stack(
-        [decoder(quantized[i : i + 1, :n], lengths[i : i + 1], texts[i : i + 1]) for i, n in enumerate(lengths)]
-    )
-    torch.testing.assert_close(decoder(quantized, lengths, texts), (singles * tokens).sum() / tokens.sum())
+    singles = [decoder(quantized[i : i + 1, :n], lengths[i : i + 1], texts[i : i + 1]) for i, n in enumerate(lengths)]
+    # the text loss counts eos, for which CTC has no need
+    for name, extra in (("text", 1.0), ("ctc", 0.0)):
+        losses = [getattr(single, name) for single in singles]
+        if losses[0] is not None:
+            tokens = torch.tensor([len(t.encode()) + extra for t in texts])
+            expected = (torch.stack(losses) * tokens).sum() / tokens.sum()
+            torch.testing.assert_close(getattr(decoder(quantized, lengths, texts), name), expected)
 
 
 def test_what_lies_in_the_padding_does_not_matter(decoder):
@@ -57,14 +64,14 @@ def test_what_lies_in_the_padding_does_not_matter(decoder):
     spoilt = torch.cat([quantized, torch.ones(2, 5, D_MODEL)], dim=1)
     spoilt[1, 4:] = 100
     texts = ["one", "two"]
-    torch.testing.assert_close(decoder(spoilt, lengths, texts), decoder(quantized, lengths, texts))
+    torch.testing.assert_close(total(decoder(spoilt, lengths, texts)), total(decoder(quantized, lengths, texts)))
     assert decoder.transcribe(spoilt, lengths) == decoder.transcribe(quantized, lengths)
 
 
 def test_gradient_reaches_each_valid_frame_and_no_other(decoder):
     quantized, lengths = audio(9, 4)
     quantized.requires_grad_()
-    decoder(quantized, lengths, ["one", "two"]).backward()
+    total(decoder(quantized, lengths, ["one", "two"])).backward()
     reached = quantized.grad.abs().sum(-1) > 0
     assert reached.tolist() == [[True] * 9, [True] * 4 + [False] * 5]
 
@@ -88,9 +95,9 @@ def test_texts_must_match_the_clips(decoder):
 
 def test_bfloat16_autocast_gives_nearly_the_same_loss(decoder):
     quantized, lengths = audio(9, 4)
-    expected = decoder(quantized, lengths, ["one", "two"])
+    expected = total(decoder(quantized, lengths, ["one", "two"]))
     with torch.autocast("cpu", torch.bfloat16):
-        actual = decoder(quantized, lengths, ["one", "two"])
+        actual = total(decoder(quantized, lengths, ["one", "two"]))
     assert actual.dtype == torch.float32
     torch.testing.assert_close(actual, expected, rtol=0.03, atol=0)
 
@@ -104,15 +111,40 @@ def test_overfits_four_sentences_through_the_prefix_and_survives_the_disk(tmp_pa
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=3e-3)
     for _ in range(120):
         optimizer.zero_grad()
-        loss = decoder(quantized, lengths, texts)
-        loss.backward()
+        total(decoder(quantized, lengths, texts)).backward()
         optimizer.step()
     assert error_rates(texts, decoder.transcribe(quantized, lengths)) == (0, 0)
 
     decoder.save(tmp_path)
     again = TextDecoder.load(tmp_path)
     assert again.transcribe(quantized, lengths) == texts
-    torch.testing.assert_close(again(quantized, lengths, texts), decoder(quantized, lengths, texts))
+    torch.testing.assert_close(again(quantized, lengths, texts).text, decoder(quantized, lengths, texts).text)
+
+
+def test_ctc_learns_the_order_of_what_is_said():
+    """Each frame holds one letter or a pause: aligned, the loss of every letter falls to nearly nothing."""
+    torch.manual_seed(0)
+    decoder = TextDecoder(D_MODEL, TextDecoderConfig(**SMALL, ctc=True))
+    frames = torch.eye(D_MODEL)[[0, 1, 0, 2, 2, 0, 3, 0, 1, 0]][None]
+    lengths = torch.tensor([10])
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr=3e-3)
+    for _ in range(120):
+        optimizer.zero_grad()
+        decoder(frames, lengths, ["abca"]).ctc.backward()
+        optimizer.step()
+    assert decoder(frames, lengths, ["abca"]).ctc < 0.05 < decoder(frames, lengths, ["acba"]).ctc
+
+
+def test_a_text_too_long_for_its_audio_adds_no_ctc_loss():
+    decoder = TextDecoder(D_MODEL, TextDecoderConfig(**SMALL, ctc=True))
+    losses = decoder(*audio(3), ["far too long"])
+    assert losses.ctc == 0 < losses.text
+
+
+def test_normalized_text_is_what_is_learned():
+    torch.manual_seed(0)
+    decoder = TextDecoder(D_MODEL, TextDecoderConfig(**SMALL, normalize=True))
+    assert decoder(*audio(9), ["Well-KNOWN!"]).text == decoder(*audio(9), ["well known"]).text
 
 
 def test_hugging_face_tokenizer_trains_and_is_saved_with_the_model(tmp_path):
@@ -130,7 +162,7 @@ def test_hugging_face_tokenizer_trains_and_is_saved_with_the_model(tmp_path):
 
     decoder = TextDecoder(D_MODEL, TextDecoderConfig(**SMALL, tokenizer=str(tmp_path / "source")))
     quantized, lengths = audio(3)
-    decoder(quantized, lengths, ["hello world"]).backward()
+    decoder(quantized, lengths, ["hello world"]).text.backward()
     decoder.save(tmp_path / "saved")
     (tmp_path / "source").rename(tmp_path / "gone")
     again = TextDecoder.load(tmp_path / "saved")

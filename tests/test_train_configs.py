@@ -11,27 +11,19 @@ import torch
 
 pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
 
-import lightning
-
 from mimotok import Tokenizer, TokenizerConfig
-from train.cli import ResumingCLI
-from train.data import SpeechDataModule
+from train.cli import StageCLI
 from train.joint import JointStage
 from train.stage import StageConfig
 
 CONFIGS = Path(__file__).parent.parent / "train" / "configs"
-YAML = sorted(CONFIGS.glob("*.yaml"))
+YAML = [*sorted(CONFIGS.glob("*.yaml")), CONFIGS / "ablation" / "base.yaml"]
 
 
 @pytest.mark.parametrize("path", YAML, ids=lambda path: path.stem)
 def test_config_parses(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with mock.patch("sys.argv", ["train"]), pytest.raises(SystemExit) as stopped:
-        ResumingCLI(
-            lightning.LightningModule,
-            SpeechDataModule,
-            subclass_mode_model=True,
-            args=["fit", "--config", str(path), "--print_config"],
-        )
+        StageCLI(args=["fit", "--config", str(path), "--print_config"])
     assert stopped.value.code == 0
     assert "class_path: train." in capsys.readouterr().out
 

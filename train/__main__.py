@@ -58,17 +58,23 @@ def transcribe(
 
 
 def main() -> None:
-    """Dispatches on the first word. Bad input ends in one line and exit code 2."""
-    if len(sys.argv) > 1 and sys.argv[1] not in TOOLS:
-        from train.cli import run_lightning
-
-        run_lightning()
-        return
+    """Dispatches on the first word. Bad input and a full disk end in one line and exit code 2."""
     try:
-        app()
-    except ValueError as error:
-        typer.echo(f"error: {error}", err=True)
+        if len(sys.argv) > 1 and sys.argv[1] not in TOOLS:
+            from train.cli import run_lightning
+
+            run_lightning()
+        else:
+            app()
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {_told(error)}", err=True)
         sys.exit(2)
+
+
+def _told(error: ValueError | OSError) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 if __name__ == "__main__":

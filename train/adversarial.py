@@ -9,7 +9,7 @@ from torch import Tensor
 
 from train.batches import Batch
 from train.discriminators import Discriminators, Judgements
-from train.losses import adversarial_loss, complex_loss, discriminator_loss, feature_matching_loss
+from train.losses import adversarial_loss, discriminator_loss, feature_matching_loss
 from train.optim import OptimizerConfig, clip_gradients, make_optimizer
 from train.stage import Segment, Stage, StageConfig
 
@@ -19,7 +19,8 @@ PUBLISHED_WEIGHTS = {"mel": 1.0, "adversarial": 1.0, "feature_matching": 2.0}
 class AdversarialStage(Stage):
     """Trains decoder and vocoder; codes of the model it starts from stay valid.
 
-    loss_weights: of mel, adversarial, feature_matching and complex (phase-aware STFT) losses; eq. 7 by default.
+    loss_weights: of mel, adversarial and feature_matching losses (eq. 7 by default); stft and complex (see
+        train.losses) where they have a weight.
     discriminators: their sizes. discriminator_optimizer: theirs has no weight decay, as published.
     default_ratio: share of clips decoded from the default number of codebooks; the rest draw 1 to all of them.
     Other arguments as in Stage. One step updates the discriminators, then the generator; step counts are the
@@ -42,6 +43,11 @@ class AdversarialStage(Stage):
         self.discriminators = discriminators or Discriminators()
         self.discriminator_config = discriminator_optimizer or OptimizerConfig(muon=False, weight_decay=0.0)
         self.default_ratio = default_ratio
+
+    def configure_model(self) -> None:
+        """Called by Lightning. Raises ValueError under a ModelParallelStrategy: discriminators are not sharded."""
+        if self.device_mesh is not None:
+            raise ValueError("the adversarial stage cannot shard its weights: set the trainer's strategy to ddp")
 
     def training_step(self, batch: Batch, batch_index: int) -> None:  # noqa: ARG002
         self.begin_step(batch)
@@ -90,15 +96,10 @@ class AdversarialStage(Stage):
     def _generator_losses(
         self, segment: Segment, wav: Tensor, real: Judgements, fake: Judgements, valid: Tensor
     ) -> dict[str, Tensor]:
-        samples = segment.lengths * self.tokenizer.frame_size
-        losses = {
-            "mel": self.config.mel_loss(wav, segment.wav, samples),
+        return self.reconstruction_losses(wav, segment) | {
             "adversarial": adversarial_loss(fake.logits, valid),
             "feature_matching": feature_matching_loss(real.features, fake.features, valid),
         }
-        if self.uses("complex"):
-            losses["complex"] = complex_loss(wav, segment.wav, samples)
-        return losses
 
     def _optimizers(self) -> list[Any]:
         return cast(list, self.optimizers())

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from mimotok.config import TokenizerConfig
+from mimotok.files import atomic_path
 from mimotok.tokenizer import Tokenizer
 from train.text_decoder import TextDecoder, TextDecoderConfig
 
@@ -33,7 +34,8 @@ def export(checkpoint: str | Path, out: str | Path, *, dtype: str = "float16") -
         decoder = TextDecoder(tokenizer.config.d_model, TextDecoderConfig(**facts["text_decoder"]))
         decoder.load_state_dict(_part(state, TEXT_DECODER))
         decoder.to(DTYPES[dtype]).save(folder / "text_decoder")
-    (folder / "README.md").write_text(model_card(folder.name, tokenizer, facts, dtype), encoding="utf-8")
+    with atomic_path(folder / "README.md") as temporary:
+        temporary.write_text(model_card(folder.name, tokenizer, facts, dtype), encoding="utf-8")
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

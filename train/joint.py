@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mimotok.text import error_rates
+from mimotok.text import ErrorRates, error_rates, normalize_text
 from mimotok.training_quantizer import TrainingQuantizer
 from train.batches import Batch
-from train.losses import complex_loss
 from train.optim import clip_gradients, make_optimizer
+from train.sharding import replicate, shard_text_decoder, shard_tokenizer
 from train.stage import Stage, StageConfig
 from train.text_decoder import TextDecoder, TextDecoderConfig
 
@@ -38,8 +38,12 @@ class QuantizerConfig:
 class JointStage(Stage):
     """Trains encoder, codebooks, decoder, vocoder and text decoder.
 
-    loss_weights: of text, mel, commitment and complex (phase-aware STFT) losses; eq. 1 and 2 by default. model: as in
-    Stage.
+    Among several ranks each loss is a mean over the rank's own valid frames, clips or tokens, and gradients are means
+    over ranks: a step equals one of a single process on the joined batch where the ranks hold equally much, as a
+    data module's batches of equal padded seconds nearly do. Codebooks sum over all ranks, and are exact.
+
+    loss_weights: of text, mel and commitment losses (eq. 1 and 2 by default); ctc (see TextDecoder), stft and complex
+    (see train.losses) where they have a weight. model: as in Stage.
     """
 
     def __init__(
@@ -58,7 +62,26 @@ class JointStage(Stage):
             decay=self.quantizer_config.decay,
             dead_code_fraction=self.quantizer_config.dead_code_fraction,
         )
+        text_decoder = replace(text_decoder or TextDecoderConfig(), ctc=self.uses("ctc"))
         self.text_decoder = TextDecoder(self.tokenizer.config.d_model, text_decoder) if self.uses("text") else None
+        self.sharded = False
+
+    def configure_model(self) -> None:
+        """Called by Lightning on every rank; shards the weights where the strategy is a ModelParallelStrategy.
+
+        Raises ValueError where the optimizer is Muon: it needs whole matrices, and would gather each at each step.
+        """
+        mesh = self.device_mesh
+        if mesh is None or self.sharded:
+            return
+        if self.config.optimizer.muon:
+            raise ValueError("Muon needs whole matrices: set optimizer.muon to false, or the trainer's strategy to ddp")
+        replicate(self, self.trainer.strategy.root_device)
+        for tokenizer in (self.tokenizer, self.export_tokenizer()):
+            shard_tokenizer(tokenizer, mesh["data_parallel"])
+        if self.text_decoder is not None:
+            shard_text_decoder(self.text_decoder, mesh["data_parallel"])
+        self.sharded = True
 
     def on_fit_start(self) -> None:
         self.quantizer.synchronise()
@@ -73,12 +96,9 @@ class JointStage(Stage):
         quantized, _, commitment_loss = self.quantizer(latents, lengths, self._draw_n_q(len(batch.wav)))
         segment = self.segment(quantized, lengths, batch.wav)
         wav = self.tokenizer.decoder(segment.latents, segment.lengths)
-        samples = segment.lengths * self.tokenizer.frame_size
-        losses = {"mel": self.config.mel_loss(wav, segment.wav, samples), "commitment": commitment_loss}
-        if self.uses("complex"):
-            losses["complex"] = complex_loss(wav, segment.wav, samples)
+        losses = self.reconstruction_losses(wav, segment) | {"commitment": commitment_loss}
         if self.text_decoder is not None:
-            losses["text"] = text_loss(self.text_decoder, quantized, lengths, batch.text)
+            losses |= text_losses(self.text_decoder, quantized, lengths, batch.text)
         return losses
 
     def _draw_n_q(self, count: int) -> Tensor:
@@ -111,14 +131,25 @@ class JointStage(Stage):
     def validate(self, latents: Tensor, lengths: Tensor, batch: Batch, batch_index: int) -> Tensor:
         """As Stage's, and the text loss, CER and WER of what the text decoder reads in the tokens."""
         quantized = super().validate(latents, lengths, batch, batch_index)
-        told = [i for i, text in enumerate(batch.text) if text]
-        if self.text_decoder is not None and told:
-            loss = text_loss(self.text_decoder, quantized, lengths, batch.text)
-            heard = self.text_decoder.transcribe(quantized[told], lengths[told])
-            rates = error_rates([batch.text[i] or "" for i in told], heard)
-            for name, value in (("text_loss", loss), ("cer", rates.cer), ("wer", rates.wer)):
-                self.log(f"val/{name}", value, batch_size=len(told), sync_dist=True)
+        if self.text_decoder is not None:
+            texts = [text if text and normalize_text(text) else None for text in batch.text]
+            told = len(texts) - texts.count(None)
+            metrics = self._read_tokens(self.text_decoder, quantized, lengths, texts)
+            # every rank takes part where one has a text: those without weigh nothing
+            if self.trainer.strategy.reduce(torch.tensor(told, device=self.device), reduce_op="sum") > 0:
+                for name, value in metrics.items():
+                    self.log(f"val/{name}", value, batch_size=told, sync_dist=True)
         return quantized
+
+    def _read_tokens(
+        self, decoder: TextDecoder, quantized: Tensor, lengths: Tensor, texts: list[str | None]
+    ) -> dict[str, Tensor | float]:
+        told = [i for i, text in enumerate(texts) if text]
+        losses = text_losses(decoder, quantized, lengths, texts)
+        # also without a text: where weights are sharded, they are gathered from every rank
+        heard = decoder.transcribe(quantized[told or [0]], lengths[told or [0]])
+        rates = error_rates([texts[i] or "" for i in told], heard) if told else ErrorRates(0.0, 0.0)
+        return {**{f"{name}_loss": loss for name, loss in losses.items()}, **rates._asdict()}
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """As nn.Module's; the model in it carries the codebooks of this very step."""
@@ -135,10 +166,13 @@ class JointStage(Stage):
         return make_optimizer(trained, self.config.optimizer)
 
 
-def text_loss(decoder: TextDecoder, quantized: Tensor, lengths: Tensor, texts: list[str | None]) -> Tensor:
-    """Eq. 1 over the clips that have a text. quantized: [B, F, D], lengths: [B] frames."""
+def text_losses(decoder: TextDecoder, quantized: Tensor, lengths: Tensor, texts: list[str | None]) -> dict[str, Tensor]:
+    """Eq. 1, and CTC where the decoder has it, over the clips that have a text; zero where none has.
+
+    quantized: [B, F, D], lengths: [B] frames.
+    """
     told = [i for i, text in enumerate(texts) if text]
-    if not told:
-        # a zero that touches every parameter: under DDP each must take part in each step
-        return torch.stack([parameter.sum() for parameter in decoder.parameters()]).sum() * 0
-    return decoder(quantized[told], lengths[told], [texts[i] or "" for i in told])
+    # an empty text where there is none: among several ranks, every parameter must take part in each step of each
+    used = told or [0]
+    losses = decoder(quantized[used], lengths[used], [texts[i] or "" for i in used])._asdict()
+    return {name: loss if told else 0 * loss for name, loss in losses.items() if loss is not None}

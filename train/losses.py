@@ -36,11 +36,13 @@ class MelLoss:
     """
 
     scales: Sequence[MelScale] = PUBLISHED_SCALES
-    log: bool = False
+    exponents: Sequence[float] = (1.0,)
     floor: float = 1e-3
     sample_rate: int = 24000
 
     def __post_init__(self) -> None:
+        if not self.exponents or min(self.exponents) < 0:
+            raise ValueError(f"exponents={list(self.exponents)}: give one or more, 0 for the logarithm or above")
         for n_mels, window, _ in self.scales:
             bank = mel_filterbank(n_mels, window, self.sample_rate, 0.0, self.sample_rate / 2)
             if empty := int((bank.sum(0) == 0).sum()):
@@ -56,7 +58,7 @@ class MelLoss:
             target,
             lengths,
             scales=self.scales,
-            log=self.log,
+            exponents=self.exponents,
             floor=self.floor,
             sample_rate=self.sample_rate,
         )
@@ -68,28 +70,34 @@ def mel_loss(
     lengths: Tensor | None = None,
     *,
     scales: Sequence[MelScale] = PUBLISHED_SCALES,
-    log: bool = False,
+    exponents: Sequence[float] = (1.0,),
     floor: float = 1e-3,
     sample_rate: int = 24000,
 ) -> Tensor:
-    """Multi-scale L1 between mel spectrograms (eq. 2): mean over valid frames and bins, sum over scales.
+    """Multi-scale L1 between mel spectrograms (eq. 2): mean over valid frames and bins, sum over scales and exponents.
 
     prediction, target: wav [B, T]; lengths: [B] samples, beyond which nothing counts.
-    log: compare ln(mel + floor) in place of magnitudes. The floor is in the units of mimotok's own mel, and
-    added, not clamped, so that a prediction below it still receives a gradient.
-    Computed in fp32 whatever autocast says.
+    exponents: what is compared is (mel + floor)^e / e, and for 0 its limit, the logarithm (Box and Cox, 1964): 1 as
+    published hears only what is loud, 0 hears loud and soft alike, 0.3 hears about as loudness does (Stevens, 1957).
+    The floor is in the units of mimotok's own mel, and added, not clamped, so that a prediction below it still
+    receives a gradient. Computed in fp32 whatever autocast says.
     """
     prediction, target = _prepared(prediction, lengths), _prepared(target, lengths)
     with torch.autocast(prediction.device.type, enabled=False):
         total = prediction.new_zeros(())
         for n_mels, window, hop in scales:
             bank = _normalised_bank(n_mels, window, sample_rate, prediction.device)
-            predicted = _stft(prediction, window, hop).abs() @ bank
-            wanted = _stft(target, window, hop).abs() @ bank
-            if log:
-                predicted, wanted = (predicted + floor / MEL_GAIN).log(), (wanted + floor / MEL_GAIN).log()
-            total = total + _frame_mean((predicted - wanted).abs(), lengths, hop)
+            predicted = _stft(prediction, window, hop).abs() @ bank + floor / MEL_GAIN
+            wanted = _stft(target, window, hop).abs() @ bank + floor / MEL_GAIN
+            for exponent in exponents:
+                error = (_box_cox(predicted, exponent) - _box_cox(wanted, exponent)).abs()
+                total = total + _frame_mean(error, lengths, hop)
         return total
+
+
+def _box_cox(x: Tensor, exponent: float) -> Tensor:
+    """The transform without its constant, which differences do not see."""
+    return x.log() if exponent == 0 else x**exponent / exponent
 
 
 def stft_loss(

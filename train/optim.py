@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 # Coefficients of the quintic Newton-Schulz iteration (Jordan et al., 2024, "Muon").
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -84,6 +85,14 @@ class MuonAdamW(torch.optim.Optimizer):
             "muon": False,
         }
         super().__init__(params, defaults)
+
+    def state_bytes(self) -> int:
+        """Bytes of its state once every parameter has had a step: one moment of Muon's, two of AdamW's."""
+        return sum(
+            (1 if group["muon"] else 2) * parameter.numel() * parameter.element_size()
+            for group in self.param_groups
+            for parameter in group["params"]
+        )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -169,21 +178,27 @@ def make_optimizer(modules: Sequence[nn.Module], config: OptimizerConfig) -> dic
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
+class DivergedError(RuntimeError):
+    """Too many steps in a row went wrong: training cannot go on."""
+
+
 class SkipCounter:
-    """Steps in a row whose gradient was not finite."""
+    """Steps whose gradient was not finite: in a row, and in all of this run."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.in_a_row = 0
+        self.total = 0
 
     def finite(self, norm: Tensor) -> bool:
-        """Whether to take the step. Raises RuntimeError after more than `limit` refusals in a row."""
+        """Whether to take the step. Raises DivergedError after more than `limit` refusals in a row."""
         if bool(torch.isfinite(norm)):
             self.in_a_row = 0
             return True
         self.in_a_row += 1
+        self.total += 1
         if self.in_a_row > self.limit:
-            raise RuntimeError(
+            raise DivergedError(
                 f"{self.in_a_row} steps in a row without a finite gradient: the last checkpoint is the last good one"
             )
         return False
@@ -192,6 +207,8 @@ class SkipCounter:
 def clip_gradients(module: nn.Module, limit: float, skips: SkipCounter) -> Tensor:
     """Clips the global norm and returns it; a gradient that is not finite is dropped, and the step with it."""
     norm = nn.utils.clip_grad_norm_(module.parameters(), limit)
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()
     if not skips.finite(norm):
         for parameter in module.parameters():
             parameter.grad = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
@@ -17,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from mimotok.mel import log_mel
 from mimotok.tokenizer import Tokenizer
 from train.batches import Batch
-from train.losses import MelLoss
+from train.losses import MelLoss, complex_loss, stft_loss
 from train.model import build_tokenizer
 from train.optim import OptimizerConfig, SkipCounter
 from train.usage import CodeUsage
@@ -81,6 +82,12 @@ class Stage(lightning.LightningModule):
         """Whether this loss has a weight."""
         return self.loss_weights.get(loss, 0.0) > 0
 
+    def checkpoint_bytes(self) -> int:
+        """About the size of a checkpoint: weights, their moving average, codebooks and the optimizers' states."""
+        made: Any = self.configure_optimizers()
+        states = sum(one["optimizer"].state_bytes() for one in (made if isinstance(made, list) else [made]))
+        return states + sum(tensor.numel() * tensor.element_size() for tensor in self.state_dict().values())
+
     def export_tokenizer(self) -> Tokenizer:
         """The model with averaged weights, as evaluated and exported."""
         return cast(Tokenizer, self.averaged.module)
@@ -114,6 +121,13 @@ class Stage(lightning.LightningModule):
         index = (start * samples)[:, None] + torch.arange(size * samples, device=start.device)
         return Segment(latents, lengths.clamp(max=size), wav.gather(1, index))
 
+    def reconstruction_losses(self, wav: Tensor, segment: Segment) -> dict[str, Tensor]:
+        """wav: [B, S * frame_size], decoded from the segment. Mel, stft and complex losses, those with a weight."""
+        samples = segment.lengths * self.tokenizer.frame_size
+        functions: dict[str, Callable[..., Tensor]]
+        functions = {"mel": self.config.mel_loss, "stft": stft_loss, "complex": complex_loss}
+        return {name: loss(wav, segment.wav, samples) for name, loss in functions.items() if self.uses(name)}
+
     def encode_mel(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Latents [B, F, D] of whole clips and their lengths [B], with gradients."""
         mel, mel_lengths = log_mel(batch.wav, batch.lengths, self.tokenizer.config)
@@ -122,9 +136,8 @@ class Stage(lightning.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:  # noqa: ARG002
         now = time.perf_counter()
-        self.log("audio_s_per_s", self._seconds(batch) / (now - self._started), prog_bar=True)
-        left = (self.trainer.max_steps - self.global_step) * (now - self._started) / 60
-        self.log("minutes_left", left, prog_bar=True)
+        self.log("audio_s_per_s", self._seconds(batch) / (now - self._started))
+        self.log("train/skipped_steps", float(self.skips.total))
         self._started = now
 
     def on_validation_start(self) -> None:
@@ -171,6 +184,14 @@ class Stage(lightning.LightningModule):
             "metrics": metrics,
             "codes": self.usage.summary(),
         }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As nn.Module's. Raises ValueError where `state_dict` is of a model of another shape."""
+        try:
+            return super().load_state_dict(state_dict, *args, **kwargs)
+        except RuntimeError as error:
+            problem = " ".join(str(error).split())
+            raise ValueError(f"the checkpoint is of another model than the config's: {problem:.300}") from error
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.audio_seconds = checkpoint["mimotok"]["audio_hours"] * 3600

@@ -1,8 +1,9 @@
 """The audio-to-text model of the joint stage: a small causal LM that reads quantized audio and writes text.
 
 It exists to put meaning into the tokens (MiMo-Audio, section 2.2, eq. 1) and is dropped afterwards, though it
-can be kept to transcribe tokens. There is no CTC head, as the paper has none; with little speech one might
-align audio and text sooner than next-token loss alone.
+can be kept to transcribe tokens. The paper has next-token loss alone, on millions of hours. With ten hours that loss
+learns spelling and never where the words are, so a CTC loss (Graves et al., 2006) on the prefix positions can
+join it, which aligns monotonically from the start (joint CTC and attention: Kim et al., 2017, arXiv 1609.06773).
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from mimotok.files import atomic_path
 from mimotok.lengths import ceil_div, zero_padding
+from mimotok.text import normalize_text
 from train.text import ByteTokenizer, HuggingFaceTokenizer
 
 IGNORED = -100
@@ -32,6 +36,9 @@ class TextDecoderConfig:
 
     tokenizer: "bytes" (UTF-8 bytes), or the name or folder of a Hugging Face tokenizer.
     stack: audio frames that are joined into one prefix position; 1 keeps the 25 Hz of the codes.
+    normalize: learn lower-case text without punctuation, where sources disagree on how they write.
+    ctc: a second head at the prefix positions, trained by CTC, which needs more positions than tokens: a stack of 1.
+        The joint stage has it where `loss_weights` has ctc.
     """
 
     hidden_size: int = 256
@@ -40,12 +47,21 @@ class TextDecoderConfig:
     ffn_dim: int = 768
     stack: int = 1
     tokenizer: str = "bytes"
+    normalize: bool = False
+    ctc: bool = False
 
     def __post_init__(self) -> None:
         if self.hidden_size % (2 * self.num_heads):
             raise ValueError(f"hidden_size={self.hidden_size}: RoPE needs {self.num_heads} heads of even width")
         if self.stack < 1:
             raise ValueError(f"stack={self.stack}: at least one frame makes a prefix position")
+
+
+class TextLosses(NamedTuple):
+    """Both in nats per token, mean over the batch's tokens; ctc is None where the decoder has no such head."""
+
+    text: Tensor
+    ctc: Tensor | None
 
 
 class TextDecoder(nn.Module):
@@ -72,11 +88,12 @@ class TextDecoder(nn.Module):
                 initializer_range=config.hidden_size**-0.5,
             )
         )
+        self.ctc_head = nn.Linear(config.hidden_size, self.tokenizer.size) if config.ctc else None
 
-    def forward(self, quantized: Tensor, lengths: Tensor, texts: Sequence[str]) -> Tensor:
+    def forward(self, quantized: Tensor, lengths: Tensor, texts: Sequence[str]) -> TextLosses:
         """quantized: [B, F, d_model]; lengths: [B] frames; texts: B transcripts, none of them missing.
 
-        Returns text_loss: the cross-entropy of the next token in nats, mean over the batch's tokens (eq. 1).
+        Returns the cross-entropy of the next token (eq. 1), and the CTC loss of the same tokens without eos.
         """
         if len(texts) != len(quantized):
             raise ValueError(f"{len(texts)} transcripts for {len(quantized)} clips")
@@ -91,9 +108,22 @@ class TextDecoder(nn.Module):
         packed = _take(joined, source.clamp(max=joined.shape[1] - 1))
         hidden = self.lm.model(inputs_embeds=packed, use_cache=False).last_hidden_state
 
-        hidden = _take(hidden, prefix[:, None] + torch.arange(labels.shape[1], device=ids.device))
-        logits = self.lm.lm_head(hidden).float()
-        return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+        written = _take(hidden, prefix[:, None] + torch.arange(labels.shape[1], device=ids.device))
+        logits = self.lm.lm_head(written).float()
+        text = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+        return TextLosses(text, self._ctc(hidden[:, : audio.shape[1]], prefix, labels))
+
+    def _ctc(self, hidden: Tensor, prefix: Tensor, labels: Tensor) -> Tensor | None:
+        """hidden: [B, P, hidden] of the prefix positions, prefix: [B] valid ones. Its blank is the padding's id."""
+        if self.ctc_head is None:
+            return None
+        log_probs = self.ctc_head(hidden).float().log_softmax(-1).transpose(0, 1)
+        sizes = (labels != IGNORED).sum(1) - 1
+        # a text too long for its audio has no alignment: it adds nothing, rather than infinity
+        loss = F.ctc_loss(
+            log_probs, labels.clamp(min=0), prefix, sizes, self.tokenizer.pad, reduction="sum", zero_infinity=True
+        )
+        return loss / sizes.sum().clamp(min=1)
 
     @torch.no_grad()
     def transcribe(self, quantized: Tensor, lengths: Tensor) -> list[str]:
@@ -135,8 +165,10 @@ class TextDecoder(nn.Module):
         settings = {"d_model": self.d_model, **asdict(self.config)}
         if self.config.tokenizer != "bytes":
             settings["tokenizer"] = "tokenizer"
-        (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
-        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / "model.safetensors")
+        with atomic_path(folder / "model.safetensors") as temporary:
+            temporary.write_bytes(save({k: v.contiguous() for k, v in self.state_dict().items()}))
+        with atomic_path(folder / "config.json") as temporary:
+            temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         self.tokenizer.save(folder / "tokenizer")
 
     @classmethod
@@ -163,6 +195,7 @@ class TextDecoder(nn.Module):
 
     def _tokenize(self, texts: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor]:
         """B texts -> ids [B, N]: bos and text, padded; labels [B, N]: the token after each, or IGNORED."""
+        texts = [normalize_text(t) for t in texts] if self.config.normalize else texts
         rows = [torch.tensor([self.tokenizer.bos, *self.tokenizer.encode(t), self.tokenizer.eos]) for t in texts]
         ids = nn.utils.rnn.pad_sequence([r[:-1] for r in rows], True, self.tokenizer.pad)
         labels = nn.utils.rnn.pad_sequence([r[1:] for r in rows], True, IGNORED)

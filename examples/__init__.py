@@ -1,0 +1,1 @@
+"""Small models on mimotok's tokens; each folder has a README with commands and results."""

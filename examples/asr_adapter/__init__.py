@@ -1,0 +1,1 @@
+"""Recognition by an adapter: frozen tokenizer, a small projection, a small causal LM."""

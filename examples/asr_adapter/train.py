@@ -1,0 +1,72 @@
+"""python -m examples.asr_adapter.train manifest.jsonl --root data"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from examples.asr_adapter.model import Reader, collate
+from examples.corpus import Corpus, Item, codes_of, hours, latents_of, load_items
+from examples.training import fit, make_loader, run
+from mimotok import Tokenizer
+from mimotok.text import error_rates
+
+SHOWN = 5
+
+
+def quantized_items(corpus: Corpus, split: str, tokenizer: Tokenizer) -> list[Item]:
+    """Clips with what their codes stand for, [F, D]."""
+    items = load_items(corpus, split, tokenizer, "codes", codes_of)
+    return [item._replace(features=tokenizer.dequantize(item.features[None].long())[0]) for item in items]
+
+
+def latent_items(corpus: Corpus, split: str, tokenizer: Tokenizer) -> list[Item]:
+    """Clips with their continuous latents, [F, D]."""
+    return load_items(corpus, split, tokenizer, "latents", latents_of)
+
+
+def command(read: Callable[[Corpus, str, Tokenizer], list[Item]], name: str) -> Callable[..., None]:
+    """The script that trains on what `read` gives; it writes to runs/examples/`name`."""
+
+    def main(
+        manifest: str,
+        root: str = ".",
+        out: Path = Path("runs/examples", name),
+        cache: str = Corpus.cache,
+        model: str | None = None,
+        language: str = "en",
+        minutes: float = 60.0,
+        steps: int = 400,
+        batch_size: int = 16,
+        every: int = 100,
+    ) -> None:
+        """Train adapter and LM on a frozen tokenizer, and print the CER on dev."""
+        tokenizer = Tokenizer.from_pretrained(model)
+        corpus = Corpus(manifest, root, cache, language, minutes=minutes)
+        parts = {split: read(corpus, split, tokenizer) for split in ("train", "dev")}
+        loaders = {}
+        for split, items in parts.items():
+            print(f"{split}: {len(items)} clips, {hours(items, tokenizer.frame_rate, time=0):.2f} h")
+            loaders[split] = make_loader(items, [len(item.features) for item in items], collate, batch_size)
+        reader = Reader(tokenizer.config.d_model, steps)
+        print(fit(reader, loaders["train"], loaders["dev"], out, every=every))
+        report(reader, parts["dev"])
+
+    return main
+
+
+def report(reader: Reader, items: list[Item]) -> None:
+    """Prints a few transcripts, and CER and WER over all."""
+    said, heard = [], []
+    for start in range(0, len(items), 16):
+        batch = collate(items[start : start + 16])
+        said += batch.texts
+        heard += reader.eval().reader.transcribe(batch.features, batch.lengths)
+    for reference, hypothesis in list(zip(said, heard, strict=True))[:SHOWN]:
+        print(f"said: {reference}\nread: {hypothesis}")
+    cer, wer = error_rates(said, heard)
+    print(f"dev CER {cer:.3f}, WER {wer:.3f}")
+
+
+if __name__ == "__main__":
+    run(command(quantized_items, "asr_adapter"))

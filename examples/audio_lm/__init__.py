@@ -1,0 +1,1 @@
+"""A small audio LM from scratch: text to speech and continuation in one sequence format."""

@@ -1,0 +1,70 @@
+"""The model: a small Llama from scratch, made an audio LM by mimotok.audio_lm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from examples.training import Example
+from mimotok.audio_lm import AudioLM, Sequences
+from mimotok.patch_lm import PatchConfig
+from mimotok.tokens import Positions, SpecialIds, empty_ids, interleave
+from train.text import ByteTokenizer
+
+TEXT = ByteTokenizer()
+SPECIAL = SpecialIds(audio=TEXT.size, start=TEXT.size + 1, end=TEXT.size + 2)
+
+
+class SpeechLM(Example):
+    """bos text START patches END eos; for continuation the same without the text."""
+
+    def __init__(
+        self,
+        codebook_sizes: Sequence[int],
+        steps: int,
+        learning_rate: float = 2e-3,
+        width: int = 256,
+        layers: int = 4,
+    ) -> None:
+        super().__init__(steps, learning_rate)
+        self.save_hyperparameters()
+        lm = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=TEXT.size + len(SPECIAL),
+                hidden_size=width,
+                intermediate_size=3 * width,
+                num_hidden_layers=layers,
+                num_attention_heads=4,
+                # the usual 0.02 suits wide models
+                initializer_range=width**-0.5,
+            )
+        )
+        self.model = AudioLM(lm, PatchConfig(tuple(codebook_sizes)), SPECIAL)
+
+    def losses(self, batch: Sequences) -> dict[str, Tensor]:
+        """Nats per text id and per code; `codebook_0` is the first channel's share of the latter."""
+        text, audio = self.model(batch)
+        return {"loss": text + audio.mean(), "text": text, "audio": audio.mean(), "codebook_0": audio[0]}
+
+
+def spoken(codes: Tensor, text: str, codebook_sizes: Sequence[int]) -> Positions:
+    """codes: [n_q, F]. The training sequence of a clip; an empty text makes it one for continuation."""
+    before, after = torch.tensor([TEXT.bos, *TEXT.encode(text)]), torch.tensor([TEXT.eos])
+    return interleave([before, codes, after], codebook_sizes, SPECIAL)
+
+
+def speech_prompt(text: str, config: PatchConfig) -> Positions:
+    """What asks for the text's speech: everything up to START."""
+    ids = torch.tensor([TEXT.bos, *TEXT.encode(text), SPECIAL.start])
+    return Positions(ids, empty_ids(config.codebook_sizes)[None, :, None].repeat(len(ids), 1, config.patch_size))
+
+
+def continuation_prompt(codes: Tensor, config: PatchConfig) -> Positions:
+    """codes: [n_q, F]. What asks for more of the same: everything up to the last whole patch."""
+    whole = codes[:, : codes.shape[1] // config.patch_size * config.patch_size]
+    sequence = spoken(whole, "", config.codebook_sizes)
+    # without END and eos
+    return Positions(sequence.text[:-2], sequence.patches[:-2])

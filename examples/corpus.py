@@ -1,0 +1,95 @@
+"""Clips of a manifest with their codes or latents, computed once and kept in a file."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mimotok import Tokenizer, load_audio
+from mimotok.files import atomic_path
+from train.manifest import Clip, read_manifest
+
+# features(tokenizer, wav [1, T]) -> [1, ...]; `kind` names them in the cache
+Features = Callable[[Tokenizer, Tensor], Tensor]
+
+
+class Item(NamedTuple):
+    """A clip, without a batch dimension: codes int16 [n_q, F], or latents float32 [F, D]; and its text."""
+
+    audio: str
+    features: Tensor
+    text: str
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What is read of a manifest: clips with a text, in random order, up to so many minutes of each split.
+
+    audio paths are relative to `root`; language: as the manifest says it, or None for all; source: part of the
+    source's name, for training clips only; max_seconds: longer clips are left out. cache: folder.
+    """
+
+    manifest: str
+    root: str = "."
+    cache: str = "runs/examples/cache"
+    language: str | None = "en"
+    source: str = ""
+    minutes: float = 60.0
+    max_seconds: float = 12.0
+
+    def clips(self, split: str) -> list[Clip]:
+        """Those of one split. Raises ValueError where there is none."""
+        fits = [clip for clip in read_manifest(self.manifest, self.root) if self._fits(clip, split)]
+        random.Random(0).shuffle(fits)
+        chosen, seconds = [], 0.0
+        for clip in fits:
+            if seconds + clip.duration <= self.minutes * 60:
+                chosen.append(clip)
+                seconds += clip.duration
+        if not chosen:
+            raise ValueError(f"{self.manifest}: no clip with text for split={split}, language={self.language}")
+        return chosen
+
+    def _fits(self, clip: Clip, split: str) -> bool:
+        known = bool(clip.text) and clip.split == split and clip.duration <= self.max_seconds
+        spoken = self.language in (None, clip.language)
+        return known and spoken and (split != "train" or self.source in clip.source)
+
+
+def load_items(corpus: Corpus, split: str, tokenizer: Tokenizer, kind: str, features: Features) -> list[Item]:
+    """The clips of a split with their features, from the cache as far as it holds them."""
+    clips = corpus.clips(split)
+    path = Path(corpus.cache, f"{kind}-{split}-{tokenizer.weights_sha256[:12]}.safetensors")
+    known = load_file(path) if path.is_file() else {}
+    missing = [clip for clip in clips if clip.audio not in known]
+    for number, clip in enumerate(missing, 1):
+        known[clip.audio] = features(tokenizer, load_audio(clip.audio, tokenizer.sample_rate))[0].contiguous()
+        if number % 100 == 0:
+            print(f"{kind} of {number} of {len(missing)} clips", flush=True)
+    if missing:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temporary:
+            save_file(known, temporary)
+    return [Item(clip.audio, known[clip.audio], clip.text or "") for clip in clips]
+
+
+def codes_of(tokenizer: Tokenizer, wav: Tensor) -> Tensor:
+    """wav: [1, T] -> codes int16 [1, n_q, F]: small on disk."""
+    return tokenizer.encode(wav).to(torch.int16)
+
+
+def latents_of(tokenizer: Tokenizer, wav: Tensor) -> Tensor:
+    """wav: [1, T] -> continuous latents [1, F, D]."""
+    return tokenizer.encode_latents(wav)
+
+
+def hours(items: Sequence[Item], frame_rate: float, *, time: int) -> float:
+    """How much sound it is. time: the dimension of the features that is time."""
+    return sum(item.features.shape[time] for item in items) / frame_rate / 3600

@@ -1,0 +1,36 @@
+"""What codes may hold: the one check of shapes, dtypes and entries, which names the first wrong position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def check_form(codes: Tensor) -> None:
+    """Raises ValueError where codes are not integers of a shape [B, n_q, F] without a 0."""
+    if codes.dim() != 3 or 0 in codes.shape:
+        raise ValueError(f"codes have shape {list(codes.shape)}: give [batch, n_q, frames], none of them 0")
+    if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+        raise ValueError(f"codes have dtype {codes.dtype}: give integers")
+
+
+def check_entries(codes: Tensor, codebook_sizes: Sequence[int]) -> None:
+    """codes: [B, n_q, F]. Raises ValueError naming the first code that its codebook does not have."""
+    if codes.shape[1] != len(codebook_sizes):
+        raise ValueError(f"codes have {codes.shape[1]} codebooks, but codebook_sizes names {len(codebook_sizes)}")
+    sizes = torch.tensor(codebook_sizes, device=codes.device)
+    wrong = (codes < 0) | (codes >= sizes[:, None])
+    if bool(wrong.any()):
+        item, book, frame = (int(i) for i in wrong.nonzero()[0])
+        raise ValueError(
+            f"codes[{item}, {book}, {frame}]={int(codes[item, book, frame])}, "
+            f"but codebook {book} has {codebook_sizes[book]} entries"
+        )
+
+
+def check_codes(codes: Tensor, codebook_sizes: Sequence[int]) -> None:
+    """Both checks, for codes that use exactly these codebooks."""
+    check_form(codes)
+    check_entries(codes, codebook_sizes)

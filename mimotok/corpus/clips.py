@@ -1,0 +1,192 @@
+"""One clip of a corpus: where its sound lies, and the sound itself, the same as `load_audio` gives."""
+
+from __future__ import annotations
+
+import copy
+import os
+import queue
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mimotok.audio import read_blocks, resample
+from mimotok.files import writing
+
+# blocks that wait for the consumer
+_BLOCKS_AHEAD = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A clip to be tokenized.
+
+    key: its name in the corpus, unique. seconds: its length, or an estimate where only a look inside would tell: for
+    batching and progress, nothing else depends on it. metadata: JSON values that travel with the tokens.
+    audio: where the sound is: {"path": file or URL}, with {"span": [first byte, bytes], "member": name} of a tar's
+    member, or {"cut": a Lhotse cut as a dict, "root": folder of its relative paths}.
+    """
+
+    key: str
+    seconds: float
+    audio: dict[str, Any]
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def place(self) -> str:
+        """Where the sound is, for people."""
+        if "cut" in self.audio:
+            return f"cut {self.key}"
+        member = self.audio.get("member")
+        return self.audio["path"] if member is None else f"{self.audio['path']}:{member}"
+
+
+def is_remote(path: str) -> bool:
+    """Whether fsspec reads it: s3://, gs://, hf://, memory://, ..."""
+    return "://" in path
+
+
+def read_clip(clip: Clip, sample_rate: int) -> Iterator[Tensor]:
+    """Yields wav: float32 [1, t] blocks at `sample_rate`, mono; together what `load_audio` returns.
+
+    Raises ValueError, OSError, or whatever a remote file system raises.
+    """
+    if "cut" in clip.audio:
+        return _cut_blocks(clip, sample_rate)
+    if "span" in clip.audio or is_remote(clip.audio["path"]):
+        return _fetched_blocks(clip, sample_rate)
+    return read_blocks(clip.audio["path"], sample_rate)
+
+
+class NoRoomError(Exception):
+    """Here, not in the clip, lies the fault: there is no room for a temporary file."""
+
+
+def _fetched_blocks(clip: Clip, sample_rate: int) -> Iterator[Tensor]:
+    data = _fetch(clip.audio)
+    with _temporary(data, Path(clip.audio.get("member") or clip.audio["path"]).suffix) as path:
+        del data
+        try:
+            yield from read_blocks(path, sample_rate)
+        except ValueError as error:
+            raise ValueError(str(error).replace(path, clip.place)) from None
+
+
+def _fetch(audio: dict[str, Any]) -> bytes:
+    """The encoded bytes of a remote file, or of a tar's member."""
+    path = audio["path"]
+    first, size = audio.get("span") or (0, None)
+    if is_remote(path):
+        import fsspec
+
+        system, inner = fsspec.core.url_to_fs(path)
+        return system.cat_file(inner, start=first, end=None if size is None else first + size)
+    with open(path, "rb") as file:
+        file.seek(first)
+        return file.read(size)
+
+
+@contextmanager
+def _temporary(data: bytes, suffix: str) -> Iterator[str]:
+    """A file that holds `data`: what finds cut-off files reads paths."""
+    handle, path = tempfile.mkstemp(suffix=suffix, prefix="mimotok-")
+    try:
+        try:
+            with writing(path), open(handle, "wb") as file:
+                file.write(data)
+        except ValueError as error:
+            raise NoRoomError(str(error)) from None
+        yield path
+    finally:
+        os.unlink(path)
+
+
+def _cut_blocks(clip: Clip, sample_rate: int) -> Iterator[Tensor]:
+    cut = as_cut(clip.audio)
+    wav = np.atleast_2d(cut.load_audio()).mean(axis=0, dtype=np.float32)
+    if not wav.size:
+        raise ValueError(f"{clip.place}: no audio in it (0 samples)")
+    if not np.isfinite(wav).all():
+        raise ValueError(f"{clip.place}: NaN or infinite samples")
+    for block in resample(iter([wav]), cut.sampling_rate, sample_rate):
+        if len(block):
+            yield torch.from_numpy(np.ascontiguousarray(block))[None]
+
+
+def lhotse() -> Any:
+    """The lhotse module, reading audio by libsndfile. Raises ImportError naming the extra."""
+    try:
+        import lhotse as module
+        from lhotse.audio import set_current_audio_backend
+    except ImportError as error:
+        raise ImportError("Lhotse CutSets and Shar need: pip install 'mimotok[tokenize]'") from error
+    if "LHOTSE_AUDIO_BACKEND" not in os.environ:
+        # lhotse's default asks any torchaudio that is installed, and fails if that cannot be imported
+        set_current_audio_backend("LibsndfileBackend")
+    return module
+
+
+def as_cut(audio: dict[str, Any]) -> Any:
+    """The Lhotse cut of `Clip.audio`, its relative paths taken from the root."""
+    lhotse()
+    from lhotse.serialization import deserialize_item
+
+    # a copy: lhotse takes the dict apart
+    cut = deserialize_item(copy.deepcopy(audio["cut"]))
+    return cut if audio["root"] in ("", ".") else cut.with_recording_path_prefix(audio["root"])
+
+
+def load_clip(clip: Clip, sample_rate: int, limit: float) -> Tensor | None:
+    """wav: float32 [1, T], or None where it is longer than `limit` seconds. Raises as `read_clip`."""
+    blocks, samples = [], 0
+    for block in read_clip(clip, sample_rate):
+        samples += block.shape[1]
+        if samples > limit * sample_rate:
+            return None
+        blocks.append(block)
+    return torch.cat(blocks, dim=1)
+
+
+def ahead(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The same blocks, read by a thread while the consumer works. Raises what reading raised."""
+    waiting: queue.Queue[Tensor | BaseException | None] = queue.Queue(_BLOCKS_AHEAD)
+    stopped = threading.Event()
+
+    def put(item: Tensor | BaseException | None) -> None:
+        while not stopped.is_set():
+            try:
+                waiting.put(item, timeout=0.1)
+                return
+            except queue.Full:
+                pass
+
+    def read() -> None:
+        end: BaseException | None = None
+        try:
+            # in pieces, so that what waits is bounded however large a reader's blocks are
+            for block in chain.from_iterable(block.split(1 << 20, dim=1) for block in blocks):
+                put(block)
+                if stopped.is_set():
+                    return
+        except BaseException as error:
+            end = error
+        put(end)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    try:
+        while (item := waiting.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()
+        thread.join()

@@ -1,0 +1,104 @@
+"""The same job on a Ray cluster: a pool of actors, each of which makes whole shards on a file system that all share.
+
+An actor that dies is started again by Ray, and its shard made again under the same name: files get their names when
+they are whole, and only the driver writes the ledger, once a shard.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mimotok.corpus.encode import Finished, Options, Part, run_parts
+from mimotok.corpus.ledger import Settings
+from mimotok.tokenizer import Tokenizer
+
+_TRIES = -1  # Ray's word for "as often as it takes"
+
+
+class _Encoder:
+    """One actor: a model, and what it is asked to make."""
+
+    def __init__(self, tokenizer: Tokenizer, device: str, options: Options) -> None:
+        self.tokenizer, self.options = tokenizer.to(device), options
+
+    def make(self, part: Part, settings: Settings, out: Path) -> Finished:
+        """One shard, written."""
+        (finished,) = run_parts(self.tokenizer, self.options, [part], settings, out)
+        return finished
+
+
+def run_on_ray(
+    tokenizer: Tokenizer, options: Options, address: str, parts: list[Part], settings: Settings, out: Path
+) -> Iterator[Finished]:
+    """Makes the parts on the cluster at `address`, in any order.
+
+    An actor for each GPU of the cluster, or, where there is none, for each 1 + workers of its CPUs. Raises ImportError
+    without Ray, ValueError where no cluster answers or has room for an actor, and for what an actor cannot write.
+    """
+    ray = _ray()
+    mine = not ray.is_initialized()
+    if mine:
+        _connect(ray, address)
+    try:
+        yield from _pooled(ray, tokenizer, options, parts, settings, out.resolve())
+    finally:
+        if mine:
+            ray.shutdown()
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError("--ray needs: pip install 'mimotok[ray]'") from error
+    return ray
+
+
+def _connect(ray: Any, address: str) -> None:
+    try:
+        ray.init(address=address, log_to_driver=False, include_dashboard=False if address == "local" else None)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ValueError(f"--ray {address}: no cluster answers ({' '.join(str(error).split())[:200]})") from error
+
+
+def _pooled(
+    ray: Any, tokenizer: Tokenizer, options: Options, parts: list[Part], settings: Settings, out: Path
+) -> Iterator[Finished]:
+    tokenizer.weights_sha256  # noqa: B018  # known before it travels: the weights' folder may not be where it goes
+    # the reference stays here to the end: an actor that is started again asks for the model again
+    model = ray.put(tokenizer if tokenizer.device.type == "cpu" else copy.deepcopy(tokenizer).to("cpu"))
+    actors = _actors(ray, model, options, len(parts))
+    waiting = list(reversed(parts))
+    running = {actor.make.remote(waiting.pop(), settings, out): actor for actor in actors}
+    while running:
+        (ready,), _ = ray.wait(list(running), num_returns=1)
+        actor = running.pop(ready)
+        try:
+            finished = ray.get(ready)
+        except ray.exceptions.RayTaskError as error:
+            # what the actor raised, without the traceback that Ray puts into its text
+            if isinstance(error.cause, ValueError | OSError | ImportError):
+                raise error.cause from None
+            raise
+        except ray.exceptions.RayError as error:
+            raise ValueError(f"the cluster gave up ({' '.join(str(error).split())[:300]}); run again") from error
+        if waiting:
+            running[actor.make.remote(waiting.pop(), settings, out)] = actor
+        yield finished
+
+
+def _actors(ray: Any, model: Any, options: Options, most: int) -> list[Any]:
+    """At most `most` actors, as many as the cluster has room for."""
+    resources = ray.cluster_resources()
+    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
+    device, each = "cuda" if gpus else "cpu", 1 + options.workers
+    room = min(gpus or cpus, cpus // each)
+    if most and room < 1:
+        raise ValueError(f"the cluster has {cpus} CPUs, an actor needs {each}: lower --workers")
+    kind = ray.remote(_Encoder).options(
+        num_cpus=each, num_gpus=1 if gpus else 0, max_restarts=_TRIES, max_task_retries=_TRIES
+    )
+    return [kind.remote(model, device, options) for _ in range(min(room, most))]

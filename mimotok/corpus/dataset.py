@@ -1,0 +1,183 @@
+"""Reading tokens back: a stream of sequences, shuffled, shared out to ranks and workers, resumable anywhere."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch.distributed
+from torch.utils.data import IterableDataset, get_worker_info
+
+from mimotok.corpus.formats import Record, checked_format, read_shard
+from mimotok.corpus.ledger import SHARDS, read_entries, read_settings
+from mimotok.corpus.sequences import MODES, Position, Sequence, sequences
+from mimotok.files import StrPath
+
+
+class _Shard(NamedTuple):
+    folder: Path
+    names: tuple[str, ...]
+    format: str
+    clips: int
+
+
+class _Piece(NamedTuple):
+    """Clips `first` to `last` of a shard."""
+
+    shard: int
+    first: int
+    last: int
+
+
+class TokenDataset(IterableDataset[Sequence]):
+    """The tokens of one or several folders that `tokenize_corpus` made, one epoch an iteration.
+
+    Each epoch has an order of its own, a pure function of (seed, epoch, ranks, workers). Every clip comes exactly once
+    an epoch, whatever the number of ranks and of DataLoader workers; their shares differ by a clip at most.
+
+    length: frames of a sequence; mode: "whole" clips (length None), "cut" (pieces of at most `length`) or "pack"
+    (`length` frames, clips end to end). shuffle: False for the order of the ledger. mix: shards whose clips are
+    shuffled together, and are in memory at once. rank, world_size: torch.distributed's where None.
+
+    With `num_workers=0`, or torchdata's StatefulDataLoader, `state_dict` is the place after the last sequence that
+    was read; with a plain DataLoader's workers use `TokenLoader`. Iterating goes on from there, and the next iteration
+    is the next epoch. Raises ValueError for folders that hold no tokens or do not fit together.
+    """
+
+    def __init__(
+        self,
+        folders: StrPath | list[StrPath],
+        *,
+        length: int | None = None,
+        mode: str | None = None,
+        shuffle: bool = True,
+        seed: int = 0,
+        mix: int = 4,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ) -> None:
+        self.mode = mode or ("whole" if length is None else "cut")
+        lengths_fit = length is None if self.mode == "whole" else length is not None and length >= 1
+        if self.mode not in MODES or not lengths_fit or mix < 1:
+            raise ValueError(
+                f"mode={mode}, length={length}, mix={mix}: give cut or pack and a length of 1 or more frames, "
+                "or whole and none; mix is 1 or more shards"
+            )
+        self.length, self.shuffle, self.seed, self.mix = length, shuffle, seed, mix
+        self.shards = _shards(folders if isinstance(folders, list) else [folders])
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        self.rank = (torch.distributed.get_rank() if distributed else 0) if rank is None else rank
+        self.world_size = (
+            (torch.distributed.get_world_size() if distributed else 1) if world_size is None else world_size
+        )
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"rank={self.rank} of world_size={self.world_size}: ranks go from 0")
+        self.epoch, self.position = 0, Position()
+        self.lane: int | None = None  # set by TokenLoader: which worker's share this is
+
+    @property
+    def num_clips(self) -> int:
+        """Clips of all shards."""
+        return sum(shard.clips for shard in self.shards)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Start at the beginning of an epoch."""
+        self.epoch, self.position = epoch, Position()
+
+    def __iter__(self) -> Iterator[Sequence]:
+        worker = get_worker_info()
+        lane = self.lane if self.lane is not None else (worker.id if worker else 0)
+        lanes = worker.num_workers if worker else 1
+        pieces = self._share(self.rank * lanes + lane, self.world_size * lanes)
+        clips = self._clips(pieces, self.position.clips)
+        for sequence, after in sequences(clips, self.mode, self.length, self.position):
+            self.position = after
+            yield sequence
+        self.epoch, self.position = self.epoch + 1, Position()
+
+    def _share(self, consumer: int, consumers: int) -> list[_Piece]:
+        """Consecutive clips of the epoch's order of shards: equal shares, few shards in more than one of them."""
+        order = np.arange(len(self.shards))
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
+        ends = list(accumulate(self.shards[k].clips for k in order))
+        low, high = (self.num_clips * k // consumers for k in (consumer, consumer + 1))
+        pieces, at = [], bisect_right(ends, low)
+        while low < high:
+            start = ends[at] - self.shards[order[at]].clips
+            stop = min(high, ends[at])
+            pieces.append(_Piece(int(order[at]), low - start, stop - start))
+            low, at = stop, at + 1
+        return pieces
+
+    def _clips(self, pieces: list[_Piece], skip: int) -> Iterator[Record]:
+        """The clips of the pieces, `mix` pieces shuffled together, but for the first `skip`."""
+        for number in range(0, len(pieces), self.mix):
+            group = pieces[number : number + self.mix]
+            size = sum(piece.last - piece.first for piece in group)
+            if skip >= size:
+                skip -= size
+                continue
+            records = [record for piece in group for record in self._read(piece)]
+            order = np.arange(size)
+            if self.shuffle:
+                key = [self.seed, self.epoch, group[0].shard, group[0].first]
+                order = np.random.default_rng(key).permutation(order)
+            for k in order[skip:]:
+                yield records[k]
+            skip = 0
+
+    def _read(self, piece: _Piece) -> list[Record]:
+        shard = self.shards[piece.shard]
+        records = read_shard(shard.folder, shard.names, shard.format)
+        if len(records) != shard.clips:
+            raise ValueError(f"{shard.folder / shard.names[0]}: {len(records)} clips, not {shard.clips}: verify it")
+        return records[piece.first : piece.last]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where reading is, for `load_state_dict` on a dataset of the same folders and settings."""
+        return {"epoch": self.epoch, "position": tuple(self.position), "identity": self._identity()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken. Raises ValueError where clips, seed, ranks or cutting differ."""
+        self._check_identity(state["identity"])
+        self.epoch, self.position = state["epoch"], Position(*state["position"])
+
+    def _identity(self) -> dict[str, Any]:
+        fields = ("seed", "shuffle", "mix", "mode", "length", "world_size")
+        counts = {"shards": len(self.shards), "clips": self.num_clips}
+        return counts | {name: getattr(self, name) for name in fields}
+
+    def _check_identity(self, theirs: dict[str, Any]) -> None:
+        ours = self._identity()
+        told = [f"{name} {theirs.get(name)}, not {ours[name]}" for name in ours if ours[name] != theirs.get(name)]
+        if told:
+            raise ValueError(f"the state is of another dataset: it has {', '.join(told)}")
+
+
+def _this_rank() -> tuple[int, int]:
+    """This process's rank, and how many there are."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def _shards(folders: list[StrPath]) -> list[_Shard]:
+    """All finished shards of all folders, whose models must agree."""
+    shards: list[_Shard] = []
+    for folder in folders:
+        first, settings = read_settings(folders[0]), read_settings(folder)
+        checked_format(settings.format)
+        # the shards' format may differ: records are the same
+        if told := first.differences(replace(settings, format=first.format)):
+            raise ValueError(f"{folders[0]} and {folder} do not go together: {told}")
+        for entry in read_entries(folder):
+            shards.append(_Shard(Path(folder, SHARDS), tuple(entry.files), settings.format, len(entry.keys)))
+    if not shards:
+        raise ValueError(f"{', '.join(map(str, folders)) or 'no folders'}: no finished shards yet")
+    return shards

@@ -1,0 +1,228 @@
+"""What a corpus consists of: folders, JSONL manifests, Lhotse CutSets and WebDataset tars, here or behind fsspec."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import posixpath
+import tarfile
+from collections.abc import Container, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import fsspec
+import soundfile
+
+from mimotok.audio import AUDIO_SUFFIXES
+from mimotok.convert import files_below
+from mimotok.corpus.clips import Clip, is_remote, lhotse
+from mimotok.corpus.ledger import Failure
+from mimotok.corpus.loading import one_line
+
+# bytes a second of what is not looked into: only batches and the time left depend on them
+_BYTES_PER_SECOND = {".wav": 32_000, ".flac": 20_000}
+_OTHER_BYTES_PER_SECOND = 6_000
+_UNKNOWN_SECONDS = 10.0
+_PROBES = 8  # headers read at a time
+
+
+class Listing(NamedTuple):
+    """clips: in order, each key once; failed: what could not even be listed."""
+
+    clips: list[Clip]
+    failed: list[Failure]
+
+
+def read_input(source: str, *, root: str = ".", known: Container[str] = ()) -> Listing:
+    """The clips of `source`, without those whose keys are `known`.
+
+    source: a folder or URL of sound files (key: path below it) or of WebDataset tars (key: tar and sample), one
+    tar, a JSONL manifest (`audio`, and optionally `id`, `duration` in seconds and anything else; key: id, or else
+    audio), or a Lhotse CutSet in JSONL (key: the cut's id); .gz too.
+    root: folder or URL of a manifest's relative paths.
+    Raises ValueError where there is no such thing, a line is not understood, or two clips have one key.
+    """
+    listing = _listed(source, root)
+    seen: set[str] = set()
+    for clip in listing.clips:
+        if clip.key in seen:
+            raise ValueError(f"{source}: two clips are called {clip.key!r}; give them different ids")
+        seen.add(clip.key)
+    clips = [clip for clip in listing.clips if clip.key not in known]
+    return Listing(_probed(clips), [failure for failure in listing.failed if failure.key not in known])
+
+
+def _listed(source: str, root: str) -> Listing:
+    source = _absolute(source)
+    try:
+        if source.endswith((".jsonl", ".jsonl.gz", ".json")):
+            return Listing(list(_manifest(source, root)), [])
+        if source.endswith(".tar"):
+            return _tars([(source, posixpath.basename(source))])
+        return _folder(source)
+    except (OSError, ImportError, EOFError) as error:
+        if isinstance(error, ImportError) and "mimotok[" in str(error):
+            raise
+        raise ValueError(f"{source}: cannot be read ({one_line(error)})") from error
+
+
+def _absolute(path: str) -> str:
+    """The tokens remember where their sound is, from whatever folder they are looked at."""
+    return path if is_remote(path) else os.path.abspath(path)
+
+
+def _folder(source: str) -> Listing:
+    suffixes = AUDIO_SUFFIXES | {".tar"}
+    if is_remote(source):
+        sizes = _remote_files(source, suffixes)
+    else:
+        if not Path(source).is_dir():
+            kinds = "a folder, .jsonl, .jsonl.gz or .tar"
+            raise ValueError(f"{source}: {'not ' + kinds if Path(source).exists() else 'no such file or folder'}")
+        # sizes are not needed here: headers tell the length
+        sizes = dict.fromkeys((path.as_posix() for path in files_below(Path(source), suffixes)), 0)
+    sounds = [name for name in sizes if not name.endswith(".tar")]
+    if not sounds:
+        return _tars([(posixpath.join(source, name), name) for name in sizes])
+    paths = {name: posixpath.join(source, name) for name in sounds}
+    return Listing([Clip(name, _estimate(name, sizes[name]), {"path": paths[name]}) for name in sounds], [])
+
+
+def _remote_files(source: str, suffixes: Container[str]) -> dict[str, int]:
+    """Bytes by path below a remote folder, in order."""
+    system, inner = fsspec.core.url_to_fs(source)
+    inner = inner.rstrip("/")
+    found = {
+        path[len(inner) :].lstrip("/"): int(status.get("size") or 0)
+        for path, status in sorted(system.find(inner, detail=True).items())
+        if posixpath.splitext(path)[1].lower() in suffixes
+    }
+    if not found:
+        raise ValueError(f"{source}: no sound files and no tars there")
+    return found
+
+
+def _estimate(name: str, size: int) -> float:
+    """Seconds of a file of `size` bytes, going by its name."""
+    if not size:
+        return _UNKNOWN_SECONDS
+    return size / _BYTES_PER_SECOND.get(posixpath.splitext(name)[1].lower(), _OTHER_BYTES_PER_SECOND)
+
+
+def _probed(clips: list[Clip]) -> list[Clip]:
+    """Local files whose length nobody has told, with the length that their header tells."""
+    with ThreadPoolExecutor(_PROBES) as pool:
+        return list(pool.map(_probe, clips, chunksize=64))
+
+
+def _probe(clip: Clip) -> Clip:
+    path = clip.audio.get("path", "")
+    if clip.seconds != _UNKNOWN_SECONDS or "span" in clip.audio or not path or is_remote(path):
+        return clip
+    try:
+        seconds = soundfile.info(path).duration
+    except Exception:  # decoding will tell what is wrong with it
+        return clip
+    return Clip(clip.key, seconds, clip.audio, clip.metadata)
+
+
+def _lines(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The JSON objects of a file, one a line, with their line numbers."""
+    with fsspec.open(source, "rb") if is_remote(source) else open(source, "rb") as raw:
+        opened: Any = gzip.GzipFile(fileobj=raw) if source.endswith(".gz") else raw
+        for number, line in enumerate(opened, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{source}:{number}: not JSON ({one_line(error)})") from None
+            if not isinstance(row, dict):
+                raise ValueError(f"{source}:{number}: a clip is a JSON object")
+            yield number, row
+
+
+def _manifest(source: str, root: str) -> Iterator[Clip]:
+    count = 0
+    for count, row in _lines(source):
+        if str(row.get("type", "")).endswith("Cut"):
+            yield _cut_clip(row, root)
+            continue
+        if not isinstance(row.get("audio"), str):
+            raise ValueError(f"{source}:{count}: a clip needs `audio`, a path; this has {sorted(row)}")
+        path = row["audio"]
+        whole = path if is_remote(path) or os.path.isabs(path) else _absolute(posixpath.join(root, path))
+        rest = {name: value for name, value in row.items() if name not in ("audio", "id")}
+        yield Clip(str(row.get("id") or path), _seconds(source, count, row), {"path": whole}, rest)
+    if not count:
+        raise ValueError(f"{source}: empty, no clips in it")
+
+
+def _seconds(source: str, number: int, row: dict[str, Any]) -> float:
+    seconds = row.get("duration")
+    if seconds is None:
+        return _UNKNOWN_SECONDS
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < float("inf"):
+        raise ValueError(f"{source}:{number}: duration={seconds!r}, expected seconds")
+    return float(seconds)
+
+
+def _cut_clip(row: dict[str, Any], root: str) -> Clip:
+    lhotse()
+    supervisions = row.get("supervisions") or []
+    # of several, none is the transcript of the whole
+    own = supervisions[0] if len(supervisions) == 1 else {}
+    texts = {name: own[name] for name in ("text", "speaker", "language") if own.get(name) is not None}
+    seconds = float(row.get("duration") or _UNKNOWN_SECONDS)
+    return Clip(str(row["id"]), seconds, {"cut": row, "root": root}, texts)
+
+
+def _tars(tars: Iterable[tuple[str, str]]) -> Listing:
+    clips: list[Clip] = []
+    failed: list[Failure] = []
+    for path, name in tars:
+        try:
+            with fsspec.open(path, "rb") if is_remote(path) else open(path, "rb") as raw:
+                for clip in _tar_clips(raw, path, name):
+                    clips.append(clip)
+        except (tarfile.TarError, EOFError) as error:
+            # the samples before the break are good
+            failed.append(Failure(name, path, f"{path}: damaged tar ({one_line(error)}); get a whole copy"))
+    return Listing(clips, failed)
+
+
+def _tar_clips(raw: Any, path: str, name: str) -> Iterator[Clip]:
+    """The samples of a tar: members with one name up to the first dot; one of them sound, .json and .txt about it."""
+    sounds: dict[str, tuple[str, int, int]] = {}
+    metadata: dict[str, dict[str, Any]] = {}
+    try:
+        with tarfile.open(fileobj=raw, mode="r:") as tar:
+            for member in tar:
+                folder, base = posixpath.split(member.name)
+                key, _, extension = base.partition(".")
+                key, suffix = posixpath.join(folder, key), posixpath.splitext(base)[1].lower()
+                if suffix in AUDIO_SUFFIXES and member.isfile():
+                    sounds[key] = (member.name, member.offset_data, member.size)
+                elif extension in ("json", "txt") and (file := tar.extractfile(member)) is not None:
+                    metadata.setdefault(key, {}).update(_about(file.read(), extension))
+    finally:
+        for key, (member_name, first, size) in sounds.items():
+            about = metadata.get(key, {})
+            told = about.get("duration")
+            seconds = float(told) if isinstance(told, int | float) else _estimate(member_name, size)
+            audio = {"path": path, "span": [first, size], "member": member_name}
+            yield Clip(f"{name}/{key}", seconds, audio, about)
+
+
+def _about(data: bytes, extension: str) -> dict[str, Any]:
+    text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="replace").read()
+    if extension == "txt":
+        return {"text": text.strip()}
+    try:
+        row = json.loads(text)
+    except ValueError:
+        return {}
+    return row if isinstance(row, dict) else {}

@@ -1,0 +1,218 @@
+"""What of a corpus is done: a folder of shards, and the ledger that says which of them count.
+
+    OUT/corpus.json    what made the tokens: `Settings`
+    OUT/ledger.jsonl   one line a finished shard: files with SHA-256, keys, frames, seconds
+    OUT/failed.jsonl   one line a clip that could not be read: key, audio, reason
+    OUT/shards/        the shards
+
+A shard counts once its line is in the ledger, which is written after the shard's files have their names; files that
+the ledger does not know are leftovers of a run that was killed, and are removed by the next.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mimotok.corpus.formats import Record, checked_format
+from mimotok.files import StrPath, atomic_path, writing
+
+FORMAT_VERSION = 1
+SETTINGS, LEDGER, FAILED, SHARDS, LOCK = "corpus.json", "ledger.jsonl", "failed.jsonl", "shards", ".lock"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What made the tokens; a folder holds those of one `Settings` only.
+
+    model, sha256: the weights, by name and by their file's SHA-256; dtype: theirs; codebook_sizes: of the n_q
+    codebooks; format: of the shards; format_version: of the folder.
+    """
+
+    model: str
+    sha256: str
+    dtype: str
+    sample_rate: int
+    frame_rate: float
+    n_q: int
+    codebook_sizes: tuple[int, ...]
+    format: str
+    format_version: int = FORMAT_VERSION
+
+    def differences(self, other: Settings) -> str:
+        """Fields in which `other` differs, with both values; the model's name is no difference."""
+        pairs = [(f.name, getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(self)]
+        return ", ".join(f"{name} {a}, not {b}" for name, a, b in pairs if a != b and name != "model")
+
+
+class Failure(NamedTuple):
+    """A clip that could not be read."""
+
+    key: str
+    audio: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A finished shard. files: SHA-256 by name; keys: of its clips, in order; frames: of all; seconds: of sound."""
+
+    number: int
+    files: dict[str, str]
+    keys: list[str]
+    frames: int
+    seconds: float
+
+
+def read_settings(out: StrPath) -> Settings:
+    """What made the tokens in a folder. Raises ValueError where it is no folder of tokens."""
+    path = Path(out, SETTINGS)
+    try:
+        row = json.loads(path.read_bytes())
+        return Settings(**row | {"codebook_sizes": tuple(row["codebook_sizes"])})
+    except OSError as error:
+        raise ValueError(f"{out}: no folder of tokens, {SETTINGS} cannot be read ({error.strerror})") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}: not understood ({error}); made by another version of mimotok?") from None
+
+
+def read_entries(out: StrPath) -> list[Entry]:
+    """The finished shards of a folder, in the order in which they were finished."""
+    return [Entry(**row) for row in _rows(Path(out, LEDGER))]
+
+
+def read_failures(out: StrPath) -> list[Failure]:
+    """The clips that could not be read."""
+    return [Failure(**row) for row in _rows(Path(out, FAILED))]
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            # what a killed run left half written was never promised to anyone
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield json.loads(line)
+            except ValueError:
+                raise ValueError(f"{path}:{number}: damaged line; restore the file, or start a new folder") from None
+
+
+def write_shard(out: Path, number: int, records: Sequence[Record], settings: Settings) -> Entry:
+    """Write shard `number`, each file whole or not at all; the caller puts the entry in the ledger.
+
+    Raises ValueError where it cannot be written.
+    """
+    files = checked_format(settings.format).files(f"{number:06d}", records, settings.frame_rate)
+    for name, data in files.items():
+        path = out / SHARDS / name
+        with atomic_path(path) as temporary, writing(path), temporary.open("wb") as file:
+            file.write(data)
+            _to_disk(file.fileno())
+    return Entry(
+        number=number,
+        files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        keys=[record.key for record in records],
+        frames=sum(record.codes.shape[1] for record in records),
+        seconds=round(sum(record.num_samples for record in records) / settings.sample_rate, 3),
+    )
+
+
+def _temporary(path: Path) -> bool:
+    """Whether `atomic_path` made it, in a run that was killed."""
+    return path.name.startswith(".mimotok-")
+
+
+def _to_disk(descriptor: int) -> None:
+    # the ledger must not survive a power cut that the shard does not
+    os.fsync(descriptor)
+
+
+class Ledger:
+    """The ledger of a folder, open for more; made by `open_ledger`."""
+
+    def __init__(self, out: Path, settings: Settings) -> None:
+        self.out, self.settings = out, settings
+        entries, failures = read_entries(out), read_failures(out)
+        self.done = {key for entry in entries for key in entry.keys}
+        self.failed = {failure.key for failure in failures} - self.done
+        self.next_number = max((entry.number for entry in entries), default=-1) + 1
+        known = {name for entry in entries for name in entry.files}
+        for path in (out / SHARDS).iterdir():
+            if path.name not in known:
+                path.unlink()
+        for path in filter(_temporary, out.iterdir()):
+            path.unlink()
+
+    def add(self, entry: Entry | None, failures: Iterable[Failure]) -> None:
+        """Note a finished shard, if any came of it, and the clips that failed. Raises ValueError on a full disk."""
+        failures = [failure for failure in failures if failure.key not in self.failed]
+        if failures:
+            _append(self.out / FAILED, [failure._asdict() for failure in failures])
+            self.failed |= {failure.key for failure in failures}
+        if entry is not None:
+            _append(self.out / LEDGER, [asdict(entry)])
+            self.done |= set(entry.keys)
+
+
+def _append(path: Path, rows: list[dict[str, Any]]) -> None:
+    with writing(path), path.open("ab") as file:
+        file.write(b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
+        file.flush()
+        _to_disk(file.fileno())
+
+
+def _mend(path: Path) -> None:
+    """Cut off a last line that was not finished."""
+    if path.exists():
+        with writing(path), path.open("rb+") as file:
+            whole = file.read()
+            file.truncate(whole.rfind(b"\n") + 1)
+
+
+@contextmanager
+def open_ledger(out: StrPath, settings: Settings) -> Iterator[Ledger]:
+    """The ledger of `out`, which is made where it is missing; one process at a time.
+
+    Raises ValueError where the folder holds something else, tokens of other settings, or another run is at work.
+    """
+    out = Path(out)
+    if out.is_dir() and not (out / SETTINGS).exists():
+        # a run may have been killed before its settings were written
+        strangers = [path.name for path in out.iterdir() if path.name not in (SHARDS, LOCK) and not _temporary(path)]
+        if strangers:
+            raise ValueError(f"{out}: holds {strangers[0]}, but no {SETTINGS}: not tokens of ours; name a new folder")
+    with writing(out):
+        (out / SHARDS).mkdir(parents=True, exist_ok=True)
+    with _locked(out / LOCK):
+        if (out / SETTINGS).exists():
+            if told := read_settings(out).differences(settings):
+                raise ValueError(f"{out}: holds tokens of {told}; name a new folder")
+        else:
+            with atomic_path(out / SETTINGS) as temporary, writing(out / SETTINGS):
+                temporary.write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8")
+        _mend(out / LEDGER)
+        _mend(out / FAILED)
+        yield Ledger(out, settings)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process at a time. The lock goes with the process, however it ends, and is not its children's."""
+    import fcntl
+
+    with writing(path), path.open("ab") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise ValueError(f"{path.parent}: another run is at work there; wait for it, or end it") from None
+        yield

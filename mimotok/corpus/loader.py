@@ -1,0 +1,84 @@
+"""A DataLoader over `TokenDataset` that can stop and go on exactly, its workers' read-ahead included."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from mimotok.corpus.dataset import TokenDataset
+from mimotok.corpus.sequences import SequenceBatch, collate
+
+
+class _Lanes(IterableDataset[Any]):
+    """Batches made in the workers, each with its lane and the dataset's state after it."""
+
+    def __init__(self, dataset: TokenDataset, batch_size: int, states: dict[int, dict[str, Any]], first: int) -> None:
+        self.dataset, self.batch_size, self.states, self.first = dataset, batch_size, states, first
+
+    def __iter__(self) -> Iterator[tuple[int, dict[str, Any], SequenceBatch]]:
+        worker = get_worker_info()
+        lanes = worker.num_workers if worker else 1
+        # the DataLoader asks its workers in turn, from worker 0 on, wherever the last run stopped
+        lane = (self.first + (worker.id if worker else 0)) % lanes
+        dataset = copy.copy(self.dataset)
+        dataset.lane = lane
+        if lane in self.states:
+            dataset.load_state_dict(self.states[lane])
+        if dataset.epoch > self.dataset.epoch:
+            return  # this lane had already come to the epoch's end
+        items = []
+        for item in dataset:
+            items.append(item)
+            if len(items) == self.batch_size:
+                yield lane, dataset.state_dict(), collate(items)
+                items = []
+        if items:
+            yield lane, dataset.state_dict(), collate(items)
+
+
+class TokenLoader:
+    """Padded batches of a `TokenDataset`, one epoch an iteration, with `state_dict` for exact resume.
+
+    dataset: read from the epoch it stands at; batch_size: sequences; num_workers: processes, 0 for none. The last batch
+    of each worker may be smaller: nothing is dropped. A state taken after a batch was handed out gives, loaded into a
+    loader made alike, the batches that come after it. With DDP every rank has a loader, and a state, of its own.
+    """
+
+    def __init__(
+        self, dataset: TokenDataset, batch_size: int, *, num_workers: int = 0, pin_memory: bool = False
+    ) -> None:
+        if batch_size < 1 or num_workers < 0:
+            raise ValueError(f"batch_size={batch_size}, num_workers={num_workers}: give 1 or more, and 0 or more")
+        self.dataset, self.batch_size = dataset, batch_size
+        self.num_workers, self.pin_memory = num_workers, pin_memory
+        self._states: dict[int, dict[str, Any]] = {}
+        self._next = 0  # the lane whose turn it is
+
+    def __iter__(self) -> Iterator[SequenceBatch]:
+        lanes = max(1, self.num_workers)
+        data = _Lanes(self.dataset, self.batch_size, dict(self._states), self._next)
+        loader: DataLoader[Any] = DataLoader(
+            data, batch_size=None, num_workers=self.num_workers, pin_memory=self.pin_memory
+        )
+        for lane, state, batch in loader:
+            self._states[lane] = state
+            self._next = (lane + 1) % lanes
+            yield batch
+        self.dataset.set_epoch(self.dataset.epoch + 1)
+        self._states, self._next = {}, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where reading is, after the last batch that was handed out."""
+        shape = {"batch_size": self.batch_size, "num_workers": self.num_workers}
+        return shape | {"dataset": self.dataset.state_dict(), "lanes": dict(self._states), "next": self._next}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken. Raises ValueError for a loader that was made otherwise."""
+        for name in ("batch_size", "num_workers"):
+            if state[name] != getattr(self, name):
+                raise ValueError(f"the state is of a loader with {name}={state[name]}, not {getattr(self, name)}")
+        self.dataset.load_state_dict(state["dataset"])
+        self._states, self._next = dict(state["lanes"]), state["next"]

@@ -1,0 +1,145 @@
+"""Clips decoded ahead in worker processes, as padded batches."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Dataset
+
+from mimotok.corpus.clips import Clip, NoRoomError, load_clip
+from mimotok.corpus.plan import split_batches
+
+# longer recordings are encoded block by block
+LONG_SECONDS = 120.0
+_LOADS_AHEAD = 4  # of each worker
+
+
+class Load(NamedTuple):
+    """What a worker decodes in one go: clips by number in shard number `shard` of the plan."""
+
+    shard: int
+    clips: list[int]
+
+
+class Batch(NamedTuple):
+    """clips: numbers in the shard; wav: float32 [B, T], padded; lengths: [B] samples."""
+
+    clips: list[int]
+    wav: Tensor
+    lengths: Tensor
+
+
+class Decoded(NamedTuple):
+    """A load, decoded: batches, clips too long for one, clips that cannot be read with the reason; all by number.
+
+    trouble: what stops the whole run, such as a full disk; None where nothing does.
+    """
+
+    batches: list[Batch]
+    long: list[int]
+    failed: list[tuple[int, str]]
+    trouble: str | None = None
+
+
+def one_line(error: BaseException) -> str:
+    """An error as one line of bounded length."""
+    return " ".join(str(error).split())[:500] or type(error).__name__
+
+
+class _Loads(Dataset[Decoded]):
+    def __init__(self, shards: Sequence[Sequence[Clip]], loads: list[Load], sample_rate: int, budget: float) -> None:
+        self.shards, self.loads, self.sample_rate, self.budget = shards, loads, sample_rate, budget
+
+    def __len__(self) -> int:
+        return len(self.loads)
+
+    def __getitem__(self, index: int) -> Decoded:
+        load = self.loads[index]
+        shard, wavs, long, failed = self.shards[load.shard], {}, [], []
+        for i in load.clips:
+            try:
+                wav = load_clip(shard[i], self.sample_rate, LONG_SECONDS)
+            except NoRoomError as error:
+                return Decoded([], [], [], one_line(error))
+            except Exception as error:  # every file system and decoder has its own, and none may stop a run
+                failed.append((i, one_line(error)))
+            else:
+                if wav is None:
+                    long.append(i)
+                else:
+                    wavs[i] = wav[0]
+        return Decoded(self._batches(wavs), long, failed)
+
+    def _batches(self, wavs: dict[int, Tensor]) -> list[Batch]:
+        # by the true lengths: a manifest's durations may be wrong, and memory must not depend on them
+        numbers = list(wavs)
+        groups = split_batches([len(wavs[i]) for i in numbers], self.budget * self.sample_rate)
+        batches = []
+        for group in groups:
+            clips = [numbers[k] for k in group]
+            lengths = torch.tensor([len(wavs[i]) for i in clips])
+            batches.append(Batch(clips, pad_sequence([wavs[i] for i in clips], batch_first=True), lengths))
+        return batches
+
+
+def plan_loads(shards: Sequence[Sequence[Clip]], batch_seconds: float) -> list[Load]:
+    """The loads of all shards, in the shards' order, the longest clips of each first."""
+    return [
+        Load(number, group)
+        for number, shard in enumerate(shards)
+        for group in split_batches([clip.seconds for clip in shard], batch_seconds)
+    ]
+
+
+def decoded_loads(
+    shards: Sequence[Sequence[Clip]], sample_rate: int, *, batch_seconds: float, workers: int, pin_memory: bool
+) -> Iterator[tuple[Load, Decoded]]:
+    """Every clip of every shard once, shard after shard, decoded at `sample_rate` by `workers` processes, 0 for none.
+
+    Raises ValueError where a worker dies or has no room for temporary files.
+    """
+    loads = plan_loads(shards, batch_seconds)
+    data = _Loads(shards, loads, sample_rate, batch_seconds)
+    ahead = _LOADS_AHEAD if workers else None
+    whole: Any = _as_it_is
+    with warnings.catch_warnings():
+        # more workers than cores is the caller's choice
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        items = iter(
+            DataLoader(
+                data,
+                batch_size=None,
+                num_workers=workers,
+                prefetch_factor=ahead,
+                collate_fn=whole,
+                pin_memory=pin_memory,
+            )
+        )
+    for load, decoded in zip(loads, _telling(items), strict=True):
+        if decoded.trouble is not None:
+            raise ValueError(decoded.trouble)
+        yield load, decoded
+
+
+def _as_it_is(decoded: Decoded) -> Decoded:
+    return decoded
+
+
+def _telling(items: Iterator[Decoded]) -> Iterator[Decoded]:
+    """What a loader yields; a worker that was killed or had no shared memory is told in one line."""
+    while True:
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            raise ValueError(
+                f"a decoding worker ended ({one_line(error)}); run again, with fewer --workers or --batch-seconds "
+                "if memory was short"
+            ) from error
+        yield item

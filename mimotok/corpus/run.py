@@ -1,0 +1,143 @@
+"""Whole corpora to tokens: resumable, in bounded memory, here or on a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from mimotok.corpus.encode import Finished, Options, Part, run_parts
+from mimotok.corpus.formats import checked_format
+from mimotok.corpus.inputs import read_input
+from mimotok.corpus.ledger import Ledger, Settings, open_ledger, read_entries, read_failures
+from mimotok.corpus.plan import split_shards
+from mimotok.files import StrPath
+from mimotok.tokenizer import Tokenizer
+
+MAX_SHARD_HOURS = 1000.0
+
+
+class Progress(NamedTuple):
+    """How far a run is: clips and seconds of sound done by it, and in all that it has to do; seconds are estimates."""
+
+    clips: int
+    seconds: float
+    all_clips: int
+    all_seconds: float
+
+
+class Summary(NamedTuple):
+    """What a folder holds after a run: shards, clips, code frames and seconds in them, clips that failed."""
+
+    shards: int
+    clips: int
+    frames: int
+    seconds: float
+    failed: int
+
+
+# makes every part, in any order
+Runner = Callable[[list[Part], Settings, Path], Iterator[Finished]]
+
+
+def tokenize_corpus(
+    source: str,
+    out: StrPath,
+    tokenizer: Tokenizer,
+    *,
+    root: str = ".",
+    n_q: int | None = None,
+    format: str = "parquet",
+    workers: int = 2,
+    batch_seconds: float = 60.0,
+    shard_hours: float = 4.0,
+    ray: str | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Summary:
+    """Encode every clip of `source` into the folder `out`, except those that it holds already.
+
+    source, root: as `read_input`. n_q: codebooks, the model's default where None. format: parquet, webdataset or shar.
+    workers: decoding processes; batch_seconds: padded sound in a batch; shard_hours: sound in a shard, at least.
+    ray: address of a Ray cluster to work on, "local" for one of this machine; then `out` is on a file system that all
+    of it shares, and workers are of each actor. The codes are those of `Tokenizer.encode` on each clip alone, whatever
+    the batches. A run that ended in any way goes on where it was when called again. Clips that cannot be read go to
+    `out`/failed.jsonl and are not tried again until their lines are removed.
+    Raises ValueError for bad options and input, a full disk, and an `out` made by other weights or settings.
+    """
+    options = Options(workers, batch_seconds)
+    if not 0 < shard_hours <= MAX_SHARD_HOURS:
+        raise ValueError(f"shard_hours={shard_hours:g}: give more than 0, up to {MAX_SHARD_HOURS:g}")
+    checked_format(format)
+    settings = settings_of(tokenizer, n_q, format)
+    with open_ledger(out, settings) as ledger:
+        parts = _plan(source, root, ledger, shard_hours)
+        tell = _Reporter(parts, progress)
+        run = _runner(tokenizer, options, ray, tell)
+        for finished in run(parts, settings, Path(out)):
+            ledger.add(finished.entry, finished.failures)
+            tell.finished(finished.part)
+    return summarize(out)
+
+
+def settings_of(tokenizer: Tokenizer, n_q: int | None, format: str) -> Settings:
+    """What the tokens of this model are."""
+    n_q = tokenizer.config.checked_n_q(n_q)
+    return Settings(
+        model=tokenizer.name,
+        sha256=tokenizer.weights_sha256,
+        dtype=str(tokenizer.dtype).removeprefix("torch."),
+        sample_rate=tokenizer.sample_rate,
+        frame_rate=tokenizer.frame_rate,
+        n_q=n_q,
+        codebook_sizes=tokenizer.codebook_sizes[:n_q],
+        format=format,
+    )
+
+
+def _plan(source: str, root: str, ledger: Ledger, shard_hours: float) -> list[Part]:
+    """What is left to do, in parts of one shard each."""
+    listing = read_input(source, root=root, known=ledger.done | ledger.failed)
+    ledger.add(None, listing.failed)
+    shards = split_shards([clip.seconds for clip in listing.clips], 3600 * shard_hours)
+    first = ledger.next_number
+    return [Part(first + i, [listing.clips[k] for k in shard]) for i, shard in enumerate(shards)]
+
+
+def _runner(tokenizer: Tokenizer, options: Options, ray: str | None, report: _Reporter) -> Runner:
+    if ray is None:
+        return partial(run_parts, tokenizer, options, report=report)
+    from mimotok.corpus.cluster import run_on_ray
+
+    return partial(run_on_ray, tokenizer, options, ray)
+
+
+class _Reporter:
+    """Adds up what is done. Called as things are done, or not at all before a part is finished."""
+
+    def __init__(self, parts: list[Part], progress: Callable[[Progress], None] | None) -> None:
+        self.progress = progress
+        self.all_clips = sum(len(part.clips) for part in parts)
+        self.all_seconds = sum(clip.seconds for part in parts for clip in part.clips)
+        self.clips, self.seconds, self.whole_clips, self.whole_seconds = 0, 0.0, 0, 0.0
+        self(0, 0.0)
+
+    def __call__(self, clips: int, seconds: float) -> None:
+        self.clips, self.seconds = self.clips + clips, self.seconds + seconds
+        if self.progress is not None:
+            self.progress(Progress(self.clips, self.seconds, self.all_clips, self.all_seconds))
+
+    def finished(self, part: Part) -> None:
+        """A part is done, whatever of it was told before."""
+        self.whole_clips += len(part.clips)
+        self.whole_seconds += sum(clip.seconds for clip in part.clips)
+        self(max(0, self.whole_clips - self.clips), max(0.0, self.whole_seconds - self.seconds))
+
+
+def summarize(out: StrPath) -> Summary:
+    """What a folder of tokens holds, going by its ledger."""
+    entries = read_entries(out)
+    keys = {key for entry in entries for key in entry.keys}
+    failed = {failure.key for failure in read_failures(out)} - keys
+    frames, seconds = sum(entry.frames for entry in entries), sum(entry.seconds for entry in entries)
+    return Summary(len(entries), len(keys), frames, seconds, len(failed))

@@ -1,0 +1,103 @@
+"""Clips of tokens to sequences for a language model: whole, cut, or packed end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mimotok.corpus.formats import Record
+
+MODES = ("whole", "cut", "pack")
+
+
+class Position(NamedTuple):
+    """A place in a stream of clips: clips before it, and frames of the next clip before it."""
+
+    clips: int = 0
+    frame: int = 0
+
+
+@dataclass
+class Sequence:
+    """Tokens for a model to read.
+
+    codes: int64 [n_q, F]; segments: int64 [F], which of the clips below a frame belongs to; keys, metadata: of the
+    clips; starts: the first frame that is heard of each clip, in the clip's own frames.
+    """
+
+    codes: Tensor
+    segments: Tensor
+    keys: list[str]
+    metadata: list[dict[str, Any]]
+    starts: list[int]
+
+
+@dataclass
+class SequenceBatch:
+    """codes: int64 [B, n_q, F], segments: int64 [B, F], both 0 past `lengths` [B]; items: where they come from."""
+
+    codes: Tensor
+    segments: Tensor
+    lengths: Tensor
+    items: list[Sequence]
+
+
+def collate(items: list[Sequence]) -> SequenceBatch:
+    """A padded batch."""
+    lengths = torch.tensor([item.codes.shape[1] for item in items])
+    size = int(lengths.max())
+    codes = torch.stack([torch.nn.functional.pad(item.codes, (0, size - item.codes.shape[1])) for item in items])
+    segments = torch.stack([torch.nn.functional.pad(item.segments, (0, size - len(item.segments))) for item in items])
+    return SequenceBatch(codes, segments, lengths, items)
+
+
+@dataclass
+class _Growing:
+    """A sequence in the making."""
+
+    parts: list[np.ndarray] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    size: int = 0
+
+    def add(self, record: Record, start: int, end: int) -> None:
+        self.parts.append(record.codes[:, start:end])
+        self.records.append(record)
+        self.starts.append(start)
+        self.size += end - start
+
+    def done(self) -> Sequence:
+        codes = torch.from_numpy(np.concatenate(self.parts, axis=1).astype(np.int64))
+        sizes = torch.tensor([part.shape[1] for part in self.parts])
+        segments = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+        keys = [record.key for record in self.records]
+        return Sequence(codes, segments, keys, [record.metadata for record in self.records], self.starts)
+
+
+def sequences(
+    records: Iterable[Record], mode: str, length: int | None, start: Position
+) -> Iterator[tuple[Sequence, Position]]:
+    """The sequences of a stream of clips, each with the position after it.
+
+    records: the clips from number `start.clips` on. mode "whole": a clip each; "cut": pieces of at most `length` frames
+    of one clip; "pack": `length` frames each, but the last, clips end to end. Every frame from `start` on comes once.
+    """
+    growing = _Growing()
+    clips, frame = start
+    for record in records:
+        end = record.codes.shape[1]
+        while frame < end:
+            taken = end - frame if length is None else min(end - frame, length - growing.size)
+            growing.add(record, frame, frame + taken)
+            frame += taken
+            if mode != "pack" or growing.size == length:
+                yield growing.done(), Position(clips, frame) if frame < end else Position(clips + 1)
+                growing = _Growing()
+        clips, frame = clips + 1, 0
+    if growing.size:
+        yield growing.done(), Position(clips)

@@ -1,0 +1,278 @@
+"""The transformers adapter: after `import mimotok.hf`, AutoConfig, AutoFeatureExtractor and AutoModel know our models.
+
+The files are the official ones, read and written as they are: what `AutoModel` saves, `mimotok.Tokenizer` loads, and
+the other way round. Needs: pip install 'mimotok[hf]'.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mimotok.config import TokenizerConfig
+from mimotok.lengths import ceil_div, mel_frames, valid_mask
+from mimotok.mel import hann_window
+from mimotok.quantizer import Codebook, ResidualQuantizer
+from mimotok.tokenizer import Tokenizer
+from mimotok.transformer import RMSNorm
+from mimotok.weights import WINDOW_KEY, save_preprocessor
+
+try:
+    from transformers import (
+        AutoConfig,
+        AutoFeatureExtractor,
+        AutoModel,
+        AutoModelForAudioTokenization,
+        EncodecFeatureExtractor,
+        PreTrainedConfig,
+    )
+    from transformers import initialization as init
+    from transformers.modeling_utils import PreTrainedAudioTokenizerBase
+    from transformers.utils import ModelOutput
+    from transformers.utils.generic import can_return_tuple
+except ImportError as error:
+    raise ImportError(f"mimotok.hf needs transformers 5: pip install 'mimotok[hf]' ({error})") from None
+
+MODEL_TYPE = "mimo_audio_tokenizer"
+OFFICIAL_KEYS = tuple(key for key in TokenizerConfig().to_official() if key != "model_type")
+
+
+class MimoAudioTokenizerConfig(PreTrainedConfig):
+    """The keys of the official `config.json` as attributes, defaults as in `TokenizerConfig`.
+
+    Raises ValueError, naming field and value, where they do not make a model.
+    """
+
+    model_type = MODEL_TYPE
+    attribute_map = {"hidden_size": "d_model"}  # noqa: RUF012  (transformers reads it off the class)
+
+    def __init__(self, **values: Any) -> None:
+        given = {key: values.pop(key) for key in OFFICIAL_KEYS if key in values}
+        official = TokenizerConfig.from_official(given).to_official()
+        super().__init__(**{key: official[key] for key in OFFICIAL_KEYS}, **values)
+
+    def to_tokenizer_config(self) -> TokenizerConfig:
+        """The plain library's configuration."""
+        return TokenizerConfig.from_official({key: getattr(self, key) for key in OFFICIAL_KEYS})
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Writes config.json, and preprocessor_config.json beside it, without which AutoFeatureExtractor is lost."""
+        Path(save_directory).mkdir(parents=True, exist_ok=True)
+        save_preprocessor(Path(save_directory), self.to_tokenizer_config())
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+
+class MimoAudioTokenizerFeatureExtractor(EncodecFeatureExtractor):
+    """Mono sound at `sampling_rate` to `input_values` [B, 1, T] and `padding_mask` [B, T]; nothing else is done to it.
+
+    Its `from_pretrained` also takes a folder or hub id without preprocessor_config.json, as the official one is;
+    AutoFeatureExtractor insists on that file.
+    """
+
+    @classmethod
+    def get_feature_extractor_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As transformers' own, but of config.json where there is no preprocessor_config.json."""
+        try:
+            return super().get_feature_extractor_dict(pretrained_model_name_or_path, **kwargs)
+        except OSError:
+            config, unused = MimoAudioTokenizerConfig.get_config_dict(pretrained_model_name_or_path, **kwargs)
+            if not config:
+                raise
+            return {"sampling_rate": MimoAudioTokenizerConfig(**config).sampling_rate}, unused
+
+
+@dataclass
+class MimoAudioTokenizerEncoderOutput(ModelOutput):
+    """audio_codes: int64 [B, n_q, F], 0 past a clip's end; audio_codes_mask: bool [B, F], True = valid.
+
+    latents: [B, F, D] before the quantizer, 0 past a clip's end.
+    """
+
+    audio_codes: Tensor
+    audio_codes_mask: Tensor | None = None
+    latents: Tensor | None = None
+
+
+@dataclass
+class MimoAudioTokenizerDecoderOutput(ModelOutput):
+    """audio_values: float32 [B, 1, T] in [-1, 1]."""
+
+    audio_values: Tensor
+
+
+@dataclass
+class MimoAudioTokenizerOutput(ModelOutput):
+    """audio_codes: int64 [B, n_q, F]; audio_values: float32 [B, 1, T]."""
+
+    audio_codes: Tensor
+    audio_values: Tensor | None = None
+
+
+class _NamedQuantizer(ResidualQuantizer):
+    """The quantizer with its codebooks under the names that the official file gives them: no key needs a map."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        nn.Module.__init__(self)
+        self.vq = nn.Module()
+        self.vq.layers = nn.ModuleList(nn.Module() for _ in config.codebook_sizes)
+        for layer, size in zip(self.vq.layers, config.codebook_sizes, strict=True):
+            layer._codebook = Codebook(size, config.d_model)
+
+    def codebooks(self) -> list[Codebook]:
+        return [layer._codebook for layer in self.vq.layers]  # type: ignore[union-attr]
+
+
+class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
+    """A MiMo-Audio-Tokenizer, official or ours, with transformers' conventions for audio tokenizers.
+
+    Gradients are kept wherever they exist: `encode().latents` to the encoder, `decode` to the decoder and to the
+    latents it is given. Codes are indices and pass none on, so `forward` trains the decoder alone. `return_dict=False`
+    makes tuples of the results.
+    Codebooks are float32 whatever the model's dtype is. Raises ValueError as `mimotok.Tokenizer` does.
+    """
+
+    config_class = MimoAudioTokenizerConfig
+    config: MimoAudioTokenizerConfig
+    base_model_prefix = "mimo_audio_tokenizer"
+    main_input_name = "input_values"
+    input_modalities = "audio"
+    _no_split_modules = ["Block"]  # noqa: RUF012
+    _supports_sdpa = True
+    _tokenizer: Tokenizer
+    # a constant that the official file stores; ours is computed
+    _keys_to_ignore_on_load_unexpected = [WINDOW_KEY.replace(".", r"\.")]  # noqa: RUF012
+
+    def __init__(self, config: MimoAudioTokenizerConfig) -> None:
+        super().__init__(config)
+        tokenizer = Tokenizer(config.to_tokenizer_config())
+        self.encoder, self.decoder = tokenizer.encoder, tokenizer.decoder
+        self.encoder.quantizer = _NamedQuantizer(tokenizer.config)
+        # a second way to the same modules; registered, it would double every key
+        object.__setattr__(self, "_tokenizer", tokenizer)
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As every transformers model, but float32 where no `dtype` is asked for, whatever the file holds.
+
+        The embedded checkpoint's file is half precision: computed in that, a few codes in a hundred are others than
+        the plain library's. dtype="auto" takes the file's.
+        """
+        if "torch_dtype" not in kwargs:
+            kwargs.setdefault("dtype", torch.float32)
+        return super().from_pretrained(*args, **kwargs)
+
+    @can_return_tuple
+    def encode(
+        self,
+        input_values: Tensor,
+        padding_mask: Tensor | None = None,
+        num_quantizers: int | None = None,
+    ) -> MimoAudioTokenizerEncoderOutput:
+        """input_values: float [B, 1, T] or [B, T], padding_mask: [B, T] or [B, 1, T], 1 = valid, padding on the right.
+
+        num_quantizers: codebooks to use, the checkpoint's default where None.
+        """
+        n_q = self._tokenizer.config.checked_n_q(num_quantizers)
+        wav = _mono(input_values, "input_values")
+        latents, frames = self._tokenizer.forward_encoder(wav, _lengths(padding_mask))
+        codes = self._tokenizer.quantize(latents, frames, n_q=n_q)
+        valid = torch.ones_like(codes[:, 0], dtype=torch.bool) if frames is None else valid_mask(frames, codes.shape[2])
+        return MimoAudioTokenizerEncoderOutput(codes, valid, latents)
+
+    @can_return_tuple
+    def decode(
+        self,
+        audio_codes: Tensor | None = None,
+        padding_mask: Tensor | None = None,
+        latents: Tensor | None = None,
+    ) -> MimoAudioTokenizerDecoderOutput:
+        """audio_codes: int [B, n_q, F], or latents: [B, F, D], quantized or not, in their place.
+
+        padding_mask: of the samples that were encoded; sound past it is 0 from the next whole frame on, and the
+        result is cut to its width.
+        """
+        if (audio_codes is None) == (latents is None):
+            raise ValueError("decode needs audio_codes or latents, one of them")
+        if audio_codes is not None:
+            latents = self._tokenizer.dequantize(audio_codes)
+        assert latents is not None
+        lengths = _lengths(padding_mask)
+        if lengths is not None:
+            lengths = ceil_div(mel_frames(lengths, self.config.hop_length), self._tokenizer.config.frame_stride)
+        wav, _ = self._tokenizer.forward_decoder(latents, lengths)
+        if padding_mask is not None:
+            wav = wav[:, : padding_mask.shape[-1]]
+        return MimoAudioTokenizerDecoderOutput(wav[:, None])
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: Tensor,
+        padding_mask: Tensor | None = None,
+        num_quantizers: int | None = None,
+        audio_codes: Tensor | None = None,
+    ) -> MimoAudioTokenizerOutput:
+        """`encode`, unless audio_codes are given, and `decode`: sound as long as `input_values`."""
+        if audio_codes is None:
+            with torch.no_grad():
+                audio_codes = self.encode(input_values, padding_mask, num_quantizers, return_dict=True).audio_codes
+        values = self.decode(audio_codes, padding_mask, return_dict=True).audio_values
+        return MimoAudioTokenizerOutput(audio_codes, values[..., : input_values.shape[-1]])
+
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | os.PathLike[str],
+        is_main_process: bool = True,
+        state_dict: dict[str, Tensor] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """As every transformers model; the folder is also a checkpoint of `mimotok.Tokenizer`, if it is one shard."""
+        state = self.state_dict() if state_dict is None else state_dict
+        window = hann_window(self.config.nfft, torch.device("cpu")).clone()
+        super().save_pretrained(save_directory, is_main_process, {**state, WINDOW_KEY: window}, **kwargs)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Torch's own initialisation, as `Tokenizer(config)` has it; of what a checkpoint lacks, or of everything."""
+        if isinstance(module, Codebook):
+            for buffer in module.buffers():
+                init.zeros_(buffer)
+        elif isinstance(module, RMSNorm):
+            init.ones_(module.weight)
+        elif (reset := getattr(module, "reset_parameters", None)) is not None:
+            reset()
+
+
+def _mono(values: Tensor, name: str) -> Tensor:
+    """[B, 1, T] or [B, T] -> [B, T]."""
+    if values.dim() == 3 and values.shape[1] == 1:
+        return values[:, 0]
+    if values.dim() != 2:
+        raise ValueError(f"{name} has shape {list(values.shape)}: give [batch, 1, samples] or [batch, samples]")
+    return values
+
+
+def _lengths(padding_mask: Tensor | None) -> Tensor | None:
+    """padding_mask: [B, T] or [B, 1, T] -> valid samples [B], None where nothing is padded."""
+    if padding_mask is None or bool(padding_mask.all()):
+        return None
+    mask = _mono(padding_mask, "padding_mask").bool()
+    lengths = mask.sum(1)
+    wrong = (mask != valid_mask(lengths, mask.shape[1])).any(1)
+    if bool(wrong.any()):
+        raise ValueError(f"padding_mask[{int(wrong.nonzero()[0])}] has padding before sound: pad on the right")
+    return lengths
+
+
+AutoConfig.register(MODEL_TYPE, MimoAudioTokenizerConfig)
+AutoFeatureExtractor.register(MimoAudioTokenizerConfig, MimoAudioTokenizerFeatureExtractor)
+AutoModel.register(MimoAudioTokenizerConfig, MimoAudioTokenizerModel)
+AutoModelForAudioTokenization.register(MimoAudioTokenizerConfig, MimoAudioTokenizerModel)

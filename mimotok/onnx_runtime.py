@@ -1,0 +1,129 @@
+"""Runs a model that `mimotok export` wrote. Needs numpy and onnxruntime, and nothing else: a copy lies in the export.
+
+from run_onnx import OnnxTokenizer
+
+tokenizer = OnnxTokenizer("exported")
+codes, _ = tokenizer.encode(wav)  # float32 [B, T] at tokenizer.sample_rate -> int64 [B, n_q, F]
+wav, _ = tokenizer.decode(codes, length=wav.shape[1])
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+ENCODER_NAME, DECODER_NAME, FACTS_NAME = "encoder.onnx", "decoder.onnx", "mimotok.json"
+
+
+class OnnxTokenizer:
+    """wav to codes and back by onnxruntime on the CPU.
+
+    threads: of onnxruntime, as many as it likes where None. Raises ValueError for bad input, in one line.
+    """
+
+    def __init__(self, folder: str | Path, *, threads: int | None = None) -> None:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise ImportError("running ONNX graphs needs: pip install onnxruntime") from None
+        folder = Path(folder)
+        try:
+            facts = json.loads((folder / FACTS_NAME).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{folder}: not an export of mimotok ({FACTS_NAME}: {error})") from None
+        self.sample_rate: int = facts["sample_rate"]
+        self.frame_size: int = facts["frame_size"]
+        self.codebook_sizes: list[int] = facts["codebook_sizes"]
+        self._n_fft: int = facts["n_fft"]
+        self._hop_length: int = facts["hop_length"]
+        self._most = {"encoder": facts["max_encoder_frames"], "decoder": facts["max_decoder_frames"]}
+        options = onnxruntime.SessionOptions()
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        cpu = ["CPUExecutionProvider"]
+        self._encoder = onnxruntime.InferenceSession(folder / ENCODER_NAME, options, providers=cpu)
+        self._decoder = onnxruntime.InferenceSession(folder / DECODER_NAME, options, providers=cpu)
+
+    @property
+    def n_q(self) -> int:
+        """Codebooks that `encode` gives and `decode` takes."""
+        return len(self.codebook_sizes)
+
+    def encode(self, wav: np.ndarray, lengths: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """wav: float [B, T] in [-1, 1], lengths: [B] samples. Returns codes int64 [B, n_q, F] and their lengths [B]."""
+        if wav.ndim != 2 or 0 in wav.shape or not np.issubdtype(wav.dtype, np.floating):
+            raise ValueError(f"wav is {wav.dtype} {list(wav.shape)}: give floating point [batch, samples]")
+        if not np.isfinite(wav).all():
+            raise ValueError("wav holds NaN or infinite samples: clean it first")
+        self._require_short("encoder", wav.shape[1] // self.frame_size + 1)
+        codes, frames = self._encoder.run(
+            None, {"wav": wav.astype(np.float32), "lengths": _checked_lengths(lengths, wav.shape[0], wav.shape[1])}
+        )
+        return codes, frames
+
+    def decode(
+        self, codes: np.ndarray, lengths: np.ndarray | None = None, *, length: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """codes: int [B, n_q, F], lengths: [B] frames, length: samples to keep. Returns wav float32 [B, T] and lengths.
+
+        wav past an item's length is 0.
+        """
+        if codes.ndim != 3 or codes.shape[1] != self.n_q or 0 in codes.shape or codes.dtype.kind not in "iu":
+            raise ValueError(f"codes are {codes.dtype} {list(codes.shape)}: give integers [batch, {self.n_q}, frames]")
+        sizes = np.array(self.codebook_sizes)[:, None]
+        if (codes < 0).any() or (codes >= sizes).any():
+            item, book, frame = np.argwhere((codes < 0) | (codes >= sizes))[0]
+            raise ValueError(
+                f"codes[{item}, {book}, {frame}]={codes[item, book, frame]}, "
+                f"but codebook {book} has {self.codebook_sizes[book]} entries"
+            )
+        self._require_short("decoder", codes.shape[2])
+        frames = _checked_lengths(lengths, codes.shape[0], codes.shape[2])
+        magnitude, phase = self._decoder.run(None, {"codes": codes.astype(np.int64), "lengths": frames})
+        samples = frames * self.frame_size
+        wav = inverse_stft(magnitude, phase, samples // self._hop_length, self._n_fft, self._hop_length)[:, :length]
+        samples = np.minimum(samples, wav.shape[1])
+        return wav * (np.arange(wav.shape[1]) < samples[:, None]), samples
+
+    def _require_short(self, graph: str, frames: int) -> None:
+        most = self._most[graph]
+        if most is not None and frames > most:
+            raise ValueError(
+                f"{frames * self.frame_size / self.sample_rate:.1f} s, but this {graph}'s attention is unlimited: "
+                f"give at most {most * self.frame_size / self.sample_rate:g} s at once"
+            )
+
+
+def inverse_stft(
+    magnitude: np.ndarray, phase: np.ndarray, lengths: np.ndarray, n_fft: int, hop_length: int
+) -> np.ndarray:
+    """magnitude, phase: [B, T, n_fft // 2 + 1], lengths: [B] valid frames. Returns wav float32 [B, T * hop_length].
+
+    Overlap-add of Hann-windowed frames, cropped by (n_fft - hop) / 2 at the front and divided by the summed squared
+    window; frames past an item's length take no part.
+    """
+    batch, size, _ = magnitude.shape
+    # float32 throughout: in numpy's own double precision an hour of sound would need twice the memory
+    window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)).astype(np.float32)
+    valid = (np.arange(size) < lengths[:, None])[..., None]
+    frames = np.fft.irfft(magnitude * np.exp(np.complex64(1j) * phase), n_fft).astype(np.float32) * window * valid
+    weights = window**2 * valid
+    parts = -(-n_fft // hop_length)
+    sound, envelope = np.zeros((2, batch, (size + parts) * hop_length), np.float32)
+    for part in range(parts):
+        block = slice(part * hop_length, min((part + 1) * hop_length, n_fft))
+        for total, summand in ((sound, frames), (envelope, weights)):
+            shifted = total[:, part * hop_length :][:, : size * hop_length].reshape(batch, size, hop_length)
+            shifted[..., : block.stop - block.start] += summand[..., block]
+    crop = slice((n_fft - hop_length) // 2, (n_fft - hop_length) // 2 + size * hop_length)
+    return sound[:, crop] / np.maximum(envelope[:, crop], 1e-11)
+
+
+def _checked_lengths(lengths: np.ndarray | None, batch: int, size: int) -> np.ndarray:
+    if lengths is None:
+        return np.full(batch, size, dtype=np.int64)
+    if lengths.shape != (batch,) or lengths.min() < 1 or lengths.max() > size:
+        raise ValueError(f"lengths={lengths.tolist()}: give one for each of {batch} clips, each in 1 to {size}")
+    return lengths.astype(np.int64)

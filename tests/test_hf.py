@@ -1,0 +1,235 @@
+"""transformers' Auto classes on our files: the plain library's codes and sound, files that go both ways, gradients."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models import PARITY, STREAMABLE, TINY, make_tokenizer
+from safetensors import safe_open
+
+from mimotok import Tokenizer, TokenizerConfig
+from mimotok.weights import PREPROCESSOR_NAME, WEIGHTS_NAME, WINDOW_KEY, embedded_folder
+
+transformers = pytest.importorskip("transformers", minversion="5", reason="needs: pip install 'mimotok[hf]'")
+hf = pytest.importorskip("mimotok.hf", reason="needs: pip install 'mimotok[hf]'")
+
+CONFIGS = {
+    "group norm, unlimited": TINY,
+    "layer norm, windowed": STREAMABLE,
+    "RMSNorm, hybrid, 50 Hz": replace(
+        TINY, ln_type="RMSNorm", hybrid_attention=True, swa_per_block=2, encoder_causal=True,
+        encoder_attn_window_size=(6, 0), avg_pooler=1, default_n_q=2,
+    ),
+}  # fmt: skip
+
+
+def auto(folder: Path, **options: Any) -> Any:
+    return transformers.AutoModel.from_pretrained(folder, **options)
+
+
+@pytest.fixture(scope="module", params=CONFIGS.values(), ids=CONFIGS.keys())
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer, Any]:
+    """A random model of the plain library, and the adapter's from the folder that it saved."""
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = make_tokenizer(request.param)
+    tokenizer.save_pretrained(folder)
+    return tokenizer, auto(folder)
+
+
+def batch(lengths: list[int], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """wav [B, T] and its padding_mask."""
+    wav = 0.3 * torch.randn(len(lengths), max(lengths), generator=torch.Generator().manual_seed(seed))
+    mask = torch.arange(wav.shape[1]) < torch.tensor(lengths)[:, None]
+    return wav * mask, mask.int()
+
+
+@settings(max_examples=8, deadline=None)
+@given(lengths=st.lists(st.integers(1, 9000), min_size=1, max_size=3))
+def test_codes_and_sound_are_the_plain_librarys(pair: tuple[Tokenizer, Any], lengths: list[int]) -> None:
+    tokenizer, model = pair
+    wav, mask = batch(lengths)
+    codes, frames = tokenizer.encode(wav, torch.tensor(lengths))
+    sound, _ = tokenizer.decode(codes, frames, length=wav.shape[1])
+    with torch.no_grad():
+        out = model(wav[:, None], mask)
+    assert torch.equal(out.audio_codes, codes)
+    torch.testing.assert_close(out.audio_values, sound[:, None], atol=1e-5, rtol=0)
+    assert torch.equal(model.encode(wav, mask).audio_codes_mask.sum(1), frames)
+    for row, length in enumerate(lengths):
+        alone = model.encode(wav[row : row + 1, None, :length]).audio_codes
+        assert torch.equal(alone[0], codes[row, :, : int(frames[row])])
+
+
+def test_fewer_codebooks_and_tuples(pair: tuple[Tokenizer, Any]) -> None:
+    tokenizer, model = pair
+    wav, mask = batch([5000])
+    codes = tokenizer.encode(wav, n_q=1)
+    assert torch.equal(model.encode(wav, num_quantizers=1, return_dict=False)[0], codes)
+    (values,) = model.decode(codes, mask, return_dict=False)
+    torch.testing.assert_close(values[:, 0], tokenizer.decode(codes, length=5000))
+    given_codes, values_again = model(wav, audio_codes=codes, return_dict=False)
+    assert given_codes is codes
+    assert torch.equal(values_again, values)
+
+
+def test_the_folder_goes_both_ways(pair: tuple[Tokenizer, Any], tmp_path: Path) -> None:
+    tokenizer, model = pair
+    model.save_pretrained(tmp_path)
+    wav, _ = batch([4000])
+    again = Tokenizer.from_pretrained(tmp_path)
+    assert torch.equal(again.encode(wav), tokenizer.encode(wav))
+    assert replace(again.config, extra={}) == tokenizer.config
+    assert torch.equal(auto(tmp_path).encode(wav).audio_codes, tokenizer.encode(wav))
+    tokenizer.save_pretrained(tmp_path / "plain")
+    with safe_open(tmp_path / WEIGHTS_NAME, "pt") as ours, safe_open(tmp_path / "plain" / WEIGHTS_NAME, "pt") as plain:
+        assert set(ours.keys()) == set(plain.keys())
+        assert WINDOW_KEY in set(ours.keys())
+
+
+def test_pushed_to_the_hub_go_the_files_of_a_whole_checkpoint(
+    pair: tuple[Tokenizer, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer, model = pair
+    sent: dict[str, bytes] = {}
+
+    def upload(_: Any, folder: str, *__: Any, **___: Any) -> None:
+        sent.update({path.name: path.read_bytes() for path in Path(folder).iterdir()})
+
+    hub = "transformers.utils.hub."
+    monkeypatch.setattr(hub + "PushToHubMixin._upload_modified_files", upload)
+    monkeypatch.setattr(hub + "hf_api", lambda *_, **__: _NoHub())
+    card = transformers.utils.hub.ModelCard("---\ntags: []\n---\n")
+    monkeypatch.setattr(hub + "create_and_tag_model_card", lambda *_, **__: card)
+    model.push_to_hub("owner/name")
+    assert {"config.json", WEIGHTS_NAME, PREPROCESSOR_NAME} <= set(sent)
+    assert TokenizerConfig.from_official(json.loads(sent["config.json"])).d_model == tokenizer.config.d_model
+
+
+class _NoHub:
+    """Stands where the hub's client would be."""
+
+    def create_repo(self, repo_id: str, **_: Any) -> Any:
+        return type("Repo", (), {"repo_id": repo_id})
+
+
+@pytest.mark.parametrize("name", ["a", "c"])
+def test_official_files_and_tokens(name: str) -> None:
+    model = auto(PARITY / name)
+    expected = np.load(PARITY / name / "expected.npz")
+    clips = [key.removeprefix("wav") for key in expected if key.startswith("wav")]
+    assert clips
+    for clip in clips:
+        codes = model.encode(torch.from_numpy(expected["wav" + clip])[None, None]).audio_codes
+        np.testing.assert_array_equal(codes[0].numpy(), expected["codes" + clip])
+
+
+@pytest.mark.skipif(not (embedded_folder() / WEIGHTS_NAME).is_file(), reason="no embedded checkpoint in this tree")
+def test_the_embedded_checkpoint() -> None:
+    model, tokenizer = auto(embedded_folder()), Tokenizer.from_pretrained()
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(embedded_folder())
+    wav, _ = batch([30000, 12345])
+    inputs = extractor([wav[0].numpy(), wav[1, :12345].numpy()], sampling_rate=24000, return_tensors="pt")
+    codes, _ = tokenizer.encode(wav, torch.tensor([30000, 12345]))
+    assert torch.equal(model(**inputs).audio_codes, codes)
+
+
+def test_every_auto_class_finds_ours() -> None:
+    config = transformers.AutoConfig.from_pretrained(PARITY / "a")
+    assert type(config) is hf.MimoAudioTokenizerConfig
+    assert type(transformers.AutoModelForAudioTokenization.from_config(config)) is hf.MimoAudioTokenizerModel
+    assert config.to_tokenizer_config() == replace(TokenizerConfig.load(PARITY / "a" / "config.json"), extra={})
+
+
+def test_a_folder_without_a_preprocessor_still_gives_the_extractor(tmp_path: Path) -> None:
+    shutil.copy(PARITY / "c" / "config.json", tmp_path)
+    extractor = hf.MimoAudioTokenizerFeatureExtractor.from_pretrained(tmp_path)
+    assert extractor.sampling_rate == TokenizerConfig.load(tmp_path / "config.json").sample_rate
+    extractor.save_pretrained(tmp_path)
+    assert transformers.AutoFeatureExtractor.from_pretrained(tmp_path).sampling_rate == extractor.sampling_rate
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(OSError, match=r"config\.json"):
+        hf.MimoAudioTokenizerFeatureExtractor.from_pretrained(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_leaves_the_codebooks_alone(dtype: torch.dtype, tmp_path: Path) -> None:
+    make_tokenizer(STREAMABLE).save_pretrained(tmp_path)
+    wav, _ = batch([4000])
+    loaded, cast = auto(tmp_path, dtype=dtype), auto(tmp_path).to(dtype)
+    for model in (loaded, cast):
+        assert model.dtype == dtype
+        assert {book.embed.dtype for book in model.encoder.quantizer.codebooks()} == {torch.float32}
+    codes = loaded(wav).audio_codes
+    assert torch.equal(codes, cast(wav).audio_codes)
+    loaded.save_pretrained(tmp_path / "half")
+    assert auto(tmp_path / "half").dtype == torch.float32
+    assert torch.equal(auto(tmp_path / "half", dtype="auto").encode(wav).audio_codes, codes)
+    assert torch.equal(Tokenizer.from_pretrained(tmp_path / "half", dtype=dtype).encode(wav), codes)
+
+
+def test_devices(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate", reason="needs: pip install 'mimotok[hf]'")
+    tokenizer = make_tokenizer(STREAMABLE)
+    tokenizer.save_pretrained(tmp_path)
+    wav, _ = batch([4000])
+    for device_map in ("cpu", "auto"):
+        assert torch.equal(auto(tmp_path, device_map=device_map).encode(wav).audio_codes, tokenizer.encode(wav))
+    with torch.device("meta"):
+        empty = transformers.AutoModel.from_config(transformers.AutoConfig.from_pretrained(tmp_path))
+    assert {tensor.device.type for tensor in empty.state_dict().values()} == {"meta"}
+    empty.load_state_dict(auto(tmp_path).state_dict(), assign=True)
+    assert torch.equal(empty.encode(wav).audio_codes, tokenizer.encode(wav))
+
+
+def test_what_a_checkpoint_lacks_is_initialised(tmp_path: Path) -> None:
+    model = transformers.AutoModel.from_config(hf.MimoAudioTokenizerConfig(**STREAMABLE.to_official()))
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values())
+    state = {key: value for key, value in model.state_dict().items() if not key.startswith("decoder.vocoder")}
+    model.save_pretrained(tmp_path, state_dict=state)
+    torch.manual_seed(1)
+    again = auto(tmp_path)
+    scales = [each.decoder.vocoder.head.out.weight.detach().std() for each in (model, again)]
+    torch.testing.assert_close(*scales, rtol=0.1, atol=0)
+    assert torch.equal(again.encoder.conv1.weight, model.encoder.conv1.weight)
+
+
+def test_gradients_reach_what_can_be_trained(streamable: Callable[..., Tokenizer], tmp_path: Path) -> None:
+    streamable().save_pretrained(tmp_path)
+    model = auto(tmp_path)
+    wav, mask = batch([4000, 3000])
+    encoded = model.encode(wav[:, None], mask)
+    model.decode(latents=encoded.latents, padding_mask=mask).audio_values.square().sum().backward()
+    unreached = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
+    assert not unreached
+    model.zero_grad()
+    model(wav[:, None], mask).audio_values.square().sum().backward()
+    assert all(weight.grad is None for weight in model.encoder.parameters())
+    assert all(weight.grad is not None for weight in model.decoder.parameters())
+
+
+def test_bad_input_is_told_in_one_line(streamable: Callable[..., Tokenizer], tmp_path: Path) -> None:
+    streamable().save_pretrained(tmp_path)
+    model = auto(tmp_path)
+    wav, mask = batch([3000, 2000])
+    for message, call in {
+        r"input_values has shape \[2, 2, 3000\]": lambda: model.encode(torch.stack((wav, wav), 1)),
+        r"padding_mask\[1\] has padding before sound": lambda: model.encode(wav, mask.flip(1)),
+        r"lengths=\[0, 0\]": lambda: model.encode(wav, 0 * mask),
+        r"n_q=9": lambda: model.encode(wav, num_quantizers=9),
+        r"one of them": lambda: model.decode(),
+        r"codebook 0 has 32 entries": lambda: model.decode(torch.full((1, 2, 3), 32)),
+        r"d_model=33": lambda: hf.MimoAudioTokenizerConfig(d_model=33),
+    }.items():
+        with pytest.raises(ValueError, match=message) as raised:
+            call()
+        assert "\n" not in str(raised.value)
