@@ -40,7 +40,7 @@ class Reader(Example):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Nats per byte of text."""
-        return {"loss": self.reader(*batch)}
+        return {"loss": self.reader(*batch).text}
 
 
 def collate(items: Sequence[Item]) -> Batch:
