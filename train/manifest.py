@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +14,7 @@ import numpy as np
 import soundfile as sf
 
 from mimotok.audio import load_audio
+from mimotok.corpus.clips import lhotse
 
 WAV_HEADER = 44  # bytes: a canonical RIFF header, as the standard library's `wave` writes it
 SILENCE = 1e-3  # peak, -60 dBFS: below it a whole clip holds no speech
@@ -167,18 +167,6 @@ def _read_jsonl(path: str, root: str) -> list[Clip]:
             )
         )
     return clips
-
-
-def lhotse() -> Any:
-    """The lhotse module, reading audio by libsndfile; imported where needed: a prepared corpus does without."""
-    try:
-        import lhotse as module
-    except ImportError as error:
-        raise ImportError("Lhotse CutSets and Shar folders need: pip install 'mimotok[train]'") from error
-    if "LHOTSE_AUDIO_BACKEND" not in os.environ:
-        # lhotse's default asks any torchaudio that is installed, and fails if that cannot be imported
-        module.audio.set_current_audio_backend("LibsndfileBackend")
-    return module
 
 
 def _read_cuts(path: str, root: str) -> list[Clip]:

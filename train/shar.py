@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from mimotok.corpus.clips import lhotse
 from train.augment import AugmentConfig
 from train.batches import Loaded, Render
-from train.manifest import Clip, cut_clip, lhotse
+from train.manifest import Clip, cut_clip
 from train.plan import PlanConfig, PlannedBatch, train_plan
 
 

@@ -122,12 +122,12 @@ def _cut_blocks(clip: Clip, sample_rate: int) -> Iterator[Tensor]:
 
 
 def lhotse() -> Any:
-    """The lhotse module, reading audio by libsndfile. Raises ImportError naming the extra."""
+    """The lhotse module, reading audio by libsndfile; imported where needed. Raises ImportError naming the extras."""
     try:
         import lhotse as module
         from lhotse.audio import set_current_audio_backend
     except ImportError as error:
-        raise ImportError("Lhotse CutSets and Shar need: pip install 'mimotok[tokenize]'") from error
+        raise ImportError("Lhotse needs: pip install 'mimotok[tokenize]' or 'mimotok[train]'") from error
     if "LHOTSE_AUDIO_BACKEND" not in os.environ:
         # lhotse's default asks any torchaudio that is installed, and fails if that cannot be imported
         set_current_audio_backend("LibsndfileBackend")
