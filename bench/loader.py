@@ -1,6 +1,6 @@
 """How fast are training batches made? Audio-seconds per second of one process, beside what training takes.
 
-python -m bench.loader ../shared/speech/manifest.jsonl --root data --cache_dir data/cache --training_rate 60
+python -m bench.loader manifest.jsonl --root data --cache_dir data/cache --training_rate 60
 """
 
 from __future__ import annotations

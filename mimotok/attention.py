@@ -9,7 +9,8 @@ just the keys they may see, so that time and memory grow linearly with length to
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib.util import find_spec
+from functools import cache
+from inspect import signature
 from typing import NamedTuple, cast
 
 import torch
@@ -98,9 +99,19 @@ def _kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, is_causal: 
 
 
 def _packs(hidden: Tensor) -> bool:
-    """Whether torch's varlen kernel takes what attends here: it needs CUDA, half precision and torch 2.10."""
+    """Whether torch's varlen kernel takes what attends here: it needs CUDA, half precision, and a torch whose kernel
+    knows windows."""
     fits = hidden.is_cuda and hidden.dtype in (torch.float16, torch.bfloat16) and not torch.is_grad_enabled()
-    return fits and find_spec("torch.nn.attention.varlen") is not None
+    return fits and _knows_windows()
+
+
+@cache
+def _knows_windows() -> bool:
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return False
+    return "window_size" in signature(varlen_attn).parameters
 
 
 def _packing(lengths: Tensor, size: int) -> Packing:

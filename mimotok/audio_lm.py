@@ -1,6 +1,6 @@
 """Any causal language model as one that reads and writes audio: patches in, patches out (MiMo-Audio, section 2.2).
 
-    lm = AutoModelForCausalLM.from_pretrained(...)     # or any model with the same five methods
+    lm = AutoModelForCausalLM.from_pretrained(...)     # or any model with the methods that `AudioLM` names
     lm.resize_token_embeddings(len(tokenizer) + 3)
     model = AudioLM(lm, PatchConfig.published(), SpecialIds(n, n + 1, n + 2))
 

@@ -80,6 +80,10 @@ class OnnxTokenizer:
                 f"but codebook {book} has {self.codebook_sizes[book]} entries"
             )
         self._require_short("decoder", codes.shape[2])
+        if length is not None and not 0 < length <= codes.shape[2] * self.frame_size:
+            raise ValueError(
+                f"length={length} samples: {codes.shape[2]} frames give 1 to {codes.shape[2] * self.frame_size}"
+            )
         frames = _checked_lengths(lengths, codes.shape[0], codes.shape[2])
         magnitude, phase = self._decoder.run(None, {"codes": codes.astype(np.int64), "lengths": frames})
         samples = frames * self.frame_size
@@ -92,7 +96,7 @@ class OnnxTokenizer:
         if most is not None and frames > most:
             raise ValueError(
                 f"{frames * self.frame_size / self.sample_rate:.1f} s, but this {graph}'s attention is unlimited: "
-                f"give at most {most * self.frame_size / self.sample_rate:g} s at once"
+                f"give less than {most * self.frame_size / self.sample_rate:g} s at once"
             )
 
 

@@ -153,6 +153,9 @@ def separate(
     text, patches = positions
     kinds, segments, at = text.tolist(), [], 0
     _check_empty(text, patches, codebook_sizes, special)
+    clips = kinds.count(special.start)
+    if frames is not None and len(frames) != clips:
+        raise ValueError(f"frames has {len(frames)} entries, but there are {clips} clips")
     counts = None if frames is None else iter(frames)
     while at < len(kinds):
         stop = at + 1

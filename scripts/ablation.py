@@ -31,7 +31,8 @@ def python(*words: object) -> None:
 
 def train(arm: str, runs: Path, manifest: Path, root: Path, steps: int, seed: int) -> Path:
     """The folder of the exported arm, trained unless it is there."""
-    run, exported = runs / arm, runs / "models" / arm
+    budget = f"{steps}-steps-seed-{seed}"
+    run, exported = runs / budget / arm, runs / budget / "models" / arm
     if (exported / "model.safetensors").exists():
         return exported
     settings: dict[str, object] = {
@@ -116,4 +117,7 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    try:
+        typer.run(main)
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"ablation: {shlex.join(error.cmd[1:])} ended with exit code {error.returncode}")

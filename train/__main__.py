@@ -46,11 +46,11 @@ def prepare(
 @app.command()
 def transcribe(
     path: Annotated[Path, typer.Argument(help="A codes file (.npz) or an audio file.")],
-    checkpoint: Annotated[Path | None, typer.Option(help="Exported folder; the embedded one by default.")] = None,
+    checkpoint: Annotated[Path, typer.Option(help="Folder that `export` wrote from a joint run.")],
 ) -> None:
     """Print the text that the joint stage's text decoder reads in the tokens.
 
-    Example: python -m train transcribe out.npz
+    Example: python -m train transcribe out.npz --checkpoint checkpoints/joint
     """
     from train.transcribe import transcribe as read
 
@@ -66,14 +66,16 @@ def main() -> None:
             run_lightning()
         else:
             app()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         typer.echo(f"error: {_told(error)}", err=True)
         sys.exit(2)
 
 
-def _told(error: ValueError | OSError) -> str:
+def _told(error: ValueError | OSError | ImportError) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, ImportError) and "pip install" not in str(error):
+        return f"{error}: training needs: pip install '.[train]'"
     return str(error)
 
 

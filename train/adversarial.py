@@ -10,7 +10,7 @@ from torch import Tensor
 from train.batches import Batch
 from train.discriminators import Discriminators, Judgements
 from train.losses import adversarial_loss, discriminator_loss, feature_matching_loss
-from train.optim import OptimizerConfig, clip_gradients, make_optimizer
+from train.optim import OptimizerConfig, SkipCounter, clip_gradients, make_optimizer
 from train.stage import Segment, Stage, StageConfig
 
 PUBLISHED_WEIGHTS = {"mel": 1.0, "adversarial": 1.0, "feature_matching": 2.0}
@@ -27,6 +27,8 @@ class AdversarialStage(Stage):
     generator's.
     """
 
+    LOSSES = ("mel", "stft", "complex", "adversarial", "feature_matching")
+
     def __init__(
         self,
         model: str,
@@ -42,6 +44,8 @@ class AdversarialStage(Stage):
         self.tokenizer.encoder.requires_grad_(False)
         self.discriminators = discriminators or Discriminators()
         self.discriminator_config = discriminator_optimizer or OptimizerConfig(muon=False, weight_decay=0.0)
+        # of their own: a finite step of theirs must not end a row of the generator's that are not
+        self.discriminator_skips = SkipCounter(self.discriminator_config.max_skipped)
         self.default_ratio = default_ratio
 
     def configure_model(self) -> None:
@@ -74,7 +78,7 @@ class AdversarialStage(Stage):
         self.log("train/discriminator_loss", loss.detach())
         optimizer.zero_grad()
         self.manual_backward(loss)
-        clip_gradients(self.discriminators, self.discriminator_config.gradient_clip, self.skips)
+        clip_gradients(self.discriminators, self.discriminator_config.gradient_clip, self.discriminator_skips)
         # the wrapped optimizer: Lightning would count this as a step of its own
         optimizer.optimizer.step()
 

@@ -46,6 +46,8 @@ class JointStage(Stage):
     (see train.losses) where they have a weight. model: as in Stage.
     """
 
+    LOSSES = ("text", "ctc", "mel", "stft", "complex", "commitment")
+
     def __init__(
         self,
         model: str,
@@ -62,6 +64,8 @@ class JointStage(Stage):
             decay=self.quantizer_config.decay,
             dead_code_fraction=self.quantizer_config.dead_code_fraction,
         )
+        if self.uses("ctc") and not self.uses("text"):
+            raise ValueError("loss_weights: ctc is of the text decoder; give text a weight too")
         text_decoder = replace(text_decoder or TextDecoderConfig(), ctc=self.uses("ctc"))
         self.text_decoder = TextDecoder(self.tokenizer.config.d_model, text_decoder) if self.uses("text") else None
         self.sharded = False

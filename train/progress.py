@@ -88,7 +88,7 @@ class StepProgress(ProgressBar):
     ) -> None:
         self._mark(trainer, pl_module)
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        due = trainer.global_step % every == 0 or trainer.global_step == trainer.max_steps
+        due = (every > 0 and trainer.global_step % every == 0) or trainer.global_step == trainer.max_steps
         if not self._enabled:
             return
         # reading a loss makes the CPU wait for a GPU, so not at every step

@@ -54,11 +54,15 @@ class Stage(lightning.LightningModule):
     """The base of both stages; a subclass computes losses and says what is trained.
 
     model: folder or hub id to start from, or a config.json to start from scratch.
-    loss_weights: by loss name; a loss without a weight is not computed.
+    loss_weights: by name, of the LOSSES of the stage; one without a weight trains nothing.
     """
+
+    LOSSES: tuple[str, ...] = ()
 
     def __init__(self, model: str, loss_weights: dict[str, float], config: StageConfig) -> None:
         super().__init__()
+        if unknown := set(loss_weights) - set(self.LOSSES):
+            raise ValueError(f"loss_weights: {', '.join(sorted(unknown))}; this stage has {', '.join(self.LOSSES)}")
         self.tokenizer = build_tokenizer(model)
         self.loss_weights = loss_weights
         self.config = config
@@ -108,7 +112,10 @@ class Stage(lightning.LightningModule):
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         """The weighted sum; each loss is logged by name."""
         self.log_dict({f"train/{name}_loss": loss.detach() for name, loss in losses.items()})
-        return torch.stack([self.loss_weights[name] * loss for name, loss in losses.items()]).sum()
+        weighted = [self.loss_weights[name] * loss for name, loss in losses.items() if self.uses(name)]
+        if not weighted:
+            raise ValueError(f"loss_weights={self.loss_weights}: nothing to train; give one of them more than 0")
+        return torch.stack(weighted).sum()
 
     def segment(self, latents: Tensor, lengths: Tensor, wav: Tensor) -> Segment:
         """A random stretch of each clip. latents: [B, F, D], lengths: [B] frames, wav: [B, T], zero past its end."""

@@ -12,11 +12,10 @@ from mimotok.tokenizer import Tokenizer
 from train.text_decoder import TextDecoder
 
 
-def transcribe(checkpoint: str | Path | None, path: str | Path) -> str:
+def transcribe(checkpoint: str | Path, path: str | Path) -> str:
     """Text of a codes file, or of an audio file through the default codebooks.
 
-    checkpoint: an exported folder with `text_decoder/` in it, None for the embedded one. Raises ValueError where
-    something is missing.
+    checkpoint: an exported folder with `text_decoder/` in it. Raises ValueError where something is missing.
     """
     tokenizer = Tokenizer.from_pretrained(checkpoint)
     decoder = load_text_decoder(tokenizer)

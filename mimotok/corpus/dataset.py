@@ -160,13 +160,6 @@ class TokenDataset(IterableDataset[Sequence]):
             raise ValueError(f"the state is of another dataset: it has {', '.join(told)}")
 
 
-def _this_rank() -> tuple[int, int]:
-    """This process's rank, and how many there are."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
-
-
 def _shards(folders: list[StrPath]) -> list[_Shard]:
     """All finished shards of all folders, whose models must agree."""
     shards: list[_Shard] = []

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from mimotok.chunked import encode_blocks
-from mimotok.corpus.clips import Clip, ahead, read_clip
+from mimotok.corpus.clips import Clip, NoRoomError, ahead, read_clip
 from mimotok.corpus.formats import Record
 from mimotok.corpus.ledger import Entry, Failure, Settings, write_shard
 from mimotok.corpus.loading import Batch, decoded_loads, one_line
@@ -23,7 +23,7 @@ Report = Callable[[int, float], None]
 
 @dataclass(frozen=True)
 class Options:
-    """How to work; none of it changes the codes.
+    """How to work; in float32 none of it changes the codes.
 
     workers: decoding processes, 0 for none; batch_seconds: padded sound in a batch.
     """
@@ -83,6 +83,9 @@ def run_parts(
         for i in decoded.long:
             try:
                 records[i] = encode_long(tokenizer, settings.n_q, part.clips[i])
+            except (NoRoomError, MemoryError, torch.OutOfMemoryError) as error:
+                # the machine's trouble, not the clip's: another run may succeed
+                raise ValueError(f"{part.clips[i].place}: {one_line(error)}") from None
             except Exception as error:  # as in a worker: file systems and decoders have errors of their own
                 failures[i] = Failure(part.clips[i].key, part.clips[i].place, one_line(error))
             report(1, part.clips[i].seconds)

@@ -8,6 +8,7 @@ import json
 import os
 import posixpath
 import tarfile
+import zlib
 from collections.abc import Container, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -63,7 +64,7 @@ def _listed(source: str, root: str) -> Listing:
         if source.endswith(".tar"):
             return _tars([(source, posixpath.basename(source))])
         return _folder(source)
-    except (OSError, ImportError, EOFError) as error:
+    except (OSError, ImportError, EOFError, zlib.error) as error:
         if isinstance(error, ImportError) and "mimotok[" in str(error):
             raise
         raise ValueError(f"{source}: cannot be read ({one_line(error)})") from error
@@ -149,6 +150,8 @@ def _manifest(source: str, root: str) -> Iterator[Clip]:
     count = 0
     for count, row in _lines(source):
         if str(row.get("type", "")).endswith("Cut"):
+            if "id" not in row:
+                raise ValueError(f"{source}:{count}: a cut needs an `id`")
             yield _cut_clip(row, root)
             continue
         if not isinstance(row.get("audio"), str):
@@ -156,7 +159,9 @@ def _manifest(source: str, root: str) -> Iterator[Clip]:
         path = row["audio"]
         whole = path if is_remote(path) or os.path.isabs(path) else _absolute(posixpath.join(root, path))
         rest = {name: value for name, value in row.items() if name not in ("audio", "id")}
-        yield Clip(str(row.get("id") or path), _seconds(source, count, row), {"path": whole}, rest)
+        yield Clip(
+            path if row.get("id") is None else str(row["id"]), _seconds(source, count, row), {"path": whole}, rest
+        )
     if not count:
         raise ValueError(f"{source}: empty, no clips in it")
 
