@@ -1,4 +1,4 @@
-"""`python -m train`: Lightning's subcommands (fit, validate) for the stages, and export, prepare and transcribe."""
+"""`python -m train`: Lightning's subcommands (fit, validate), and export, average, prepare and transcribe."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-TOOLS = ("export", "prepare", "transcribe")
+TOOLS = ("average", "export", "prepare", "transcribe")
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
@@ -25,6 +25,23 @@ def export(
     from train.export import export as write
 
     write(checkpoint, out, dtype=dtype)
+
+
+@app.command()
+def average(
+    first: Annotated[str, typer.Argument(help="Folder of an exported model, e.g. of the joint stage.")],
+    second: Annotated[str, typer.Argument(help="Another of the same encoder, e.g. of the adversarial stage.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    share: Annotated[float, typer.Option(help="Of the second.")] = 0.5,
+    dtype: Annotated[str, typer.Option(help="float16, bfloat16 or float32.")] = "float16",
+) -> None:
+    """Write the mean of two models' weights.
+
+    Example: python -m train average checkpoints/more checkpoints/adversarial --out checkpoints/mine
+    """
+    from train.average import average as write
+
+    write(first, second, out, share=share, dtype=dtype)
 
 
 @app.command()

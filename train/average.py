@@ -1,0 +1,38 @@
+"""The mean of two finished models: between a model and its fine-tuned self lies often one that is better than both.
+
+Wortsman et al., 2022, "Robust fine-tuning of zero-shot models" (arXiv 2109.01903), there between accuracy at home and
+away, here between what the joint and the adversarial stage are good at.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from mimotok.tokenizer import Tokenizer
+from train.export import DTYPES
+
+
+def average(
+    first: str | Path, second: str | Path, out: str | Path, *, share: float = 0.5, dtype: str = "float16"
+) -> None:
+    """Writes a model whose weights are (1 - share) x first + share x second, with their common codebooks.
+
+    first, second: folders or hub ids. Raises ValueError where the two differ in configuration, encoder or codebooks,
+    so that codes of either stay valid, for a share outside 0 to 1, and for an unknown dtype.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share={share:g}: give 0 (the first) to 1 (the second)")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype}: choose from {', '.join(DTYPES)}")
+    mine, other = Tokenizer.from_pretrained(first), Tokenizer.from_pretrained(second)
+    if mine.config != other.config:
+        raise ValueError(f"{first} and {second} have different configurations: no mean of them is a model")
+    weights = other.state_dict()
+    for name, weight in mine.state_dict().items():
+        if name.startswith("encoder.") and not torch.equal(weight, weights[name]):
+            raise ValueError(f"{first} and {second} differ in {name}: only models of one encoder give the same codes")
+        if not name.startswith("encoder."):
+            weight.lerp_(weights[name], share)
+    mine.save_pretrained(out, dtype=DTYPES[dtype])
