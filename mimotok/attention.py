@@ -154,8 +154,9 @@ def _half_open(q: Tensor, k: Tensor, v: Tensor, sight: Sight, start: int) -> Ten
 
 def _mask(window: Window, hidden: Tensor, lengths: Tensor | None, block: int) -> Tensor | None:
     if window == (-1, -1):
-        valid = None if lengths is None else valid_mask(lengths, hidden.shape[1])[:, None, None, :]
-        return None if valid is None else _additive(valid, hidden.dtype)
+        if lengths is None:
+            return None
+        return _additive(valid_mask(lengths, hidden.shape[1])[:, None, None, :], hidden.dtype)
     return _banded_mask(window, hidden, lengths, block) if min(window) >= 0 else None
 
 

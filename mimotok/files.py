@@ -105,7 +105,7 @@ def atomic_folder(folder: StrPath) -> Iterator[Path]:
     """As `atomic_path`, for a folder that does not exist yet: yields one beside it, to be filled by the body."""
     require_new(folder)
     folder = Path(folder)
-    temporary = folder.absolute().parent / f".mimotok-{secrets.token_hex(8)}.tmp"
+    temporary = folder.absolute().parent / TEMPORARY.format(secrets.token_hex(8))
     try:
         with writing(folder):
             temporary.mkdir()

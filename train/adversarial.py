@@ -76,6 +76,7 @@ class AdversarialStage(Stage):
         _, optimizer = self._optimizers()
         loss = discriminator_loss(self.discriminators(real).logits, self.discriminators(fake).logits, valid)
         self.log("train/discriminator_loss", loss.detach())
+        self.log("train/skipped_discriminator_steps", float(self.discriminator_skips.total))
         optimizer.zero_grad()
         self.manual_backward(loss)
         clip_gradients(self.discriminators, self.discriminator_config.gradient_clip, self.discriminator_skips)

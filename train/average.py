@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from mimotok.tokenizer import Tokenizer
-from train.export import DTYPES
+from train.export import checked_dtype
 
 
 def average(
@@ -24,8 +24,7 @@ def average(
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share={share:g}: give 0 (the first) to 1 (the second)")
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype={dtype}: choose from {', '.join(DTYPES)}")
+    stored = checked_dtype(dtype)
     mine, other = Tokenizer.from_pretrained(first), Tokenizer.from_pretrained(second)
     if mine.config != other.config:
         raise ValueError(f"{first} and {second} have different configurations: no mean of them is a model")
@@ -35,4 +34,4 @@ def average(
             raise ValueError(f"{first} and {second} differ in {name}: only models of one encoder give the same codes")
         if not name.startswith("encoder."):
             weight.lerp_(weights[name], share)
-    mine.save_pretrained(out, dtype=DTYPES[dtype])
+    mine.save_pretrained(out, dtype=stored)

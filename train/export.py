@@ -23,19 +23,25 @@ def export(checkpoint: str | Path, out: str | Path, *, dtype: str = "float16") -
 
     Raises ValueError where `checkpoint` is not one of this package's training checkpoints, or for an unknown dtype.
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype={dtype}: choose from {', '.join(DTYPES)}")
+    stored = checked_dtype(dtype)
     state, facts = read_checkpoint(checkpoint)
     tokenizer = Tokenizer(TokenizerConfig.from_official(facts["config"]))
     tokenizer.load_state_dict(_part(state, AVERAGED))
     folder = Path(out)
-    tokenizer.save_pretrained(folder, dtype=DTYPES[dtype])
+    tokenizer.save_pretrained(folder, dtype=stored)
     if "text_decoder" in facts:
         decoder = TextDecoder(tokenizer.config.d_model, TextDecoderConfig(**facts["text_decoder"]))
         decoder.load_state_dict(_part(state, TEXT_DECODER))
-        decoder.to(DTYPES[dtype]).save(folder / "text_decoder")
+        decoder.to(stored).save(folder / "text_decoder")
     with atomic_path(folder / "README.md") as temporary:
         temporary.write_text(model_card(folder.name, tokenizer, facts, dtype), encoding="utf-8")
+
+
+def checked_dtype(dtype: str) -> torch.dtype:
+    """What a name of DTYPES stands for. Raises ValueError for another."""
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype}: choose from {', '.join(DTYPES)}")
+    return DTYPES[dtype]
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -205,18 +205,23 @@ def test_patterns_of_names_are_all_in_use():
         assert any(re.search(pattern, key) for key in keys if not key.startswith(BACKBONE)), pattern
 
 
+SMALL_WAV2VEC = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "conv_dim": (8, 8),
+    "conv_stride": (160, 2),
+    "conv_kernel": (160, 2),
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
+}
+
+
 def test_x_vector_models_of_transformers_give_a_similarity(tmp_path):
     torch.manual_seed(0)
     config = transformers.Wav2Vec2Config(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        conv_dim=(8, 8),
-        conv_stride=(160, 2),
-        conv_kernel=(160, 2),
-        num_conv_pos_embeddings=16,
-        num_conv_pos_embedding_groups=4,
+        **SMALL_WAV2VEC,
         tdnn_dim=(16, 16, 16, 16, 32),
         xvector_output_dim=8,
     )
@@ -233,15 +238,7 @@ def test_recognisers_of_transformers_are_measured(tmp_path):
     torch.manual_seed(0)
     config = transformers.Wav2Vec2Config(
         vocab_size=6,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        conv_dim=(8, 8),
-        conv_stride=(160, 2),
-        conv_kernel=(160, 2),
-        num_conv_pos_embeddings=16,
-        num_conv_pos_embedding_groups=4,
+        **SMALL_WAV2VEC,
     )
     transformers.Wav2Vec2ForCTC(config).save_pretrained(tmp_path)
     (tmp_path / "vocab.json").write_text('{"<pad>": 0, "|": 1, "<unk>": 2, "a": 3, "b": 4, "c": 5}')
