@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from training_runs import configure, make_speech
 
 pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
 
 from mimotok import Tokenizer
 from train.export import export, read_checkpoint
+from train.joint import JointStage
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "train" / "configs"
@@ -116,6 +118,19 @@ def test_transcribe_reads_codes_and_audio(exported: Path, speech: Path, tmp_path
     tokenizer.save_pretrained(tmp_path / "bare")
     with pytest.raises(ValueError, match="has no text_decoder/"):
         transcribe(tmp_path / "bare", speech / "0.wav")
+
+
+def test_a_joint_run_goes_on_from_an_exported_text_decoder(exported: Path) -> None:
+    folder, weights = exported / "text_decoder", {"text": 1.0, "mel": 1.0}
+    stage = JointStage(str(exported), loss_weights=weights, text_decoder=str(folder))
+    assert stage.text_decoder is not None
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        assert torch.equal(stage.text_decoder.state_dict()[name], tensor.float()), name
+    assert stage.text_decoder.training
+    with pytest.raises(ValueError, match="lacks a CTC head"):
+        JointStage(str(exported), loss_weights={**weights, "ctc": 1.0}, text_decoder=str(folder))
+    with pytest.raises(ValueError, match="no text decoder in it"):
+        JointStage(str(exported), loss_weights=weights, text_decoder=str(exported / "none"))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from train.batches import Batch
 from train.discriminators import Discriminators, Judgements
 from train.losses import adversarial_loss, discriminator_loss, feature_matching_loss
 from train.optim import OptimizerConfig, SkipCounter, clip_gradients, make_optimizer
-from train.stage import Segment, Stage, StageConfig
+from train.stage import RECONSTRUCTION_LOSSES, Segment, Stage, StageConfig
 
 PUBLISHED_WEIGHTS = {"mel": 1.0, "adversarial": 1.0, "feature_matching": 2.0}
 
@@ -19,15 +19,15 @@ PUBLISHED_WEIGHTS = {"mel": 1.0, "adversarial": 1.0, "feature_matching": 2.0}
 class AdversarialStage(Stage):
     """Trains decoder and vocoder; codes of the model it starts from stay valid.
 
-    loss_weights: of mel, adversarial and feature_matching losses (eq. 7 by default); stft and complex (see
-        train.losses) where they have a weight.
+    loss_weights: of mel, adversarial and feature_matching losses (eq. 7 by default); the RECONSTRUCTION_LOSSES
+        where they have a weight.
     discriminators: their sizes. discriminator_optimizer: theirs has no weight decay, as published.
     default_ratio: share of clips decoded from the default number of codebooks; the rest draw 1 to all of them.
     Other arguments as in Stage. One step updates the discriminators, then the generator; step counts are the
     generator's.
     """
 
-    LOSSES = ("mel", "stft", "complex", "adversarial", "feature_matching")
+    LOSSES = ("mel", *RECONSTRUCTION_LOSSES, "adversarial", "feature_matching")
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class AdversarialStage(Stage):
     def _generator_losses(
         self, segment: Segment, wav: Tensor, real: Judgements, fake: Judgements, valid: Tensor
     ) -> dict[str, Tensor]:
-        return self.reconstruction_losses(wav, segment) | {
+        return self.reconstruction_losses(wav, segment.wav, segment.samples) | {
             "adversarial": adversarial_loss(fake.logits, valid),
             "feature_matching": feature_matching_loss(real.features, fake.features, valid),
         }

@@ -13,7 +13,7 @@ from mimotok.training_quantizer import TrainingQuantizer
 from train.batches import Batch
 from train.optim import clip_gradients, make_optimizer
 from train.sharding import replicate, shard_text_decoder, shard_tokenizer
-from train.stage import Stage, StageConfig
+from train.stage import RECONSTRUCTION_LOSSES, Stage, StageConfig
 from train.text_decoder import TextDecoder, TextDecoderConfig
 
 PUBLISHED_WEIGHTS = {"text": 10.0, "mel": 1.0, "commitment": 1.0}
@@ -42,11 +42,12 @@ class JointStage(Stage):
     over ranks: a step equals one of a single process on the joined batch where the ranks hold equally much, as a
     data module's batches of equal padded seconds nearly do. Codebooks sum over all ranks, and are exact.
 
-    loss_weights: of text, mel and commitment losses (eq. 1 and 2 by default); ctc (see TextDecoder), stft and complex
-    (see train.losses) where they have a weight. model: as in Stage.
+    loss_weights: of text, mel and commitment losses (eq. 1 and 2 by default); ctc (see TextDecoder) and the
+    RECONSTRUCTION_LOSSES where they have a weight. model: as in Stage. text_decoder: the shape of a new one, or the
+    folder of an exported one to go on from.
     """
 
-    LOSSES = ("text", "ctc", "mel", "stft", "complex", "commitment")
+    LOSSES = ("text", "ctc", "mel", *RECONSTRUCTION_LOSSES, "commitment")
 
     def __init__(
         self,
@@ -54,7 +55,7 @@ class JointStage(Stage):
         *,
         loss_weights: dict[str, float] | None = None,
         training: StageConfig | None = None,
-        text_decoder: TextDecoderConfig | None = None,
+        text_decoder: TextDecoderConfig | str | None = None,
         quantizer: QuantizerConfig | None = None,
     ) -> None:
         super().__init__(model, loss_weights or PUBLISHED_WEIGHTS, training or StageConfig())
@@ -66,9 +67,19 @@ class JointStage(Stage):
         )
         if self.uses("ctc") and not self.uses("text"):
             raise ValueError("loss_weights: ctc is of the text decoder; give text a weight too")
-        text_decoder = replace(text_decoder or TextDecoderConfig(), ctc=self.uses("ctc"))
-        self.text_decoder = TextDecoder(self.tokenizer.config.d_model, text_decoder) if self.uses("text") else None
+        self.text_decoder = self._build_text_decoder(text_decoder) if self.uses("text") else None
         self.sharded = False
+
+    def _build_text_decoder(self, source: TextDecoderConfig | str | None) -> TextDecoder:
+        if not isinstance(source, str):
+            return TextDecoder(
+                self.tokenizer.config.d_model, replace(source or TextDecoderConfig(), ctc=self.uses("ctc"))
+            )
+        decoder = TextDecoder.load(source)
+        if decoder.config.ctc != self.uses("ctc"):
+            has = "has" if decoder.config.ctc else "lacks"
+            raise ValueError(f"text_decoder={source} {has} a CTC head: give loss_weights ctc where there is one")
+        return decoder.train()
 
     def configure_model(self) -> None:
         """Called by Lightning on every rank; shards the weights where the strategy is a ModelParallelStrategy.
@@ -100,7 +111,7 @@ class JointStage(Stage):
         quantized, _, commitment_loss = self.quantizer(latents, lengths, self._draw_n_q(len(batch.wav)))
         segment = self.segment(quantized, lengths, batch.wav)
         wav = self.tokenizer.decoder(segment.latents, segment.lengths)
-        losses = self.reconstruction_losses(wav, segment) | {"commitment": commitment_loss}
+        losses = self.reconstruction_losses(wav, segment.wav, segment.samples) | {"commitment": commitment_loss}
         if self.text_decoder is not None:
             losses |= text_losses(self.text_decoder, quantized, lengths, batch.text)
         return losses

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from mimotok.lengths import mel_frames, valid_mask
-from mimotok.mel import hann_window, mel_filterbank
+from mimotok.mel import mel_filterbank
+from train.spectra import frame_mean, prepared, stft
 
 MelScale = tuple[int, int, int]
 Resolution = tuple[int, int]
@@ -82,16 +83,16 @@ def mel_loss(
     The floor is in the units of mimotok's own mel, and added, not clamped, so that a prediction below it still
     receives a gradient. Computed in fp32 whatever autocast says.
     """
-    prediction, target = _prepared(prediction, lengths), _prepared(target, lengths)
+    prediction, target = prepared(prediction, lengths), prepared(target, lengths)
     with torch.autocast(prediction.device.type, enabled=False):
         total = prediction.new_zeros(())
         for n_mels, window, hop in scales:
             bank = _normalised_bank(n_mels, window, sample_rate, prediction.device)
-            predicted = _stft(prediction, window, hop).abs() @ bank + floor / MEL_GAIN
-            wanted = _stft(target, window, hop).abs() @ bank + floor / MEL_GAIN
+            predicted = stft(prediction, window, hop).abs() @ bank + floor / MEL_GAIN
+            wanted = stft(target, window, hop).abs() @ bank + floor / MEL_GAIN
             for exponent in exponents:
                 error = (_box_cox(predicted, exponent) - _box_cox(wanted, exponent)).abs()
-                total = total + _frame_mean(error, lengths, hop)
+                total = total + frame_mean(error, lengths, hop)
         return total
 
 
@@ -113,19 +114,19 @@ def stft_loss(
     Spectral convergence (per clip, then averaged) plus L1 of ln(magnitude + floor). Tensors, lengths and
     floor as in `mel_loss`; resolutions: (window, hop) in samples.
     """
-    prediction, target = _prepared(prediction, lengths), _prepared(target, lengths)
+    prediction, target = prepared(prediction, lengths), prepared(target, lengths)
     total = prediction.new_zeros(())
     for window, hop in resolutions:
         # the floor also bounds the ratio below: on a silent clip it would divide by zero
-        predicted = _stft(prediction, window, hop).abs() + floor / MEL_GAIN
-        wanted = _stft(target, window, hop).abs() + floor / MEL_GAIN
+        predicted = stft(prediction, window, hop).abs() + floor / MEL_GAIN
+        wanted = stft(target, window, hop).abs() + floor / MEL_GAIN
         log_error = (predicted.log() - wanted.log()).abs()
         if lengths is not None:
             mask = valid_mask(mel_frames(lengths, hop), wanted.shape[1])[..., None]
             predicted, wanted = predicted * mask, wanted * mask
         error = torch.linalg.vector_norm(predicted - wanted, dim=(1, 2))
         level = torch.linalg.vector_norm(wanted, dim=(1, 2))
-        total = total + (error / level).mean() + _frame_mean(log_error, lengths, hop)
+        total = total + (error / level).mean() + frame_mean(log_error, lengths, hop)
     return total / len(resolutions)
 
 
@@ -143,12 +144,12 @@ def complex_loss(
     The compression is that of Ephrat et al. 2018 ("Looking to Listen"), with |S| softened by `floor`, where
     the power would have an infinite slope. Tensors, lengths and floor as in `mel_loss`.
     """
-    prediction, target = _prepared(prediction, lengths), _prepared(target, lengths)
+    prediction, target = prepared(prediction, lengths), prepared(target, lengths)
     total = prediction.new_zeros(())
     for window, hop in resolutions:
-        predicted = _compressed(_stft(prediction, window, hop), power, floor / MEL_GAIN)
-        wanted = _compressed(_stft(target, window, hop), power, floor / MEL_GAIN)
-        total = total + _frame_mean((predicted - wanted).abs(), lengths, hop)
+        predicted = _compressed(stft(prediction, window, hop), power, floor / MEL_GAIN)
+        wanted = _compressed(stft(target, window, hop), power, floor / MEL_GAIN)
+        total = total + frame_mean((predicted - wanted).abs(), lengths, hop)
     return total / len(resolutions)
 
 
@@ -183,24 +184,6 @@ def feature_matching_loss(
     return torch.stack(per_discriminator).mean()
 
 
-def _prepared(wav: Tensor, lengths: Tensor | None) -> Tensor:
-    """wav: [B, T], in fp32 and zero past its length."""
-    wav = wav.float()
-    return wav if lengths is None else wav * valid_mask(lengths, wav.shape[1])
-
-
-def _stft(wav: Tensor, window: int, hop: int) -> Tensor:
-    """wav: [B, T] -> complex [B, T // hop + 1, window // 2 + 1], divided by the window's root energy.
-
-    Zeros, not reflections, surround the clip: they are what a padded clip already has past its end.
-    """
-    hann = hann_window(window, wav.device)
-    spectrum = torch.stft(
-        wav, window, hop, window, hann / hann.norm(), center=True, pad_mode="constant", return_complex=True
-    )
-    return spectrum.transpose(1, 2)
-
-
 @lru_cache(maxsize=64)
 def _normalised_bank(n_mels: int, window: int, sample_rate: int, device: torch.device) -> Tensor:
     # a tensor made in inference mode (a validation loop's) could not be saved for a later backward pass
@@ -213,14 +196,6 @@ def _compressed(spectrum: Tensor, power: float, floor: float) -> Tensor:
     parts = torch.view_as_real(spectrum)
     gain = (parts.square().sum(-1, keepdim=True) + floor**2) ** ((power - 1) / 2)
     return (parts * gain).flatten(2)
-
-
-def _frame_mean(error: Tensor, lengths: Tensor | None, hop: int) -> Tensor:
-    """error: [B, F, K] -> its mean over the frames that lie in the clips and over K."""
-    if lengths is None:
-        return error.mean()
-    mask = valid_mask(mel_frames(lengths, hop), error.shape[1])
-    return (error.mean(-1) * mask).sum() / mask.sum()
 
 
 def _valid_mean(value: Tensor, valid: Tensor | None) -> Tensor:

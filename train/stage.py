@@ -21,18 +21,27 @@ from train.batches import Batch
 from train.losses import MelLoss, complex_loss, stft_loss
 from train.model import build_tokenizer
 from train.optim import OptimizerConfig, SkipCounter
+from train.perceptual import disturbance_loss, stoi_loss
 from train.usage import CodeUsage
 
 # Clips of the first validation batch that TensorBoard gets to hear and see.
 SHOWN_CLIPS = 4
+# Beside the mel loss, which has settings of its own.
+RECONSTRUCTION_LOSSES: dict[str, Callable[..., Tensor]] = {
+    "stft": stft_loss,
+    "complex": complex_loss,
+    "disturbance": disturbance_loss,
+    "stoi": stoi_loss,
+}
 
 
 class Segment(NamedTuple):
-    """A stretch of each clip: latents [B, S, D], their valid lengths [B], wav [B, S * frame_size]."""
+    """A stretch of each clip: latents [B, S, D], valid lengths [B], wav [B, S * frame_size], valid samples [B]."""
 
     latents: Tensor
     lengths: Tensor
     wav: Tensor
+    samples: Tensor
 
 
 @dataclass(frozen=True)
@@ -126,14 +135,13 @@ class Stage(lightning.LightningModule):
         latents = latents.gather(1, frames[..., None].expand(-1, -1, latents.shape[2]))
         wav = F.pad(wav, (0, max(0, int((start + size).max()) * samples - wav.shape[1])))
         index = (start * samples)[:, None] + torch.arange(size * samples, device=start.device)
-        return Segment(latents, lengths.clamp(max=size), wav.gather(1, index))
+        lengths = lengths.clamp(max=size)
+        return Segment(latents, lengths, wav.gather(1, index), lengths * samples)
 
-    def reconstruction_losses(self, wav: Tensor, segment: Segment) -> dict[str, Tensor]:
-        """wav: [B, S * frame_size], decoded from the segment. Mel, stft and complex losses, those with a weight."""
-        samples = segment.lengths * self.tokenizer.frame_size
-        functions: dict[str, Callable[..., Tensor]]
-        functions = {"mel": self.config.mel_loss, "stft": stft_loss, "complex": complex_loss}
-        return {name: loss(wav, segment.wav, samples) for name, loss in functions.items() if self.uses(name)}
+    def reconstruction_losses(self, wav: Tensor, target: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        """wav, target: [B, T], lengths: [B] samples. The mel loss and RECONSTRUCTION_LOSSES, those with a weight."""
+        functions: dict[str, Callable[..., Tensor]] = {"mel": self.config.mel_loss, **RECONSTRUCTION_LOSSES}
+        return {name: loss(wav, target, lengths) for name, loss in functions.items() if self.uses(name)}
 
     def encode_mel(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Latents [B, F, D] of whole clips and their lengths [B], with gradients."""
@@ -162,10 +170,11 @@ class Stage(lightning.LightningModule):
         self.usage.update(codes, lengths)
         quantized = model.encoder.quantizer.decode(codes[:, : model.n_q])
         target = F.pad(batch.wav, (0, max(0, latents.shape[1] * model.frame_size - batch.wav.shape[1])))
-        for name, hidden in (("unquantized_mel", latents), ("mel", quantized)):
+        for kind, hidden in (("unquantized_", latents), ("", quantized)):
             wav = model.decoder(hidden, lengths)
-            loss = self.config.mel_loss(wav, target[:, : wav.shape[1]], batch.lengths)
-            self.log(f"val/{name}_loss", loss, batch_size=len(wav), sync_dist=True)
+            losses = self.reconstruction_losses(wav, target[:, : wav.shape[1]], batch.lengths)
+            for name, loss in losses.items():
+                self.log(f"val/{kind}{name}_loss", loss, batch_size=len(wav), sync_dist=True)
         if batch_index == 0:
             self._show(batch, wav)
         return quantized

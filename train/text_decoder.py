@@ -173,8 +173,10 @@ class TextDecoder(nn.Module):
 
     @classmethod
     def load(cls, folder: Path | str) -> TextDecoder:
-        """Reads what `save` wrote. Raises FileNotFoundError where it did not."""
+        """Reads what `save` wrote. Raises ValueError where it did not."""
         folder = Path(folder)
+        if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
+            raise ValueError(f"{folder}: no text decoder in it; the joint stage's export writes one as text_decoder/")
         settings = json.loads((folder / "config.json").read_text())
         if settings["tokenizer"] != "bytes":
             settings["tokenizer"] = str(folder / settings["tokenizer"])
