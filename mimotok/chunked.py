@@ -1,55 +1,16 @@
-"""Audio of any length in bounded memory: chunk by chunk, each with the context that its result depends on.
-
-Where every window is bounded, a chunk with its whole receptive field around it gives what the whole file gives. The
-released MiMo-Audio-Tokenizer has unlimited windows, and a GroupNorm over all of time in the decoder: there the
-official pipeline's own scheme is reproduced, which is an approximation by nature.
-"""
+"""Audio of any length in bounded memory: blocks in, blocks out, each worked on with the context that it needs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mimotok.config import TokenizerConfig
 from mimotok.mel import frame_log_mel, reflect_pad
-from mimotok.tokenizer import SEGMENT_MEL_FRAMES, Tokenizer
-
-# MiMo-Audio's streaming decoder: left context and tokens held back, for models without a bounded receptive field.
-OFFICIAL_CONTEXT = (250, 40)
-
-
-class Context(NamedTuple):
-    """Code frames before and after a chunk on which its result depends."""
-
-    left: int
-    right: int
-
-
-def encoder_context(config: TokenizerConfig) -> Context:
-    """Code frames around a chunk that its codes depend on; none for unlimited windows, whose segments stand alone."""
-    if not config.encoder_is_bounded:
-        return Context(0, 0)
-    # the two convolutions of the stem reach one frame further on each side
-    left, right = (1 + sum(window[side] for window in config.encoder_windows()) for side in (0, 1))
-    return Context(-(-left // config.avg_pooler), -(-right // config.avg_pooler))
-
-
-def decoder_context(config: TokenizerConfig) -> Context:
-    """Code frames around a chunk that its samples depend on, or the official scheme's where that is everything."""
-    if not config.decoder_is_bounded:
-        return Context(*OFFICIAL_CONTEXT)
-    # a sample is a sum of the frames within half a window of it
-    overlap = -(-config.n_fft // (2 * config.hop_length))
-    past = -(-config.decoder_kernel_size // config.decoder_stride_size) - 1
-    reach = []
-    for side in (0, 1):
-        mel = overlap + sum(window[side] for window in config.vocoder_windows())
-        hidden = -(-mel // config.decoder_stride_size) + sum(window[side] for window in config.decoder_windows())
-        reach.append(-(-(hidden + (past if side == 0 else 0)) // config.avg_pooler))
-    return Context(*reach)
+from mimotok.pieces import decoder_context, encoder_context, piece_frames, pieces
+from mimotok.tokenizer import Tokenizer
 
 
 class MelStream:
@@ -97,7 +58,7 @@ def encode_blocks(tokenizer: Tokenizer, blocks: Iterable[Tensor], *, n_q: int | 
     n_q = config.checked_n_q(n_q)
     context = encoder_context(config)
     stride = config.frame_stride
-    chunk = SEGMENT_MEL_FRAMES // stride
+    chunk = piece_frames(config)
     mel_stream = MelStream(config)
     held, skipped = None, 0  # mel frames from `skipped` code frames of left context on
     for mel in _mel_blocks(tokenizer, mel_stream, blocks):
@@ -134,13 +95,19 @@ def decode_blocks(tokenizer: Tokenizer, codes: Tensor, *, length: int | None = N
     left = frames * size if length is None else length
     if not 0 < left <= frames * size:
         raise ValueError(f"length={length} samples, but {frames} frames give 1 to {frames * size}")
-    chunk = SEGMENT_MEL_FRAMES // tokenizer.config.frame_stride
-    context = decoder_context(tokenizer.config)
-    for start in range(0, frames, chunk):
-        low = max(0, start - context.left)
-        high = min(frames, start + chunk + context.right)
-        wav = tokenizer.decode(codes[:, :, low:high])[:, (start - low) * size :][:, : min(chunk * size, left)]
+    for wav in _decoded(tokenizer, codes):
+        yield wav[:, :left]
         left -= wav.shape[1]
-        yield wav
-        if left == 0:
+        if left <= 0:
             return
+
+
+@torch.no_grad()
+def _decoded(tokenizer: Tokenizer, codes: Tensor) -> Iterator[Tensor]:
+    def run(part: Tensor, _: Tensor | None) -> Tensor:
+        return tokenizer.decoder(tokenizer.dequantize(part.mT))
+
+    config = tokenizer.config
+    yield from pieces(
+        run, codes.mT, None, size=piece_frames(config), context=decoder_context(config), made=tokenizer.frame_size
+    )

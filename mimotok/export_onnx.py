@@ -22,7 +22,8 @@ from mimotok import onnx_runtime
 from mimotok.files import StrPath, atomic_folder, require_new
 from mimotok.lengths import mel_frames, valid_mask
 from mimotok.mel import hann_window, mel_filterbank, reflect_pad
-from mimotok.tokenizer import SEGMENT_MEL_FRAMES, Tokenizer
+from mimotok.pieces import piece_frames
+from mimotok.tokenizer import Tokenizer
 
 RUNNER_NAME = "run_onnx.py"
 # A protobuf file ends at 2 GB: larger weights go to a file beside the graph.
@@ -116,7 +117,7 @@ def export_onnx(tokenizer: Tokenizer, folder: StrPath, *, n_q: int | None = None
 
 def _facts(tokenizer: Tokenizer, n_q: int) -> dict[str, Any]:
     config = tokenizer.config
-    most = SEGMENT_MEL_FRAMES // config.frame_stride
+    most = piece_frames(config)
     decoder_windows = config.decoder_windows() + config.vocoder_windows()
     return {
         "model": tokenizer.name,

@@ -11,8 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mimotok.chunked import OFFICIAL_CONTEXT, MelStream
+from mimotok.chunked import MelStream
 from mimotok.mel import hann_window
+from mimotok.pieces import OFFICIAL_CONTEXT
 from mimotok.stream_layers import (
     OverlapAdd,
     State,

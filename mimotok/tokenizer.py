@@ -15,6 +15,7 @@ from mimotok.decoder import Decoder
 from mimotok.encoder import Encoder
 from mimotok.lengths import ceil_div, checked_lengths, code_frames, valid_mask, zero_padding
 from mimotok.mel import log_mel
+from mimotok.pieces import decoder_context, encoder_context, piece_frames, pieces
 from mimotok.weights import (
     CONFIG_NAME,
     WEIGHTS_NAME,
@@ -25,8 +26,6 @@ from mimotok.weights import (
     sha256_of_model,
 )
 
-# The official pipeline cuts long audio into segments of 60 s at 100 Hz, encoded side by side without overlap.
-SEGMENT_MEL_FRAMES = 6000
 # Segments encoded in one go: bounds memory on hours of audio.
 SEGMENTS_AT_ONCE = 4
 
@@ -227,9 +226,9 @@ class Tokenizer(nn.Module):
         if length is not None and not 0 < length <= size:
             raise ValueError(f"length={length} samples, but {latents.shape[1]} frames give 1 to {size}")
         if lengths is None:
-            return self.decoder(latents)[:, :length], None
+            return self._waveform(latents, None)[:, :length], None
         lengths = checked_lengths(lengths.to(latents.device), latents.shape[0], latents.shape[1], "frames")
-        wav = self.decoder(latents, lengths)[:, :length]
+        wav = self._waveform(latents, lengths)[:, :length]
         samples = (lengths * self.frame_size).clamp(max=wav.shape[1])
         return wav * valid_mask(samples, wav.shape[1]), samples
 
@@ -237,14 +236,29 @@ class Tokenizer(nn.Module):
         if lengths is not None:
             lengths = checked_lengths(lengths.to(wav.device), wav.shape[0], wav.shape[1], "samples")
         mel, frames = log_mel(wav, lengths, self.config)
-        if mel.shape[1] <= SEGMENT_MEL_FRAMES or self.config.encoder_is_bounded:
+        stride, size = self.config.frame_stride, piece_frames(self.config)
+        if mel.shape[1] <= size * stride:
             return self.encoder(mel, frames)
-        return self._segmented(mel, frames)
+        if not self.config.encoder_is_bounded:
+            return self._segmented(mel, frames)
+
+        def run(part: Tensor, valid: Tensor | None) -> Tensor:
+            return self.encoder(part, valid)[0]
+
+        parts = pieces(run, mel, frames, size=size, context=encoder_context(self.config), taken=stride)
+        return torch.cat(list(parts), 1), None if frames is None else ceil_div(frames, stride)
+
+    def _waveform(self, latents: Tensor, lengths: Tensor | None) -> Tensor:
+        size, context = piece_frames(self.config), decoder_context(self.config)
+        if latents.shape[1] <= size or not self.config.decoder_is_bounded:
+            return self.decoder(latents, lengths)
+        parts = pieces(self.decoder, latents, lengths, size=size, context=context, made=self.frame_size)
+        return torch.cat(list(parts), 1)
 
     def _segmented(self, mel: Tensor, frames: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """As the official pipeline: unlimited attention never sees more than one segment."""
         stride = self.config.frame_stride
-        size = SEGMENT_MEL_FRAMES // stride * stride
+        size = piece_frames(self.config) * stride
         batch, count = mel.shape[0], -(-mel.shape[1] // size)
         given = torch.full((batch,), mel.shape[1], device=mel.device) if frames is None else frames
         padded = F.pad(mel, (0, 0, 0, count * size - mel.shape[1]))

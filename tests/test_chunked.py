@@ -9,10 +9,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mimotok import Tokenizer, chunked
-from mimotok import tokenizer as tokenizer_module
-from mimotok.chunked import MelStream, decode_blocks, decoder_context, encode_blocks, encoder_context
+from mimotok import Tokenizer, pieces
+from mimotok.chunked import MelStream, decode_blocks, encode_blocks
 from mimotok.mel import log_mel
+from mimotok.pieces import decoder_context, encoder_context
 
 cuts = st.lists(st.integers(0, 4_000), max_size=12)
 fixture_ok = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -20,8 +20,7 @@ fixture_ok = settings(deadline=None, max_examples=25, suppress_health_check=[Hea
 
 @pytest.fixture
 def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (chunked, tokenizer_module):
-        monkeypatch.setattr(module, "SEGMENT_MEL_FRAMES", 24)
+    monkeypatch.setattr(pieces, "SEGMENT_MEL_FRAMES", 24)
 
 
 def split(wav: torch.Tensor, sizes: list[int]) -> list[torch.Tensor]:
@@ -53,6 +52,9 @@ def test_encode_blocks_equals_whole(
     wav = 0.3 * torch.randn(1, length)
     codes = torch.cat(list(encode_blocks(tokenizer, split(wav, sizes), n_q=3)), dim=2)
     assert torch.equal(codes, tokenizer.encode(wav, n_q=3))
+    if tokenizer.config.encoder_is_bounded:
+        whole, _ = tokenizer.encoder(log_mel(wav, None, tokenizer.config)[0])
+        torch.testing.assert_close(tokenizer.encode_latents(wav), whole, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.usefixtures("short_segments")
@@ -64,7 +66,27 @@ def test_decode_blocks_equals_whole(streamable: Callable[..., Tokenizer], change
     codes = torch.randint(0, 16, (1, 4, frames))
     length = max(1, frames * tokenizer.frame_size - cut)
     wav = torch.cat(list(decode_blocks(tokenizer, codes, length=length)), dim=1)
-    torch.testing.assert_close(wav, tokenizer.decode(codes, length=length), atol=1e-5, rtol=1e-5)
+    whole = tokenizer.decoder(tokenizer.dequantize(codes))[:, :length]
+    torch.testing.assert_close(wav, whole, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(tokenizer.decode(codes, length=length), whole, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("short_segments")
+@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(frames=st.lists(st.integers(1, 60), min_size=2, max_size=4))
+def test_a_long_batch_gives_what_each_clip_gives(streamable: Callable[..., Tokenizer], frames: list[int]) -> None:
+    tokenizer, lengths = streamable(), torch.tensor(frames)
+    codes = torch.randint(0, 16, (len(frames), 4, max(frames)))
+    samples = lengths * tokenizer.frame_size - 7
+    wav, _ = tokenizer.decode(codes, lengths)
+    latents, counts = tokenizer.encode_latents(wav, samples)
+    for row, (count, size) in enumerate(zip(frames, samples.tolist(), strict=True)):
+        alone = tokenizer.decode(codes[row : row + 1, :, :count])
+        torch.testing.assert_close(wav[row : row + 1, : alone.shape[1]], alone, atol=1e-5, rtol=1e-5)
+        assert not wav[row, alone.shape[1] :].any()
+        alone = tokenizer.encode_latents(wav[row : row + 1, :size])
+        torch.testing.assert_close(latents[row : row + 1, : counts[row]], alone, atol=1e-5, rtol=1e-5)
+        assert not latents[row, counts[row] :].any()
 
 
 def test_contexts_are_the_receptive_fields(streamable: Callable[..., Tokenizer]) -> None:

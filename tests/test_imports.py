@@ -15,7 +15,7 @@ LAYERS = [
     ["codes", "config", "files", "lengths", "onnx_runtime", "sampling", "text", "text_stream", "truncation"],
     ["audio", "attention", "linear", "mel", "npz", "tokens"],
     ["codes_file", "layouts", "quantizer", "transformer"],
-    ["encoder", "training_quantizer", "vocoder", "weights"],
+    ["encoder", "pieces", "training_quantizer", "vocoder", "weights"],
     ["decoder"],
     ["tokenizer"],
     ["chunked", "hf"],

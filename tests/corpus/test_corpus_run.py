@@ -137,8 +137,7 @@ def test_lhotse_cuts(sounds, tokenizer, out, tmp_path):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_long_recordings_go_block_by_block(sounds, tokenizer, out, monkeypatch, workers):
     monkeypatch.setattr(loading, "LONG_SECONDS", 0.2)
-    monkeypatch.setattr("mimotok.tokenizer.SEGMENT_MEL_FRAMES", 12)
-    monkeypatch.setattr("mimotok.chunked.SEGMENT_MEL_FRAMES", 12)
+    monkeypatch.setattr("mimotok.pieces.SEGMENT_MEL_FRAMES", 12)
     from mimotok import load_audio
 
     codes = {key: tokenizer.encode(load_audio(sounds.folder / key, 24000))[0].numpy() for key in sounds.codes}
