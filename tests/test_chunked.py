@@ -130,3 +130,14 @@ def test_long_audio_through_unlimited_attention_is_cut_like_the_official_pipelin
 def test_an_empty_stream_is_refused(streamable: Callable[..., Tokenizer]) -> None:
     with pytest.raises(ValueError, match="before its first sample"):
         list(encode_blocks(streamable(), []))
+
+
+def test_the_mel_of_long_audio_is_made_in_blocks(
+    streamable: Callable[..., Tokenizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = streamable().config
+    wav = 0.1 * torch.randn(2, 9_600)
+    whole, _ = log_mel(wav, None, config)
+    for size in (1, 7, 40, 41):
+        monkeypatch.setattr("mimotok.mel.BLOCK_FRAMES", size)
+        torch.testing.assert_close(log_mel(wav, None, config)[0], whole)
