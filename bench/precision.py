@@ -12,17 +12,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
 import soxr
 import torch
 from jsonargparse import CLI
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.codec import Codec, measure
 from mimotok.audio import AUDIO_SUFFIXES, load_audio
-from mimotok.linear import ACTIVATIONS, Linear
+from mimotok.export_onnx import export_onnx
+from mimotok.onnx_runtime import OnnxTokenizer
 from mimotok.tokenizer import Tokenizer
 
 PESQ_RATE = 16000
@@ -35,30 +37,11 @@ class Way(NamedTuple):
     decode: Callable[[Tensor], Tensor]
 
 
-class Int8Linear(nn.Module):
-    """A linear layer with torch's dynamic int8 quantization."""
-
-    def __init__(self, layer: Linear) -> None:
-        super().__init__()
-        plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
-        plain.load_state_dict(layer.state_dict())
-        holder = torch.ao.quantization.quantize_dynamic(nn.Sequential(plain), {nn.Linear}, torch.qint8)
-        self.layer, self.activation = holder[0], layer.activation
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: [..., in_dim] -> [..., out_dim]."""
-        out = self.layer(x)
-        return out if self.activation is None else ACTIVATIONS[self.activation](out)
-
-
-def int8(tokenizer: Tokenizer) -> Tokenizer:
-    """A copy whose blocks' linear layers are quantized; the head, which decides the phase, is not."""
-    quantized = copy.deepcopy(tokenizer)
-    for name, module in list(quantized.named_modules()):
-        for child, layer in list(module.named_children()):
-            if isinstance(layer, Linear) and ".layers." in f".{name}.":
-                setattr(module, child, Int8Linear(layer))
-    return quantized
+def int8(tokenizer: Tokenizer, folder: Path) -> Way:
+    """The decoder as `mimotok export --int8` writes it, run by onnxruntime on one thread; the encoder as it is."""
+    export_onnx(tokenizer, folder, int8=True)
+    graphs = OnnxTokenizer(folder, threads=1)
+    return Way(tokenizer.encode, lambda codes: torch.from_numpy(graphs.decode(codes.numpy())[0]))
 
 
 def compiled(tokenizer: Tokenizer) -> Way:
@@ -107,12 +90,13 @@ def main(folder: Path, clips: int = 40, model: str | None = None, repeats: int =
     """
     torch.set_num_threads(1)
     tokenizer = Tokenizer.from_pretrained(model)
-    half, quantized = Tokenizer.from_pretrained(model, dtype=torch.bfloat16), int8(tokenizer)
-    ways = {
-        "float32": Way(tokenizer.encode, tokenizer.decode),
-        "bfloat16": Way(half.encode, half.decode),
-        "int8": Way(quantized.encode, quantized.decode),
-    }
+    half = Tokenizer.from_pretrained(model, dtype=torch.bfloat16)
+    with TemporaryDirectory() as place:
+        ways = {
+            "float32": Way(tokenizer.encode, tokenizer.decode),
+            "bfloat16": Way(half.encode, half.decode),
+            "int8": int8(tokenizer, Path(place) / "exported"),
+        }
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
     quality(tokenizer, ways, found[:: max(1, len(found) // clips)][:clips])
     if compile:

@@ -16,6 +16,7 @@ def export(
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="A folder, which is made.", show_default=False)],
     target: Annotated[str, typer.Option("--format", help=f"{' or '.join(FORMATS)}.")] = "onnx",
     n_q: Annotated[int | None, typer.Option("--n-q", help="Codebooks to use; the model's default if left out.")] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="8-bit products in the decoder; codes stay exact.")] = False,
     model: Model = None,
     revision: Revision = None,
 ) -> None:
@@ -28,4 +29,4 @@ def export(
         require_new(folder)  # told before a model is loaded for nothing
         from mimotok.export_onnx import export_onnx
 
-        export_onnx(make_tokenizer(model, revision, "cpu", "float32"), folder, n_q=n_q)
+        export_onnx(make_tokenizer(model, revision, "cpu", "float32"), folder, n_q=n_q, int8=int8)

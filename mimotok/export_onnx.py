@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,12 +89,14 @@ def dft_kernels(n_fft: int, window_size: int) -> Tensor:
     return (torch.cat((angle.cos(), -angle.sin())) * window).float()
 
 
-def export_onnx(tokenizer: Tokenizer, folder: StrPath, *, n_q: int | None = None) -> None:
+def export_onnx(tokenizer: Tokenizer, folder: StrPath, *, n_q: int | None = None, int8: bool = False) -> None:
     """Writes encoder.onnx, decoder.onnx, mimotok.json and run_onnx.py into the new `folder`, all of them or none.
 
-    n_q: codebooks of both graphs, the model's default where None. Batch and length are free, and each clip of a padded
-    batch gives what it gives alone. Where an attention of the model is unlimited, the graph's is dense: its memory
-    grows with the square of the length, and run_onnx.py stops at 60 s, where the official pipeline cuts as well.
+    n_q: codebooks of both graphs, the model's default where None. int8: the decoder's matrices in 8 bits, and what they
+    are multiplied with rounded as it comes; never the encoder's, whose codes would change. Batch and length are free,
+    and each clip of a padded batch gives what it gives alone. Where an attention of the model is unlimited, the graph's
+    is dense: its memory grows with the square of the length, and run_onnx.py stops at 60 s, where the official pipeline
+    cuts as well.
     Raises ValueError where the folder exists or cannot be written, n_q does not fit, or the model is not float32 on
     the CPU.
     """
@@ -110,6 +113,8 @@ def export_onnx(tokenizer: Tokenizer, folder: StrPath, *, n_q: int | None = None
                wav_names, ("codes", "code_lengths"), temporary / onnx_runtime.ENCODER_NAME)  # fmt: skip
         _write(DecoderGraph(tokenizer), (codes, frames), code_names, ("magnitude", "phase"),
                temporary / onnx_runtime.DECODER_NAME)  # fmt: skip
+        if int8:
+            _quantize(temporary / onnx_runtime.DECODER_NAME)
         facts = json.dumps(_facts(tokenizer, n_q), indent=1) + "\n"
         (temporary / onnx_runtime.FACTS_NAME).write_text(facts, encoding="utf-8")
         shutil.copyfile(onnx_runtime.__file__, temporary / RUNNER_NAME)
@@ -148,8 +153,21 @@ def _write(
     program.save(path, external_data=size > LARGEST_GRAPH)
 
 
+def _quantize(path: Path) -> None:
+    """Replaces the graph's matrix products by those of onnxruntime's dynamic quantization, a scale per column."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder, _quiet():
+        made = Path(folder) / path.name
+        quantize_dynamic(
+            path, made, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8
+        )
+        made.replace(path)
+
+
 def _require_exporter() -> None:
     try:
+        import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError:
         raise ImportError("ONNX export needs: pip install 'mimotok[onnx]'") from None
@@ -158,12 +176,14 @@ def _require_exporter() -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """The exporter's own notes are of no use to whoever exports."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", None)]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -85,6 +85,22 @@ def test_lengths_far_beyond_the_traced_one(exported: tuple[Tokenizer, Path]) -> 
         compare(tokenizer, OnnxTokenizer(folder, threads=1), wav, torch.tensor([length]))
 
 
+def test_int8_keeps_the_codes_and_nearly_the_sound(exported: tuple[Tokenizer, Path], tmp_path: Path) -> None:
+    tokenizer, folder = exported
+    graphs = OnnxTokenizer(folder)
+    tokenizer.save_pretrained(tmp_path / "model")
+    options = ("--int8", "--model", tmp_path / "model", "--n-q", graphs.n_q)
+    assert command("export", tmp_path / "small", *options) == 0
+    assert {path.name for path in (tmp_path / "small").iterdir()} == FILES
+    small = OnnxTokenizer(tmp_path / "small")
+    wav = 0.3 * np.random.default_rng(0).standard_normal((2, 30_000)).astype("float32")
+    codes, _ = graphs.encode(wav)
+    np.testing.assert_array_equal(small.encode(wav)[0], codes)
+    exact, rounded = (way.decode(codes, length=wav.shape[1])[0] for way in (graphs, small))
+    error = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
+    assert 1e-5 < error < 0.1
+
+
 def test_the_folder_needs_neither_torch_nor_this_package(exported: tuple[Tokenizer, Path]) -> None:
     tokenizer, folder = exported
     assert {path.name for path in folder.iterdir()} == FILES
