@@ -46,7 +46,7 @@ def test_codes_stay_valid(models: tuple[Path, Path], tmp_path: Path) -> None:
     assert torch.equal(codes[1], codes[2])
 
 
-def test_another_encoder_is_refused(models: tuple[Path, Path], tmp_path: Path) -> None:
+def test_another_encoder_is_refused_unless_new_codes_are_wanted(models: tuple[Path, Path], tmp_path: Path) -> None:
     other = make_tokenizer(TINY)
     with torch.no_grad():
         other.encoder.conv1.bias.add_(1)
@@ -54,6 +54,9 @@ def test_another_encoder_is_refused(models: tuple[Path, Path], tmp_path: Path) -
     with pytest.raises(ValueError, match="differ in encoder"):
         average(models[0], tmp_path / "other", tmp_path / "mean")
     assert not (tmp_path / "mean").exists()
+    average(models[0], tmp_path / "other", tmp_path / "mean", new_codes=True, dtype="float32")
+    bias = "encoder.conv1.bias"
+    torch.testing.assert_close(state(tmp_path / "mean")[bias], state(models[0])[bias] + 0.5)
 
 
 def test_a_share_beyond_the_two_is_refused(models: tuple[Path, Path], tmp_path: Path) -> None:

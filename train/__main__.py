@@ -30,9 +30,10 @@ def export(
 @app.command()
 def average(
     first: Annotated[str, typer.Argument(help="Folder of an exported model, e.g. of the joint stage.")],
-    second: Annotated[str, typer.Argument(help="Another of the same encoder, e.g. of the adversarial stage.")],
+    second: Annotated[str, typer.Argument(help="Another of the same encoder, as of the adversarial stage.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     share: Annotated[float, typer.Option(help="Of the second.")] = 0.5,
+    new_codes: Annotated[bool, typer.Option("--new-codes", help="Encoders too; codes of neither then fit.")] = False,
     dtype: Annotated[str, typer.Option(help="float16, bfloat16 or float32.")] = "float16",
 ) -> None:
     """Write the mean of two models' weights.
@@ -41,7 +42,7 @@ def average(
     """
     from train.average import average as write
 
-    write(first, second, out, share=share, dtype=dtype)
+    write(first, second, out, share=share, new_codes=new_codes, dtype=dtype)
 
 
 @app.command()

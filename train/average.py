@@ -15,12 +15,20 @@ from train.export import checked_dtype
 
 
 def average(
-    first: str | Path, second: str | Path, out: str | Path, *, share: float = 0.5, dtype: str = "float16"
+    first: str | Path,
+    second: str | Path,
+    out: str | Path,
+    *,
+    share: float = 0.5,
+    new_codes: bool = False,
+    dtype: str = "float16",
 ) -> None:
-    """Writes a model whose weights are (1 - share) x first + share x second, with their common codebooks.
+    """Writes a model whose weights are (1 - share) x first + share x second.
 
-    first, second: folders or hub ids. Raises ValueError where the two differ in configuration, encoder or codebooks,
-    so that codes of either stay valid, for a share outside 0 to 1, and for an unknown dtype.
+    first, second: folders or hub ids. new_codes: also of two that differ in encoder and codebooks, as two runs from one
+    start do; the mean then has codes of its own. Raises ValueError where the two differ in configuration or, without
+    new_codes, in encoder or codebooks, so that codes of either stay valid; for a share outside 0 to 1; and for an
+    unknown dtype.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share={share:g}: give 0 (the first) to 1 (the second)")
@@ -30,8 +38,9 @@ def average(
         raise ValueError(f"{first} and {second} have different configurations: no mean of them is a model")
     weights = other.state_dict()
     for name, weight in mine.state_dict().items():
-        if name.startswith("encoder.") and not torch.equal(weight, weights[name]):
-            raise ValueError(f"{first} and {second} differ in {name}: only models of one encoder give the same codes")
-        if not name.startswith("encoder."):
-            weight.lerp_(weights[name], share)
+        if not new_codes and name.startswith("encoder.") and not torch.equal(weight, weights[name]):
+            raise ValueError(
+                f"{first} and {second} differ in {name}: the mean needs --new-codes, and has codes of its own"
+            )
+        weight.lerp_(weights[name], share)
     mine.save_pretrained(out, dtype=stored)
