@@ -1,4 +1,5 @@
-"""Long input piece by piece, each with the context that its result depends on: what bounds memory, and keeps speed.
+"""Long input piece by piece, each with the context that its result depends on, and batches group by group: what bounds
+memory, and keeps speed.
 
 Where every window is bounded, a piece with its whole receptive field around it gives what all of the input gives. The
 released MiMo-Audio-Tokenizer has unlimited windows, and a GroupNorm over all of time in the decoder: there the
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from mimotok.config import TokenizerConfig
@@ -18,6 +20,9 @@ from mimotok.config import TokenizerConfig
 SEGMENT_MEL_FRAMES = 6000
 # MiMo-Audio's streaming decoder: left context and tokens held back, for models without a bounded receptive field.
 OFFICIAL_CONTEXT = (250, 40)
+
+# Takes [B, n, ...] and the lengths in it, if any; returns [B, t, ...].
+Run = Callable[[Tensor, Tensor | None], Tensor]
 
 
 class Context(NamedTuple):
@@ -57,7 +62,7 @@ def piece_frames(config: TokenizerConfig) -> int:
 
 
 def pieces(
-    run: Callable[[Tensor, Tensor | None], Tensor],
+    run: Run,
     given: Tensor,
     lengths: Tensor | None,
     *,
@@ -68,8 +73,8 @@ def pieces(
 ) -> Iterator[Tensor]:
     """Yields what `run` makes of `given`, `size` code frames at a time.
 
-    run: takes a part of given and the lengths in it, returns [B, t, ...]. given: [B, n, ...]; lengths: [B] of n;
-    taken, made: steps of the input and of the output per code frame. What is past an item's length is undefined.
+    given: [B, n, ...]; lengths: [B] of n; taken, made: steps of the input and of the output per code frame. What is
+    past an item's length is undefined.
     """
     frames = -(-given.shape[1] // taken)
     for start in range(0, frames, size):
@@ -78,3 +83,32 @@ def pieces(
         # an item that has ended keeps one step: nothing attends to nothing
         valid = None if lengths is None else (lengths - low * taken).clamp(1, part.shape[1])
         yield run(part, valid)[:, (start - low) * made : (end - low) * made]
+
+
+def grouped(run: Run, given: Tensor, lengths: Tensor | None, *, limit: int, taken: int = 1, made: int = 1) -> Tensor:
+    """What `run` makes of all of `given`, a few items of like length at a time: at most `limit` steps, or one item.
+
+    Arguments as of `pieces`. What is past an item's length is undefined.
+    """
+    sizes = torch.full((len(given),), given.shape[1]) if lengths is None else lengths
+    result: Tensor | None = None
+    for rows in _groups(sizes.tolist(), limit):
+        longest = int(sizes[rows].max())
+        same = bool((sizes[rows] == longest).all())
+        part = run(given[rows, :longest], None if same else sizes[rows])
+        if result is None:
+            result = part.new_zeros(len(given), -(-given.shape[1] // taken) * made, *part.shape[2:])
+        result[rows, : part.shape[1]] = part
+    assert result is not None
+    return result
+
+
+def _groups(sizes: list[int], limit: int) -> Iterator[list[int]]:
+    """Indices of `sizes`, like with like."""
+    rows: list[int] = []
+    for row in sorted(range(len(sizes)), key=sizes.__getitem__):
+        if rows and (len(rows) + 1) * sizes[row] > limit:
+            yield rows
+            rows = []
+        rows.append(row)
+    yield rows

@@ -15,7 +15,7 @@ from mimotok.decoder import Decoder
 from mimotok.encoder import Encoder
 from mimotok.lengths import ceil_div, checked_lengths, code_frames, valid_mask, zero_padding
 from mimotok.mel import log_mel
-from mimotok.pieces import decoder_context, encoder_context, piece_frames, pieces
+from mimotok.pieces import Run, decoder_context, encoder_context, grouped, piece_frames, pieces
 from mimotok.weights import (
     CONFIG_NAME,
     WEIGHTS_NAME,
@@ -28,6 +28,8 @@ from mimotok.weights import (
 
 # Segments encoded in one go: bounds memory on hours of audio.
 SEGMENTS_AT_ONCE = 4
+# Of a batch at once on a CPU: enough to fill a core, little enough for its cache.
+GROUP_SECONDS = 10
 
 
 class Tokenizer(nn.Module):
@@ -232,30 +234,29 @@ class Tokenizer(nn.Module):
         samples = (lengths * self.frame_size).clamp(max=wav.shape[1])
         return wav * valid_mask(samples, wav.shape[1]), samples
 
+    def _waveform(self, latents: Tensor, lengths: Tensor | None) -> Tensor:
+        return self._grouped(self._decoded, latents, lengths, taken=1, made=self.frame_size)
+
     def _latents(self, wav: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if lengths is not None:
             lengths = checked_lengths(lengths.to(wav.device), wav.shape[0], wav.shape[1], "samples")
         mel, frames = log_mel(wav, lengths, self.config)
+        stride = self.config.frame_stride
+        latents = self._grouped(self._encoded, mel, frames, taken=stride, made=1)
+        return latents, None if frames is None else ceil_div(frames, stride)
+
+    def _encoded(self, mel: Tensor, frames: Tensor | None) -> Tensor:
         stride, size = self.config.frame_stride, piece_frames(self.config)
-        if mel.shape[1] <= size * stride:
-            return self.encoder(mel, frames)
-        if not self.config.encoder_is_bounded:
+        if mel.shape[1] > size * stride and not self.config.encoder_is_bounded:
             return self._segmented(mel, frames)
 
         def run(part: Tensor, valid: Tensor | None) -> Tensor:
             return self.encoder(part, valid)[0]
 
-        parts = pieces(run, mel, frames, size=size, context=encoder_context(self.config), taken=stride)
-        return torch.cat(list(parts), 1), None if frames is None else ceil_div(frames, stride)
+        context = encoder_context(self.config)
+        return torch.cat(list(pieces(run, mel, frames, size=size, context=context, taken=stride)), 1)
 
-    def _waveform(self, latents: Tensor, lengths: Tensor | None) -> Tensor:
-        size, context = piece_frames(self.config), decoder_context(self.config)
-        if latents.shape[1] <= size or not self.config.decoder_is_bounded:
-            return self.decoder(latents, lengths)
-        parts = pieces(self.decoder, latents, lengths, size=size, context=context, made=self.frame_size)
-        return torch.cat(list(parts), 1)
-
-    def _segmented(self, mel: Tensor, frames: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _segmented(self, mel: Tensor, frames: Tensor | None) -> Tensor:
         """As the official pipeline: unlimited attention never sees more than one segment."""
         stride = self.config.frame_stride
         size = piece_frames(self.config) * stride
@@ -268,9 +269,22 @@ class Tokenizer(nn.Module):
         latents = mel.new_zeros(batch * count, size // stride, self.config.d_model, dtype=self.dtype)
         for part in valid.nonzero().flatten().split(SEGMENTS_AT_ONCE):
             latents[part] = self.encoder(rows[part], valid[part])[0]
-        joined = latents.view(batch, count * size // stride, -1)
-        codes = ceil_div(given, stride)
-        return joined[:, : int(codes.max())], None if frames is None else codes
+        return latents.view(batch, count * size // stride, -1)[:, : -(-mel.shape[1] // stride)]
+
+    def _decoded(self, latents: Tensor, lengths: Tensor | None) -> Tensor:
+        if not self.config.decoder_is_bounded:
+            return self.decoder(latents, lengths)
+        size, context = piece_frames(self.config), decoder_context(self.config)
+        return torch.cat(
+            list(pieces(self.decoder, latents, lengths, size=size, context=context, made=self.frame_size)), 1
+        )
+
+    def _grouped(self, run: Run, given: Tensor, lengths: Tensor | None, *, taken: int, made: int) -> Tensor:
+        """Groups on a CPU, where a large batch leaves the cache; elsewhere, and in training, all at once."""
+        if len(given) == 1 or self.device.type != "cpu" or torch.is_grad_enabled():
+            return run(given, lengths)
+        limit = round(GROUP_SECONDS * self.frame_rate * taken)
+        return grouped(run, given, lengths, limit=limit, taken=taken, made=made)
 
     def _check_codes(self, codes: Tensor) -> None:
         check_form(codes)

@@ -21,6 +21,7 @@ fixture_ok = settings(deadline=None, max_examples=25, suppress_health_check=[Hea
 @pytest.fixture
 def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces, "SEGMENT_MEL_FRAMES", 24)
+    monkeypatch.setattr("mimotok.tokenizer.GROUP_SECONDS", 0.5)
 
 
 def split(wav: torch.Tensor, sizes: list[int]) -> list[torch.Tensor]:
@@ -87,6 +88,24 @@ def test_a_long_batch_gives_what_each_clip_gives(streamable: Callable[..., Token
         alone = tokenizer.encode_latents(wav[row : row + 1, :size])
         torch.testing.assert_close(latents[row : row + 1, : counts[row]], alone, atol=1e-5, rtol=1e-5)
         assert not latents[row, counts[row] :].any()
+
+
+def test_groups_are_of_like_length_and_hold_every_item() -> None:
+    seen = []
+
+    def double(part: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+        seen.append((tuple(part.shape[:2]), None if lengths is None else lengths.tolist()))
+        return part.repeat_interleave(2, 1)
+
+    given = torch.arange(1.0, 5)[:, None].expand(4, 8)
+    result = pieces.grouped(double, given, torch.tensor([8, 2, 3, 3]), limit=9, made=2)
+    assert seen == [((3, 3), [2, 3, 3]), ((1, 8), None)]
+    assert [row[: 2 * size].tolist() for row, size in zip(result, (8, 2, 3, 3), strict=True)] == [
+        [1.0] * 16,
+        [2.0] * 4,
+        [3.0] * 6,
+        [4.0] * 6,
+    ]
 
 
 def test_contexts_are_the_receptive_fields(streamable: Callable[..., Tokenizer]) -> None:
