@@ -340,6 +340,7 @@ def python(code: str, *arguments: object, **environment: str) -> subprocess.Comp
 INTERRUPTED = """
 import signal, sys
 from mimotok import chunked, cli
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
 decode_blocks = chunked.decode_blocks
 def interrupted(*arguments, **options):
     for block in decode_blocks(*arguments, **options):
