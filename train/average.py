@@ -1,7 +1,7 @@
 """The mean of two finished models: between a model and its fine-tuned self lies often one that is better than both.
 
 Wortsman et al., 2022, "Robust fine-tuning of zero-shot models" (arXiv 2109.01903), there between accuracy at home and
-away, here between what the joint and the adversarial stage are good at.
+away, here between what the joint and the adversarial stage, or two runs from one start, are good at.
 """
 
 from __future__ import annotations
