@@ -1,4 +1,4 @@
-"""`python -m train`: Lightning's subcommands (fit, validate), and export, average, prepare and transcribe."""
+"""`python -m train`: Lightning's subcommands (fit, validate), and export, average, prune, prepare and transcribe."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-TOOLS = ("average", "export", "prepare", "transcribe")
+TOOLS = ("average", "export", "prepare", "prune", "transcribe")
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
@@ -43,6 +43,28 @@ def average(
     from train.average import average as write
 
     write(first, second, out, share=share, new_codes=new_codes, dtype=dtype)
+
+
+@app.command()
+def prune(
+    source: Annotated[str, typer.Argument(help="Folder of an exported model.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    manifest: Annotated[str, typer.Option(help="JSONL manifest or Lhotse CutSet of speech.")],
+    root: Annotated[str, typer.Option(help="Folder of relative audio paths.")] = ".",
+    encoder: Annotated[int | None, typer.Option(help="Feed-forward units of an encoder layer.")] = None,
+    decoder: Annotated[int | None, typer.Option(help="Of a decoder layer.")] = None,
+    vocoder: Annotated[int | None, typer.Option(help="Of a vocoder layer.")] = None,
+    seconds: Annotated[float, typer.Option(help="Speech to hear, of the training part.")] = 300.0,
+    dtype: Annotated[str, typer.Option(help="float16, bfloat16 or float32.")] = "float16",
+) -> None:
+    """Write a faster model with narrower feed-forward layers, from which training goes on.
+
+    Example: python -m train prune checkpoints/more --out narrow --manifest manifest.jsonl --root data --vocoder 512
+    """
+    from train.prune import prune as write
+
+    widths = {"encoder_ffn_dim": encoder, "decoder_ffn_dim": decoder, "vocoder_intermediate_dim": vocoder}
+    write(source, out, manifest, root=root, widths=widths, seconds=seconds, dtype=dtype)
 
 
 @app.command()
