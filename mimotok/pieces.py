@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mimotok.config import TokenizerConfig
+from mimotok.side_by_side import side_by_side
 
 # The official pipeline cuts long audio into segments of 60 s at 100 Hz, encoded side by side without overlap.
 SEGMENT_MEL_FRAMES = 6000
@@ -85,21 +86,24 @@ def pieces(
         yield run(part, valid)[:, (start - low) * made : (end - low) * made]
 
 
-def grouped(run: Run, given: Tensor, lengths: Tensor | None, *, limit: int, taken: int = 1, made: int = 1) -> Tensor:
-    """What `run` makes of all of `given`, a few items of like length at a time: at most `limit` steps, or one item.
+def grouped(run: Run, given: Tensor, lengths: Tensor | None, *, limit: int, steps: int) -> Tensor:
+    """What `run` makes of all of `given`, in groups of like length side by side: at most `limit` of n, or one item.
 
-    Arguments as of `pieces`. What is past an item's length is undefined.
+    given: [B, n, ...]; lengths: [B] of n; steps: of the output. What is past an item's length is undefined.
     """
     sizes = torch.full((len(given),), given.shape[1]) if lengths is None else lengths
-    result: Tensor | None = None
-    for rows in _groups(sizes.tolist(), limit):
+
+    def made_of(rows: list[int]) -> Tensor:
         longest = int(sizes[rows].max())
         same = bool((sizes[rows] == longest).all())
-        part = run(given[rows, :longest], None if same else sizes[rows])
-        if result is None:
-            result = part.new_zeros(len(given), -(-given.shape[1] // taken) * made, *part.shape[2:])
+        return run(given[rows, :longest], None if same else sizes[rows])
+
+    # the longest first, so that no thread is left with it at the end
+    groups = list(_groups(sizes.tolist(), limit))[::-1]
+    parts = side_by_side(made_of, groups)
+    result = parts[0].new_zeros(len(given), steps, *parts[0].shape[2:])
+    for rows, part in zip(groups, parts, strict=True):
         result[rows, : part.shape[1]] = part
-    assert result is not None
     return result
 
 

@@ -13,7 +13,7 @@ from mimotok.codes import check_entries, check_form
 from mimotok.config import TokenizerConfig
 from mimotok.decoder import Decoder
 from mimotok.encoder import Encoder
-from mimotok.lengths import ceil_div, checked_lengths, code_frames, valid_mask, zero_padding
+from mimotok.lengths import ceil_div, checked_lengths, code_frames, mel_frames, valid_mask, zero_padding
 from mimotok.mel import log_mel
 from mimotok.pieces import Run, decoder_context, encoder_context, grouped, piece_frames, pieces
 from mimotok.weights import (
@@ -143,9 +143,16 @@ class Tokenizer(nn.Module):
         Codes past an item's length are 0.
         """
         n_q = self.config.checked_n_q(n_q)
-        latents, frames = self.forward_encoder(wav, lengths)
-        codes = self.quantize(latents, frames, n_q=n_q)
-        return codes if frames is None else (codes, frames)
+        wav, lengths = self._checked(wav, lengths)
+
+        def run(wav: Tensor, lengths: Tensor | None) -> Tensor:
+            return self.quantize(self._latents(wav, lengths), n_q=n_q).transpose(1, 2)
+
+        codes = self._grouped_encoder(run, wav, lengths).transpose(1, 2)
+        if lengths is None:
+            return codes
+        frames = self._frames(lengths)
+        return codes * valid_mask(frames, codes.shape[2])[:, None, :], frames
 
     @overload
     def encode_latents(self, wav: Tensor, lengths: None = None) -> Tensor: ...
@@ -217,7 +224,11 @@ class Tokenizer(nn.Module):
 
     def forward_encoder(self, wav: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """What `encode_latents` returns, with gradients, and always a pair: None without `lengths`."""
-        latents, frames = self._latents(self.checked_wav(wav), lengths)
+        wav, lengths = self._checked(wav, lengths)
+        latents = self._grouped_encoder(self._latents, wav, lengths)
+        if lengths is None:
+            return latents, None
+        frames = self._frames(lengths)
         return zero_padding(latents, frames), frames
 
     def forward_decoder(
@@ -235,15 +246,24 @@ class Tokenizer(nn.Module):
         return wav * valid_mask(samples, wav.shape[1]), samples
 
     def _waveform(self, latents: Tensor, lengths: Tensor | None) -> Tensor:
-        return self._grouped(self._decoded, latents, lengths, taken=1, made=self.frame_size)
+        limit, steps = round(GROUP_SECONDS * self.frame_rate), latents.shape[1] * self.frame_size
+        return self._grouped(self._decoded, latents, lengths, limit=limit, steps=steps)
 
-    def _latents(self, wav: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        if lengths is not None:
-            lengths = checked_lengths(lengths.to(wav.device), wav.shape[0], wav.shape[1], "samples")
-        mel, frames = log_mel(wav, lengths, self.config)
-        stride = self.config.frame_stride
-        latents = self._grouped(self._encoded, mel, frames, taken=stride, made=1)
-        return latents, None if frames is None else ceil_div(frames, stride)
+    def _checked(self, wav: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        wav = self.checked_wav(wav)
+        if lengths is None:
+            return wav, None
+        return wav, checked_lengths(lengths.to(wav.device), wav.shape[0], wav.shape[1], "samples")
+
+    def _frames(self, lengths: Tensor) -> Tensor:
+        return ceil_div(mel_frames(lengths, self.config.hop_length), self.config.frame_stride)
+
+    def _grouped_encoder(self, run: Run, wav: Tensor, lengths: Tensor | None) -> Tensor:
+        limit = GROUP_SECONDS * self.sample_rate
+        return self._grouped(run, wav, lengths, limit=limit, steps=self.num_frames(wav.shape[1]))
+
+    def _latents(self, wav: Tensor, lengths: Tensor | None) -> Tensor:
+        return self._encoded(*log_mel(wav, lengths, self.config))
 
     def _encoded(self, mel: Tensor, frames: Tensor | None) -> Tensor:
         stride, size = self.config.frame_stride, piece_frames(self.config)
@@ -279,12 +299,11 @@ class Tokenizer(nn.Module):
             list(pieces(self.decoder, latents, lengths, size=size, context=context, made=self.frame_size)), 1
         )
 
-    def _grouped(self, run: Run, given: Tensor, lengths: Tensor | None, *, taken: int, made: int) -> Tensor:
+    def _grouped(self, run: Run, given: Tensor, lengths: Tensor | None, *, limit: int, steps: int) -> Tensor:
         """Groups on a CPU, where a large batch leaves the cache; elsewhere, and in training, all at once."""
         if len(given) == 1 or self.device.type != "cpu" or torch.is_grad_enabled():
             return run(given, lengths)
-        limit = round(GROUP_SECONDS * self.frame_rate * taken)
-        return grouped(run, given, lengths, limit=limit, taken=taken, made=made)
+        return grouped(run, given, lengths, limit=limit, steps=steps)
 
     def _check_codes(self, codes: Tensor) -> None:
         check_form(codes)

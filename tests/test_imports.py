@@ -12,7 +12,18 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Each module may import those of the layers before its own, and none of its own layer's.
 LAYERS = [
-    ["codes", "config", "files", "lengths", "onnx_runtime", "sampling", "text", "text_stream", "truncation"],
+    [
+        "codes",
+        "config",
+        "files",
+        "lengths",
+        "onnx_runtime",
+        "sampling",
+        "side_by_side",
+        "text",
+        "text_stream",
+        "truncation",
+    ],
     ["audio", "attention", "linear", "mel", "npz", "tokens"],
     ["codes_file", "layouts", "quantizer", "transformer"],
     ["encoder", "pieces", "training_quantizer", "vocoder", "weights"],
