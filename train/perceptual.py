@@ -12,8 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mimotok.lengths import mel_frames, valid_mask
-from train.spectra import power, prepared, stft
+from train.spectra import frame_mask, power, prepared, stft
 
 # P.862 plays every clip at 79 dB SPL and hears up to 8 kHz, in frames of 32 ms every 16 ms and 49 bands
 LEVEL = 10**7.9
@@ -64,8 +63,8 @@ def disturbance_loss(
     with torch.autocast(prediction.device.type, enabled=False):
         window = 2 * (hop := round(0.016 * sample_rate))
         bands = bark_bands(sample_rate, window, target.device)
-        mask = _frame_mask(lengths, target, hop)
         predicted, wanted = (power(stft(wav, window, hop)) @ bands.bank for wav in (prediction, target))
+        mask = frame_mask(wanted, lengths, hop)
         gain = _calibration(wanted.sum(-1), mask)
         predicted, wanted = gain * predicted, gain * wanted
         error = _disturbance(predicted, wanted, bands) * mask
@@ -139,13 +138,11 @@ def stoi_loss(prediction: Tensor, target: Tensor, lengths: Tensor | None = None,
         bank = _octave_bank(sample_rate, window, target.device)
         if target.shape[1] // hop + 1 < STOI_FRAMES:
             return prediction.sum() * 0
-        predicted, wanted = (
-            (power(stft(wav, window, hop, 2 * window)) @ bank + 1e-9).sqrt().unfold(1, STOI_FRAMES, 1)
-            for wav in (prediction, target)
-        )
+        envelopes = [(power(stft(wav, window, hop, 2 * window)) @ bank + 1e-9).sqrt() for wav in (prediction, target)]
+        predicted, wanted = (envelope.unfold(1, STOI_FRAMES, 1) for envelope in envelopes)
         # a segment counts where all its frames do, and where it sounds
         energy = wanted.square().sum((2, 3))
-        mask = _frame_mask(lengths, target, hop).unfold(1, STOI_FRAMES, 1).amin(-1)
+        mask = frame_mask(envelopes[1], lengths, hop).unfold(1, STOI_FRAMES, 1).amin(-1)
         mask = mask * (energy > STOI_RANGE * energy.amax(1, keepdim=True))
         correlation = _correlation(predicted, wanted)
         return 1 - (correlation * mask).sum() / mask.sum() if mask.any() else prediction.sum() * 0
@@ -167,11 +164,3 @@ def _octave_bank(sample_rate: int, window: int, device: torch.device) -> Tensor:
         hertz = torch.arange(window + 1) * sample_rate / (2 * window)
         band = (3 * (hertz / LOWEST_HZ).clamp(min=1e-3).log2()).round()
         return (band[:, None] == torch.arange(OCTAVE_BANDS)).float().to(device)
-
-
-def _frame_mask(lengths: Tensor | None, wav: Tensor, hop: int) -> Tensor:
-    """[B, F] as float, 1 at frames that lie in the clips; wav: [B, T]."""
-    frames = wav.shape[1] // hop + 1
-    if lengths is None:
-        return wav.new_ones(len(wav), frames)
-    return valid_mask(mel_frames(lengths, hop), frames).to(wav.dtype)

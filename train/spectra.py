@@ -35,7 +35,12 @@ def power(spectrum: Tensor) -> Tensor:
 
 def frame_mean(error: Tensor, lengths: Tensor | None, hop: int) -> Tensor:
     """error: [B, F, K] -> its mean over the frames that lie in the clips and over K."""
-    if lengths is None:
-        return error.mean()
-    mask = valid_mask(mel_frames(lengths, hop), error.shape[1])
+    mask = frame_mask(error, lengths, hop)
     return (error.mean(-1) * mask).sum() / mask.sum()
+
+
+def frame_mask(frames: Tensor, lengths: Tensor | None, hop: int) -> Tensor:
+    """[B, F] as fp32, 1 at frames that lie in the clips; frames: [B, F, K], hop samples apart; lengths: [B] samples."""
+    if lengths is None:
+        return torch.ones(frames.shape[:2], device=frames.device)
+    return valid_mask(mel_frames(lengths, hop), frames.shape[1]).float()
