@@ -1,7 +1,7 @@
 """How fast does a checkpoint encode and decode beside EnCodec 24 kHz and Mimi? Ratios of one interleaved run.
 
 python -m bench.codec --seconds '[10, 60]' --repeats 7
-python -m bench.codec --seconds '[60, 600]' --peers false
+python -m bench.codec --seconds '[600]' --peers '[encodec]'
 
 The peers have their published configurations and random weights, as transformers builds them: speed does not depend on
 the values. Batch 1, one thread unless --threads says otherwise; each figure is a median, of the process's CPU time at
@@ -65,6 +65,9 @@ def mimi() -> Codec:
     )
 
 
+PEERS: dict[str, Callable[[], Codec]] = {"encodec": encodec, "mimi": mimi}
+
+
 def seconds_of(function: Callable[[Any], Any], argument: Any) -> tuple[float, Any]:
     """Seconds that one call took (see above), and its result."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
@@ -96,7 +99,7 @@ def main(
     seconds: list[float] | None = None,
     repeats: int = 5,
     threads: int = 1,
-    peers: bool = True,
+    peers: list[Literal["encodec", "mimi"]] | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> None:
     """Prints real-time factors and ratios.
@@ -106,11 +109,11 @@ def main(
         seconds: lengths of the clip, 10 if left out.
         repeats: timed turns, of which the median counts.
         threads: of torch.
-        peers: whether to measure EnCodec and Mimi too; on ten minutes they need more memory than most machines have.
+        peers: which of them, both if left out. On ten minutes EnCodec needs 10 GB, and Mimi more than 16 GB.
         dtype: of our weights.
     """
     torch.set_num_threads(threads)
-    codecs = [ours(model, getattr(torch, dtype)), *([encodec(), mimi()] if peers else [])]
+    codecs = [ours(model, getattr(torch, dtype)), *(PEERS[peer]() for peer in (PEERS if peers is None else peers))]
     table = Table(title=f"{threads} thread(s), {platform.processor() or platform.machine()}, torch {torch.__version__}")
     for heading in ("clip", "codec", "encode x real time", "decode x real time", "encode vs ours", "decode vs ours"):
         table.add_column(heading, justify="right")
