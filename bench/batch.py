@@ -16,13 +16,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mimotok.tokenizer import Tokenizer
 
-SHORTEST, LONGEST = 1.0, 20.0  # seconds
 
-
-def mixed_clips(count: int, sample_rate: int) -> list[Tensor]:
-    """Clips [T] of noise, of lengths drawn evenly."""
+def mixed_clips(count: int, shortest: float, longest: float, sample_rate: int) -> list[Tensor]:
+    """Clips [T] of noise, of lengths drawn evenly from `shortest` to `longest` seconds."""
     generator = torch.Generator().manual_seed(0)
-    seconds = SHORTEST + (LONGEST - SHORTEST) * torch.rand(count, generator=generator)
+    seconds = shortest + (longest - shortest) * torch.rand(count, generator=generator)
     return [0.1 * torch.randn(int(s * sample_rate), generator=generator) for s in seconds.tolist()]
 
 
@@ -39,18 +37,27 @@ def encode_in_batches(tokenizer: Tokenizer, clips: list[Tensor], size: int) -> l
     return codes
 
 
-def main(model: str | None = None, count: int = 32, repeats: int = 5, threads: int = 2) -> None:
+def main(
+    model: str | None = None,
+    count: int = 32,
+    shortest: float = 1.0,
+    longest: float = 20.0,
+    repeats: int = 5,
+    threads: int = 2,
+) -> None:
     """Prints clips per second and ratios; ways take turns, and medians count.
 
     Args:
         model: folder or hub id; the embedded checkpoint if left out.
         count: clips.
+        shortest: clip, in seconds.
+        longest: clip, in seconds.
         repeats: timed turns.
         threads: of torch.
     """
     torch.set_num_threads(threads)
     tokenizer = Tokenizer.from_pretrained(model)
-    clips = mixed_clips(count, tokenizer.sample_rate)
+    clips = mixed_clips(count, shortest, longest, tokenizer.sample_rate)
     ways: dict[str, Callable[[], list[Tensor]]] = {
         "one at a time": lambda: [tokenizer.encode(clip[None])[0] for clip in clips],
         "batches of 4": lambda: encode_in_batches(tokenizer, clips, 4),
@@ -66,7 +73,7 @@ def main(model: str | None = None, count: int = 32, repeats: int = 5, threads: i
             times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
             if not all(torch.equal(one, other) for one, other in zip(alone, codes, strict=True)):
                 raise SystemExit(f"{name}: the codes are not those of each clip alone")
-    print(f"{count} clips of {SHORTEST:g} to {LONGEST:g} s, {threads} thread(s), torch {torch.__version__}")
+    print(f"{count} clips of {shortest:g} to {longest:g} s, {threads} thread(s), torch {torch.__version__}")
     first = [statistics.median(column) for column in zip(*times["one at a time"], strict=True)]
     for name, pairs in times.items():
         wall, cpu = (statistics.median(column) for column in zip(*pairs, strict=True))
