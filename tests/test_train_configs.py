@@ -17,13 +17,20 @@ from train.joint import JointStage
 from train.stage import StageConfig
 
 CONFIGS = Path(__file__).parent.parent / "train" / "configs"
-YAML = [*sorted(CONFIGS.glob("*.yaml")), CONFIGS / "ablation" / "base.yaml"]
+# narrow.yaml says only where it differs from crops.yaml
+ALONE = [path for path in sorted(CONFIGS.glob("*.yaml")) if path.stem != "narrow"]
+RUNS = [
+    *([path] for path in ALONE),
+    [CONFIGS / "crops.yaml", CONFIGS / "narrow.yaml"],
+    [CONFIGS / "ablation/base.yaml"],
+]
 
 
-@pytest.mark.parametrize("path", YAML, ids=lambda path: path.stem)
-def test_config_parses(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("paths", RUNS, ids=lambda paths: paths[-1].stem)
+def test_config_parses(paths: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    words = [word for path in paths for word in ("--config", str(path))]
     with mock.patch("sys.argv", ["train"]), pytest.raises(SystemExit) as stopped:
-        StageCLI(args=["fit", "--config", str(path), "--print_config"])
+        StageCLI(args=["fit", *words, "--print_config"])
     assert stopped.value.code == 0
     assert "class_path: train." in capsys.readouterr().out
 
