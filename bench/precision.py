@@ -20,6 +20,7 @@ import soxr
 import torch
 from jsonargparse import CLI
 from torch import Tensor
+from torch._inductor import config as inductor
 
 from bench.codec import Codec, measure
 from mimotok.audio import AUDIO_SUFFIXES, load_audio
@@ -45,10 +46,11 @@ def int8(tokenizer: Tokenizer, folder: Path) -> Way:
 
 
 def compiled(tokenizer: Tokenizer) -> Way:
-    """The encoder and decoder through torch.compile, for any length."""
+    """The encoder and decoder through torch.compile, with constant weights, which it needs to fuse linear layers."""
+    inductor.freezing = True
     model = copy.deepcopy(tokenizer)
-    model.encoder.compile(dynamic=True)
-    model.decoder.compile(dynamic=True)
+    model.encoder.compile()
+    model.decoder.compile()
     return Way(model.encode, model.decode)
 
 
