@@ -42,7 +42,7 @@ def main(repeats: int = 7) -> None:
         save_audio(wav, 0.1 * torch.randn(1, SAMPLE_RATE), SAMPLE_RATE)
         encode = [sys.executable, "-m", "mimotok.cli", "encode", str(wav), str(codes), "--overwrite"]
         commands = {"import torch": [sys.executable, "-c", "import torch"], "mimotok encode": encode}
-        times = {name: [] for name in commands}
+        times: dict[str, list[float]] = {name: [] for name in commands}
         for turn in range(repeats + 1):
             for name, command in commands.items():
                 seconds = cpu_seconds(command)

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jsonargparse import CLI
@@ -142,7 +142,7 @@ def main(
         seconds = sum(int(batch.lengths.sum()) for batch in batches) / tokenizer.sample_rate
 
         def corpus(format: str, out: str) -> None:
-            options = {"workers": workers, "batch_seconds": batch_seconds, "n_q": n_q}
+            options: dict[str, Any] = {"workers": workers, "batch_seconds": batch_seconds, "n_q": n_q}
             tokenize_corpus(str(source), Path(folder, out), tokenizer, root=root, format=format, **options)
 
         turns: list[tuple[Cost, Cost]] = []

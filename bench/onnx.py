@@ -83,7 +83,7 @@ def main(
         table.add_column(heading, justify="right")
     for length in seconds or [10.0]:
         (encode, decode), (onnx_encode, onnx_decode) = measure(
-            [ours(model), exported_codec(graphs)], length, repeats
+            [ours(model, torch.float32), exported_codec(graphs)], length, repeats
         ).values()
         table.add_row(f"{length:g} s", f"{encode / onnx_encode:.2f}", f"{decode / onnx_decode:.2f}")
     console.print(table)

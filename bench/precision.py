@@ -64,8 +64,8 @@ def pesq_of(reference: Tensor, decoded: Tensor, sample_rate: int) -> float:
 
 def quality(tokenizer: Tokenizer, ways: dict[str, Way], clips: list[Path]) -> None:
     """Prints codes that differ from float32's, and PESQ-WB, of each way."""
-    same = {name: [] for name in ways}
-    scores = {name: [] for name in ways}
+    same: dict[str, list[np.ndarray]] = {name: [] for name in ways}
+    scores: dict[str, list[float]] = {name: [] for name in ways}
     for clip in clips:
         wav = load_audio(clip, tokenizer.sample_rate)
         exact = tokenizer.encode(wav)
