@@ -16,6 +16,8 @@ from mimotok.text import error_counts, normalize_text
 RATE = 16000  # Hz: of all the recognisers here
 TRANSFORMERS = "transformers:"
 BUNDLED = "whisper-tiny.en"
+# Whisper may repeat a word to the end of its patience, a hundred errors in a sentence of nine words
+UNREPEATED = {"no_repeat_ngram_size": 3}
 # wav [T] at 16 kHz, language or None -> text
 Recognize = Callable[[np.ndarray, str | None], str]
 
@@ -88,10 +90,12 @@ def _faster_whisper(name: str, source: str, device: str) -> tuple[Recognize, boo
             beam_size=1,
             temperature=0.0,
             condition_on_previous_text=False,
+            **UNREPEATED,
         )
         return " ".join(segment.text.strip() for segment in segments)
 
-    return recognize, english_only, {"kind": "asr", "model": name, "library": "faster-whisper", "device": kind}
+    identity = {"kind": "asr", "model": name, "library": "faster-whisper", "device": kind, **UNREPEATED}
+    return recognize, english_only, identity
 
 
 def _transformers(name: str, device: str) -> tuple[Recognize, bool, dict[str, Any]]:
@@ -106,11 +110,14 @@ def _transformers(name: str, device: str) -> tuple[Recognize, bool, dict[str, An
 
     def recognize(wav: np.ndarray, language: str | None) -> str:
         # Whisper needs time stamps to go on after its 30 s
-        options: dict[str, Any] = {"return_timestamps": True} if whisper else {}
-        if multilingual and language:
-            options["generate_kwargs"] = {"language": language}
+        options: dict[str, Any] = {}
+        if whisper:
+            spoken = {"language": language} if multilingual and language else {}
+            options = {"return_timestamps": True, "generate_kwargs": UNREPEATED | spoken}
         return recognizer({"raw": wav, "sampling_rate": RATE}, **options)["text"]
 
     revision = getattr(recognizer.model.config, "_commit_hash", None)
     identity = {"kind": "asr", "model": name, "library": "transformers", "revision": revision}
+    if whisper:
+        identity |= UNREPEATED
     return recognize, whisper and not multilingual, identity
