@@ -98,8 +98,9 @@ def grouped(run: Run, given: Tensor, lengths: Tensor | None, *, limit: int, step
         same = bool((sizes[rows] == longest).all())
         return run(given[rows, :longest], None if same else sizes[rows])
 
-    # the longest first, so that no thread is left with it at the end
-    groups = list(_groups(sizes.tolist(), limit))[::-1]
+    # a group for each thread at least; the longest first, so that no thread is left with it at the end
+    share = -(-int(sizes.sum()) // torch.get_num_threads())
+    groups = list(_groups(sizes.tolist(), min(limit, share)))[::-1]
     parts = side_by_side(made_of, groups)
     result = parts[0].new_zeros(len(given), steps, *parts[0].shape[2:])
     for rows, part in zip(groups, parts, strict=True):

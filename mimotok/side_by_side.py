@@ -1,7 +1,8 @@
 """Independent work on a CPU, each on a thread of its own.
 
-The products of one clip are too small to share well: two threads with clips of their own encode 1.2 to 1.4 times as
-many as they do together on one clip after another (`python -m bench.batch`).
+The products of one clip are too small to share well: two threads with clips of their own encode 1.4 times as many
+seconds of sound as they do together on one clip after another, and up to three times with clips below a second
+(`python -m bench.batch`).
 """
 
 from __future__ import annotations

@@ -90,7 +90,18 @@ def test_a_long_batch_gives_what_each_clip_gives(streamable: Callable[..., Token
         assert not latents[row, counts[row] :].any()
 
 
-def test_groups_are_of_like_length_and_hold_every_item() -> None:
+@pytest.mark.parametrize(
+    ("threads", "groups"),
+    [
+        (1, [((3, 3), [2, 3, 3]), ((1, 8), None)]),
+        (2, [((2, 3), [2, 3]), ((1, 8), None), ((1, 3), None)]),
+    ],
+)
+def test_groups_are_of_like_length_and_hold_every_item(
+    threads: int, groups: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     seen = []
 
     def double(part: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
@@ -99,7 +110,7 @@ def test_groups_are_of_like_length_and_hold_every_item() -> None:
 
     given = torch.arange(1.0, 5)[:, None].expand(4, 8)
     result = pieces.grouped(double, given, torch.tensor([8, 2, 3, 3]), limit=9, steps=16)
-    assert sorted(seen, reverse=True) == [((3, 3), [2, 3, 3]), ((1, 8), None)]
+    assert sorted(seen, key=lambda group: group[0], reverse=True) == groups
     assert [row[: 2 * size].tolist() for row, size in zip(result, (8, 2, 3, 3), strict=True)] == [
         [1.0] * 16,
         [2.0] * 4,
