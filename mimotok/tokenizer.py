@@ -148,11 +148,9 @@ class Tokenizer(nn.Module):
         def run(wav: Tensor, lengths: Tensor | None) -> Tensor:
             return self.quantize(self._latents(wav, lengths), n_q=n_q).transpose(1, 2)
 
-        codes = self._grouped_encoder(run, wav, lengths).transpose(1, 2)
-        if lengths is None:
-            return codes
         frames = self._frames(lengths)
-        return codes * valid_mask(frames, codes.shape[2])[:, None, :], frames
+        codes = zero_padding(self._grouped_encoder(run, wav, lengths), frames).transpose(1, 2)
+        return codes if frames is None else (codes, frames)
 
     @overload
     def encode_latents(self, wav: Tensor, lengths: None = None) -> Tensor: ...
@@ -225,11 +223,8 @@ class Tokenizer(nn.Module):
     def forward_encoder(self, wav: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """What `encode_latents` returns, with gradients, and always a pair: None without `lengths`."""
         wav, lengths = self._checked(wav, lengths)
-        latents = self._grouped_encoder(self._latents, wav, lengths)
-        if lengths is None:
-            return latents, None
         frames = self._frames(lengths)
-        return zero_padding(latents, frames), frames
+        return zero_padding(self._grouped_encoder(self._latents, wav, lengths), frames), frames
 
     def forward_decoder(
         self, latents: Tensor, lengths: Tensor | None = None, *, length: int | None = None
@@ -255,7 +250,9 @@ class Tokenizer(nn.Module):
             return wav, None
         return wav, checked_lengths(lengths.to(wav.device), wav.shape[0], wav.shape[1], "samples")
 
-    def _frames(self, lengths: Tensor) -> Tensor:
+    def _frames(self, lengths: Tensor | None) -> Tensor | None:
+        if lengths is None:
+            return None
         return ceil_div(mel_frames(lengths, self.config.hop_length), self.config.frame_stride)
 
     def _grouped_encoder(self, run: Run, wav: Tensor, lengths: Tensor | None) -> Tensor:

@@ -14,7 +14,8 @@ from models import TINY, make_tokenizer
 pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
 
 from mimotok import Tokenizer
-from train.prune import prune, second_moments, stacks
+from train.model import stacks
+from train.prune import prune, second_moments
 
 WIDTHS = ("encoder_ffn_dim", "decoder_ffn_dim", "vocoder_intermediate_dim")
 
@@ -69,7 +70,7 @@ def test_the_moments_are_those_of_the_units() -> None:
     block = next(tokenizer.encoder.layers.blocks())
     seen: list[torch.Tensor] = []
     block.fc2.register_forward_pre_hook(lambda _, given: seen.append(given[0][0].double()))
-    moments = second_moments(tokenizer, iter([0.1 * torch.randn(1, 9_600)]))[block]
+    moments = second_moments(tokenizer, [block], iter([0.1 * torch.randn(1, 9_600)]))[block]
     torch.testing.assert_close(moments[:-1, :-1], seen[0].T @ seen[0])
     torch.testing.assert_close(moments[-1, :-1], seen[0].sum(0))
     assert moments[-1, -1] == len(seen[0])

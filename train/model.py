@@ -9,6 +9,7 @@ from torch import nn
 
 from mimotok.config import TokenizerConfig
 from mimotok.tokenizer import Tokenizer
+from mimotok.transformer import Stack
 
 
 def build_tokenizer(source: str) -> Tokenizer:
@@ -28,7 +29,12 @@ def initialise(tokenizer: Tokenizer) -> None:
             nn.init.trunc_normal_(module.weight, std=0.02)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    for stack in (tokenizer.encoder.layers, tokenizer.decoder.layers, tokenizer.decoder.vocoder.layers):
-        for block in stack:
-            for branch in (block.self_attn.out_proj, block.fc2):  # type: ignore[union-attr]
-                branch.weight.mul_((2 * len(stack)) ** -0.5)  # type: ignore[union-attr, operator]
+    for stack in stacks(tokenizer):
+        for block in stack.blocks():
+            for branch in (block.self_attn.out_proj, block.fc2):
+                branch.weight.mul_((2 * len(stack)) ** -0.5)
+
+
+def stacks(tokenizer: Tokenizer) -> tuple[Stack, Stack, Stack]:
+    """The encoder's, the decoder's and the vocoder's."""
+    return tokenizer.encoder.layers, tokenizer.decoder.layers, tokenizer.decoder.vocoder.layers

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from mimotok.tokenizer import Tokenizer
-from mimotok.transformer import Block, Stack
+from mimotok.transformer import Block
 from train.augment import resample
 from train.export import checked_dtype
 from train.manifest import BadClipError, decode, read_manifest
+from train.model import stacks
 
 # Of the mean square of the units: what keeps the inverse of their second moments finite.
 DAMPING = 1e-4
@@ -49,17 +50,17 @@ def prune(
         if not 0 < width < getattr(wide.config, name):
             raise ValueError(f"{name}={width}: give 1 to {getattr(wide.config, name) - 1}, or leave it out")
     narrow = Tokenizer(dataclasses.replace(wide.config, **narrower))
-    moments = second_moments(wide, speech(manifest, root, seconds, wide.sample_rate))
-    for stack, narrow_stack in zip(stacks(wide), stacks(narrow), strict=True):
-        for block, narrow_block in zip(stack.blocks(), narrow_stack.blocks(), strict=True):
-            remove_units(block, narrow_block.fc1.out_features, moments[block])
+    pairs = zip(_blocks(wide), _blocks(narrow), strict=True)
+    changed = {block: new.fc1.out_features for block, new in pairs if new.fc1.out_features < block.fc1.out_features}
+    moments = second_moments(wide, list(changed), speech(manifest, root, seconds, wide.sample_rate))
+    for block, width in changed.items():
+        remove_units(block, width, moments[block])
     narrow.load_state_dict(wide.state_dict())
     narrow.save_pretrained(out, dtype=stored)
 
 
-def stacks(tokenizer: Tokenizer) -> tuple[Stack, Stack, Stack]:
-    """The encoder's, the decoder's and the vocoder's."""
-    return tokenizer.encoder.layers, tokenizer.decoder.layers, tokenizer.decoder.vocoder.layers
+def _blocks(tokenizer: Tokenizer) -> list[Block]:
+    return [block for stack in stacks(tokenizer) for block in stack.blocks()]
 
 
 def speech(manifest: str, root: str, seconds: float, sample_rate: int) -> Iterator[Tensor]:
@@ -79,10 +80,10 @@ def speech(manifest: str, root: str, seconds: float, sample_rate: int) -> Iterat
 
 
 @torch.no_grad()
-def second_moments(tokenizer: Tokenizer, clips: Iterator[Tensor]) -> dict[Block, Tensor]:
-    """Of each block's units and a constant 1 behind them: float64 [U + 1, U + 1], over all frames of `clips`."""
+def second_moments(tokenizer: Tokenizer, blocks: list[Block], clips: Iterator[Tensor]) -> dict[Block, Tensor]:
+    """Of the units of each of `blocks`, and a constant 1 behind them: float64 [U + 1, U + 1], over all frames of
+    `clips`."""
     moments: dict[Block, Tensor] = {}
-    blocks = [block for stack in stacks(tokenizer) for block in stack.blocks()]
     for block in blocks:
         width = block.fc1.out_features + 1
         moments[block] = torch.zeros(width, width, dtype=torch.float64)
