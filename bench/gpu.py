@@ -54,7 +54,7 @@ def count_flops(config: TokenizerConfig, batch: int, mel_frames: int) -> tuple[i
         model = Tokenizer(config)
         mel = torch.empty(batch, mel_frames, config.n_mels)
     with FlopCounterMode(display=False) as encoding:
-        latents, _ = model.encoder(mel)
+        latents = model.encoder(mel)
         codes = model.encoder.quantizer.encode(latents, config.n_q)
     with FlopCounterMode(display=False) as decoding:
         model.decoder.coarse_mel(model.encoder.quantizer.decode(codes))

@@ -196,9 +196,10 @@ class VocoderCodec:
         """wav: [T] at the model's rate."""
         with timed() as encoding:
             # .cpu() waits for the device, so that each side's time is its own
-            latents = self.tokenizer.encode_latents(torch.from_numpy(wav)[None]).cpu()
+            latents = self.tokenizer.encode_latents(torch.from_numpy(wav)[None]).values.cpu()
         with timed() as decoding:
-            decoded = self.tokenizer.decode_latents(latents.to(self.tokenizer.device), length=len(wav))[0].cpu().numpy()
+            wavs = self.tokenizer.decode_latents(latents.to(self.tokenizer.device), length=len(wav)).values
+            decoded = wavs[0].cpu().numpy()
         return CodecResult(decoded, None, None, None, encoding.seconds, decoding.seconds)
 
 
