@@ -46,11 +46,11 @@ def run(
 
     A run that was stopped goes on where it was. The exit code is 1 when some codec or recording failed.
     """
-    from eval.codecs import expand_specs
-    from eval.files import write_report_files
-    from eval.metrics import MetricSpec
-    from eval.runner import Settings, evaluate
-    from eval.summary import results_of
+    from eval.codecs.base import expand_specs
+    from eval.metrics.base import MetricSpec
+    from eval.report.files import write_report_files
+    from eval.report.summary import results_of
+    from eval.run.runner import Settings, evaluate
     from eval.testlists import read_test_list, thin
 
     with _errors_told():
@@ -82,9 +82,9 @@ def compare(
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
 ) -> None:
     """Paired differences B - A with 95 % intervals. The exit code is 1 when B is worse beyond an interval."""
-    from eval.compare import compare as differences_of
-    from eval.compare import comparison_table
-    from eval.report import load_results
+    from eval.report.compare import compare as differences_of
+    from eval.report.compare import comparison_table
+    from eval.report.tables import load_results
 
     with _errors_told():
         differences = differences_of(load_results(a), load_results(b), seed=seed)
@@ -108,10 +108,10 @@ def probe(
     device: Annotated[str, typer.Option(help="Where models run: cpu, cuda, ...")] = "cpu",
 ) -> None:
     """Train a small text reader on a codec's frozen codes; report CER and WER on held-out recordings."""
-    from eval.codecs import expand_specs
-    from eval.probe import probe_row, probe_table, run_probe
-    from eval.probe_model import Budget
-    from eval.report import save_results
+    from eval.codecs.base import expand_specs
+    from eval.probe.model import Budget
+    from eval.probe.run import probe_row, probe_table, run_probe
+    from eval.report.tables import save_results
     from eval.testlists import read_test_list
 
     rows = []
@@ -134,8 +134,8 @@ def tables(
     documents: Annotated[list[Path], typer.Argument(help="Markdown files to write them into.")],
 ) -> None:
     """Write a report's tables into documents, between <!-- eval: main --> and <!-- /eval -->."""
-    from eval.files import fill_tables
-    from eval.report import load_results
+    from eval.report.files import fill_tables
+    from eval.report.tables import load_results
 
     with _errors_told():
         figures = load_results(results)

@@ -11,7 +11,7 @@ def main(paths: list[Path]) -> None:
     """Print what is heard in each file."""
     from faster_whisper import WhisperModel
 
-    from eval.asr import RATE, bundled_whisper
+    from eval.metrics.asr import RATE, bundled_whisper
     from mimotok import load_audio
 
     model = WhisperModel(str(bundled_whisper()), device="cpu", compute_type="int8", cpu_threads=1)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from eval.codecs import CodecResult, CodecSpec, timed
+from eval.codecs.base import CodecResult, CodecSpec, timed
 
 PROBE_SECONDS = 10  # long enough that a last frame's padding does not show in the frame rate
 

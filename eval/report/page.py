@@ -6,8 +6,8 @@ import html
 from pathlib import Path
 from typing import Any
 
-from eval.report import figure_text, headline_metrics, main_rows
-from eval.store import ORIGINAL, audio_path
+from eval.report.tables import figure_text, headline_metrics, main_rows
+from eval.run.store import ORIGINAL, audio_path
 from mimotok.files import atomic_path
 
 Results = dict[str, Any]

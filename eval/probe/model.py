@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eval.codecs import Codec
-from eval.statistics import Summary, summarize_ratio
+from eval.codecs.base import Codec
+from eval.report.statistics import Summary, summarize_ratio
 from mimotok.text import error_counts
 
 BLANK = 0

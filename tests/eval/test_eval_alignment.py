@@ -6,7 +6,7 @@ from evaluation_speech import speech
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.alignment import align, find_delay
+from eval.run.alignment import align, find_delay
 
 
 @settings(max_examples=30, deadline=None)

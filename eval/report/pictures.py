@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from eval.protocol import SAMPLE_RATE
-from eval.report import bitrate, headline_metrics
-from eval.store import ORIGINAL, audio_path, load_wav
+from eval.report.tables import bitrate, headline_metrics
+from eval.run.store import ORIGINAL, audio_path, load_wav
 
 Results = dict[str, Any]
 # Okabe and Ito's colours, told apart by colour-blind readers too

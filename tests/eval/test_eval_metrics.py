@@ -6,8 +6,8 @@ from evaluation_speech import speech
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.asr import ErrorRate, bundled_whisper
-from eval.metrics import MetricSpec, make_metric
+from eval.metrics.asr import ErrorRate, bundled_whisper
+from eval.metrics.base import MetricSpec, make_metric
 from eval.protocol import SAMPLE_RATE, resample
 from eval.testlists import Clip
 from mimotok.text import error_counts, error_rates

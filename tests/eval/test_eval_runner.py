@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from evaluation_speech import no_progress, speech
 
-from eval.cache import Cache
-from eval.codecs import CodecSpec
-from eval.metrics import MetricSpec
-from eval.runner import Settings, evaluate
-from eval.store import audio_path, load_wav, slug
-from eval.summary import results_of
-from eval.tasks import Failed, run_tasks
+from eval.codecs.base import CodecSpec
+from eval.metrics.base import MetricSpec
+from eval.report.summary import results_of
+from eval.run.cache import Cache
+from eval.run.runner import Settings, evaluate
+from eval.run.store import audio_path, load_wav, slug
+from eval.run.tasks import Failed, run_tasks
 from eval.testlists import read_test_list
 
 

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eval.report import table
-from eval.statistics import bootstrap_interval
+from eval.report.statistics import bootstrap_interval
+from eval.report.tables import table
 
 Results = dict[str, Any]
 

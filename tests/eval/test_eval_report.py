@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval import files
 from eval.__main__ import expand_lists, main
-from eval.files import fill_tables
-from eval.pictures import draw_pictures
-from eval.report import load_results, save_results
-from eval.summary import FORMAT
+from eval.report import files
+from eval.report.files import fill_tables
+from eval.report.pictures import draw_pictures
+from eval.report.summary import FORMAT
+from eval.report.tables import load_results, save_results
 
 
 @pytest.fixture

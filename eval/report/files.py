@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from eval.page import write_page
-from eval.pictures import draw_pictures
-from eval.report import full_table, main_table, rate_table, save_results, write_report
+from eval.report.page import write_page
+from eval.report.pictures import draw_pictures
+from eval.report.tables import full_table, main_table, rate_table, save_results, write_report
 from mimotok.files import atomic_path
 
 TABLES = {"main": main_table, "rates": rate_table, "full": full_table}

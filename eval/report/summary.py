@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from eval import protocol
-from eval.metrics import Column
-from eval.runner import CodecRun, Run, missing_to_nan
-from eval.statistics import Summary, entropy_bits, summarize, summarize_ratio
-from eval.steps import Figures
+from eval.metrics.base import Column
+from eval.report.statistics import Summary, entropy_bits, summarize, summarize_ratio
+from eval.run.runner import CodecRun, Run, missing_to_nan
+from eval.run.steps import Figures
 
 FORMAT = 1
 PACKAGES = (

@@ -10,9 +10,9 @@ from evaluation_speech import speech
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval import external
-from eval.codecs import CodecSpec, expand_specs, make_codec
-from eval.external import ogg_payload_bits
+from eval.codecs import system as external
+from eval.codecs.base import CodecSpec, expand_specs, make_codec
+from eval.codecs.system import ogg_payload_bits
 from eval.protocol import SAMPLE_RATE, resample
 from mimotok.tokenizer import Tokenizer
 

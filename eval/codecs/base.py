@@ -110,11 +110,11 @@ def make_codec(spec: CodecSpec, device: str = "cpu") -> Codec:
     if kind == "vocoder":
         return VocoderCodec(spec, argument or None, device)
     if kind == "hf":
-        from eval.hf_codecs import HuggingFaceCodec
+        from eval.codecs.transformers import HuggingFaceCodec
 
         return HuggingFaceCodec(spec, argument, device)
     if kind in ("opus", "codec2", "speex"):
-        from eval import external
+        from eval.codecs import system as external
 
         made: dict[str, Any] = {"opus": external.Opus, "codec2": external.Codec2, "speex": external.Speex}
         return made[kind](spec, argument)

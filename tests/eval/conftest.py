@@ -11,10 +11,10 @@ import pytest
 import soundfile
 from evaluation_speech import speech
 
-from eval import steps
-from eval.codecs import Codec, CodecResult, CodecSpec, make_codec
-from eval.metrics import MISSING, Column, Metric
+from eval.codecs.base import Codec, CodecResult, CodecSpec, make_codec
+from eval.metrics.base import MISSING, Column, Metric
 from eval.protocol import SAMPLE_RATE
+from eval.run import steps
 from eval.testlists import Clip
 
 

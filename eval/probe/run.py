@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from eval import protocol
-from eval.cache import Cache
-from eval.codecs import CodecSpec, TokenCodec
-from eval.probe_model import Budget, ProbeResult, Progress, Tokens, train_probe
-from eval.report import table
-from eval.steps import open_codec
-from eval.summary import finite
-from eval.tasks import Failed, run_tasks
+from eval.codecs.base import CodecSpec, TokenCodec
+from eval.probe.model import Budget, ProbeResult, Progress, Tokens, train_probe
+from eval.report.summary import finite
+from eval.report.tables import table
+from eval.run.cache import Cache
+from eval.run.steps import open_codec
+from eval.run.tasks import Failed, run_tasks
 from eval.testlists import Clip
 from mimotok.audio import load_audio
 from mimotok.text import normalize_text

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from eval.metrics import MISSING, Column
+from eval.metrics.base import MISSING, Column
 from eval.protocol import SAMPLE_RATE, SILENCE, resample
 from eval.testlists import Clip
 from mimotok.config import TokenizerConfig

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from eval.metrics import AUTO, MISSING, Column
+from eval.metrics.base import AUTO, MISSING, Column
 from eval.protocol import SAMPLE_RATE, SILENCE, resample
 from eval.testlists import Clip
 
@@ -89,8 +89,8 @@ def _x_vector(model_id: str, device: str) -> tuple[Embed, str, dict[str, Any]]:
 
 
 def _wavlm_ecapa(path: Path, device: str) -> tuple[Embed, str, dict[str, Any]]:
-    from eval.store import file_hash
-    from eval.wavlm_ecapa import load_wavlm_ecapa
+    from eval.metrics.wavlm_ecapa import load_wavlm_ecapa
+    from eval.run.store import file_hash
 
     model = load_wavlm_ecapa(path).to(device)
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from evaluation_speech import no_progress, speech
 
-from eval.codecs import CodecSpec, make_codec
-from eval.metrics import MetricSpec, make_metric
-from eval.probe import run_probe
-from eval.probe_model import Budget, Tokens, train_probe
+from eval.codecs.base import CodecSpec, make_codec
+from eval.metrics.base import MetricSpec, make_metric
+from eval.metrics.wavlm_ecapa import BACKBONE, HEAD_KEYS, WAVLM_KEYS, WavlmEcapa, load_wavlm_ecapa, renamed
+from eval.probe.model import Budget, Tokens, train_probe
+from eval.probe.run import run_probe
 from eval.protocol import SAMPLE_RATE, resample
 from eval.testlists import Clip
-from eval.wavlm_ecapa import BACKBONE, HEAD_KEYS, WAVLM_KEYS, WavlmEcapa, load_wavlm_ecapa, renamed
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 

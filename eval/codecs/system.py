@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from eval.codecs import CodecResult, CodecSpec, timed
+from eval.codecs.base import CodecResult, CodecSpec, timed
 
 TIMEOUT = 600  # seconds for one clip: only a tool that hangs takes longer
 CODEC2_MODES = ("3200", "2400", "1600", "1400", "1300", "1200", "700C", "450", "450PWB")

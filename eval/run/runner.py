@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from eval import protocol
-from eval.cache import Cache
-from eval.codecs import CodecSpec
-from eval.metrics import AUTO, Column, MetricSpec
-from eval.steps import (
+from eval.codecs.base import CodecSpec
+from eval.metrics.base import AUTO, Column, MetricSpec
+from eval.run.cache import Cache
+from eval.run.steps import (
     Coding,
     Figures,
     Measuring,
@@ -23,8 +23,8 @@ from eval.steps import (
     prepare_original,
     reconstruct,
 )
-from eval.store import ORIGINAL, audio_path, file_hash
-from eval.tasks import Failed, run_tasks
+from eval.run.store import ORIGINAL, audio_path, file_hash
+from eval.run.tasks import Failed, run_tasks
 from eval.testlists import Clip
 
 Tell = Callable[[str], None]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.metrics import AUTO, MISSING, Column
+from eval.metrics.base import AUTO, MISSING, Column
 from eval.protocol import SAMPLE_RATE, resample
 from eval.testlists import Clip
 from mimotok.text import error_counts, normalize_text

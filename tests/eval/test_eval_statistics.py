@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.statistics import bootstrap_interval, entropy_bits, summarize, summarize_ratio
+from eval.report.statistics import bootstrap_interval, entropy_bits, summarize, summarize_ratio
 
 VALUES = st.lists(st.floats(-100, 100), min_size=2, max_size=30)
 

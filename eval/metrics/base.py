@@ -59,19 +59,19 @@ def make_metric(spec: MetricSpec, device: str = "cpu") -> Metric:
     Raises ImportError naming what to install, and ValueError for a model that does not exist.
     """
     if spec.kind == "signal":
-        from eval.signal_metrics import SignalMetrics
+        from eval.metrics.signal import SignalMetrics
 
         return SignalMetrics()
     if spec.kind == "sim":
-        from eval.speaker import SpeakerSimilarity
+        from eval.metrics.speaker import SpeakerSimilarity
 
         return SpeakerSimilarity(spec.model, device)
     if spec.kind == "asr":
-        from eval.asr import ErrorRate
+        from eval.metrics.asr import ErrorRate
 
         return ErrorRate(spec.model, device)
     if spec.kind == "mos":
-        from eval.mos import make_mos
+        from eval.metrics.mos import make_mos
 
         return make_mos(spec.model)
     raise ValueError(f"metric {spec.kind!r}: there are signal, sim, asr and mos")

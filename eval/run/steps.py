@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eval import protocol
-from eval.alignment import align, find_delay
-from eval.codecs import Codec, CodecSpec, make_codec
-from eval.metrics import Metric, MetricSpec, make_metric
-from eval.store import load_wav, save_wav
+from eval.codecs.base import Codec, CodecSpec, make_codec
+from eval.metrics.base import Metric, MetricSpec, make_metric
+from eval.run.alignment import align, find_delay
+from eval.run.store import load_wav, save_wav
 from eval.testlists import Clip
 from mimotok.audio import load_audio
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from eval.metrics import AUTO, MISSING, Column, Metric
+from eval.metrics.base import AUTO, MISSING, Column, Metric
 from eval.protocol import SAMPLE_RATE, SILENCE, resample
 from eval.testlists import Clip
 

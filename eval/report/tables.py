@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from eval.summary import FORMAT
+from eval.report.summary import FORMAT
 from mimotok.files import atomic_path
 
 Results = dict[str, Any]
