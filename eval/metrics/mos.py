@@ -1,26 +1,34 @@
-"""Quality as a listener would rate it, predicted from the reconstruction alone."""
+"""DNSMOS: the quality that a listener would give, predicted from the reconstruction alone."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-import torch
 
-from eval.metrics.base import AUTO, MISSING, Column, Metric
+from eval.metrics.base import AUTO, Column, Metric, missing_figures
+from eval.metrics.distilmos import DistilMos
 from eval.protocol import SAMPLE_RATE, SILENCE, resample
 from eval.testlists import Clip
 
-RATE = 16000  # Hz: of both predictors
+RATE = 16000  # Hz
 
 
 def make_mos(model: str = AUTO) -> Metric:
-    """model: "dnsmos" or "distillmos". Raises ImportError where it is not installed, ValueError for another."""
+    """Make a predictor by its name.
+
+    Args:
+        model: "dnsmos", or "distillmos", which is also the metric "distilmos".
+
+    Raises:
+        ImportError: it is not installed.
+        ValueError: there is no such predictor.
+    """
     if model in (AUTO, "dnsmos"):
         return Dnsmos()
     if model == "distillmos":
-        return DistillMos()
-    raise ValueError(f"mos {model!r}: there are dnsmos and distillmos")
+        return DistilMos()
+    raise ValueError(f"mos {model!r}: give dnsmos or distillmos")
 
 
 class Dnsmos:
@@ -36,7 +44,7 @@ class Dnsmos:
     )
 
     def __init__(self) -> None:
-        """Raises ImportError without speechmos."""
+        """Load the models. Raises ImportError where speechmos is missing."""
         try:
             from speechmos import dnsmos
         except ImportError as error:
@@ -47,37 +55,10 @@ class Dnsmos:
         self.identity: dict[str, Any] = {"kind": "dnsmos", "release": version("speechmos")}
 
     def measure(self, original: np.ndarray, reconstruction: np.ndarray, clip: Clip) -> dict[str, float]:  # noqa: ARG002
-        """As `Metric.measure`."""
+        """Rate the reconstruction, as `Metric.measure`. Silence has no figures."""
         if np.abs(reconstruction).max() < SILENCE:
-            return dict.fromkeys((column.name for column in self.columns), MISSING)
+            return missing_figures(self.columns)
         # resampling can overshoot what was clipped
         scores = self._run(np.clip(resample(reconstruction, SAMPLE_RATE, RATE), -1, 1), RATE)
         names = ("ovrl", "sig", "bak", "p808")
         return {f"dnsmos_{name}": float(scores[f"{name}_mos"]) for name in names}
-
-
-class DistillMos:
-    """DistillMOS (Stahl and Gamper 2025, arXiv 2502.05356), with the weights in package distillmos."""
-
-    columns: tuple[Column, ...] = (Column("distillmos", "DistillMOS", "package distillmos", digits=2, headline=True),)
-
-    def __init__(self) -> None:
-        """Raises ImportError without distillmos, or where the torchaudio that it imports does not fit torch."""
-        try:
-            import distillmos
-        except (ImportError, OSError) as error:
-            raise ImportError(
-                f"DistillMOS needs: pip install distillmos, and torchaudio for your torch ({error})"
-            ) from error
-        from importlib.metadata import version
-
-        self._model = distillmos.ConvTransformerSQAModel().eval()
-        self.identity: dict[str, Any] = {"kind": "distillmos", "release": version("distillmos")}
-
-    @torch.no_grad()
-    def measure(self, original: np.ndarray, reconstruction: np.ndarray, clip: Clip) -> dict[str, float]:  # noqa: ARG002
-        """As `Metric.measure`."""
-        if np.abs(reconstruction).max() < SILENCE:
-            return {"distillmos": MISSING}
-        wav = torch.from_numpy(resample(reconstruction, SAMPLE_RATE, RATE))[None]
-        return {"distillmos": float(self._model(wav))}

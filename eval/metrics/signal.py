@@ -1,4 +1,4 @@
-"""What the waveforms tell: PESQ, STOI and the distance of their log-mel spectrograms."""
+"""Metrics of the waveforms: PESQ, STOI and the distance of their log-mel spectrograms."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from eval.metrics.base import MISSING, Column
+from eval.metrics.base import MISSING, Column, missing_figures
 from eval.protocol import SAMPLE_RATE, SILENCE, resample
 from eval.testlists import Clip
 from mimotok.config import TokenizerConfig
@@ -38,7 +38,7 @@ class SignalMetrics:
     )
 
     def __init__(self) -> None:
-        """Raises ImportError where pesq or pystoi is missing."""
+        """Check that the packages are there. Raises ImportError where pesq or pystoi is missing."""
         try:
             import pesq  # noqa: F401
             import pystoi  # noqa: F401
@@ -54,8 +54,8 @@ class SignalMetrics:
         }
 
     def measure(self, original: np.ndarray, reconstruction: np.ndarray, clip: Clip) -> dict[str, float]:  # noqa: ARG002
-        """As `Metric.measure`. Silence on either side has no PESQ and no STOI."""
-        figures = dict.fromkeys((column.name for column in self.columns), MISSING)
+        """Measure one clip, as `Metric.measure`. Silence on either side has no PESQ and no STOI."""
+        figures = missing_figures(self.columns)
         figures["mel_distance"] = mel_distance(original, reconstruction)
         if min(np.abs(original).max(), np.abs(reconstruction).max()) < SILENCE:
             return figures
@@ -67,7 +67,16 @@ class SignalMetrics:
 
 
 def pesq_score(original: np.ndarray, reconstruction: np.ndarray, band: str) -> float:
-    """PESQ of two float32 [T] at the protocol's rate; band: "wb" or "nb". NaN where PESQ finds no utterance."""
+    """Compute PESQ.
+
+    Args:
+        original: float32 [T] at the protocol's rate.
+        reconstruction: float32 [T].
+        band: "wb" or "nb".
+
+    Returns:
+        PESQ, or NaN where it finds no utterance.
+    """
     from pesq import PesqError, pesq
 
     rate = 16000 if band == "wb" else 8000
@@ -77,14 +86,15 @@ def pesq_score(original: np.ndarray, reconstruction: np.ndarray, band: str) -> f
 
 
 def stoi_score(original: np.ndarray, reconstruction: np.ndarray, *, extended: bool = False) -> float:
-    """STOI or ESTOI of two float32 [T] at the protocol's rate. NaN where less than 0.4 s of it is speech."""
+    """Compute STOI or ESTOI of two float32 [T] at the protocol's rate; NaN where less than 0.4 s of it is speech."""
     from pystoi import stoi
 
     pair = (resample(wav, SAMPLE_RATE, STOI_RATE) for wav in (original, reconstruction))
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         try:
-            # extended STOI adds noise against division by zero: the same noise every time, and no one else's dice
+            # extended STOI adds noise against division by zero: use the same noise every time, and restore the global
+            # generator for whoever uses it next
             state = np.random.get_state()
             np.random.seed(0)
             return float(stoi(*pair, STOI_RATE, extended=extended))
@@ -95,7 +105,7 @@ def stoi_score(original: np.ndarray, reconstruction: np.ndarray, *, extended: bo
 
 
 def mel_distance(original: np.ndarray, reconstruction: np.ndarray) -> float:
-    """Mean absolute difference, in nats, of the log-mel spectrograms of two float32 [T] at the protocol's rate."""
+    """Compute the mean absolute difference, in nats, of two log-mel spectrograms; both float32 [T] at the protocol's rate."""
     with torch.no_grad():
         mels, _ = log_mel(torch.from_numpy(np.stack([original, reconstruction])), None, MEL)
     return float((mels[0] - mels[1]).abs().mean())

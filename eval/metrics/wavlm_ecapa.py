@@ -52,15 +52,20 @@ SCALE = 8
 
 
 def load_wavlm_ecapa(path: Path, config: WavLMConfig | None = None) -> WavlmEcapa:
-    """Reads `wavlm_large_finetune.pth`, as tensors only. config: of the WavLM in it, the large one unless given.
+    """Read `wavlm_large_finetune.pth`, as tensors only.
 
-    Raises ValueError where the file is missing, holds more than tensors, or lacks some of the model's.
+    Args:
+        path: the file.
+        config: shape of the WavLM in it, the large one unless given.
+
+    Raises:
+        ValueError: the file is missing, holds more than tensors, or lacks some that the model needs.
     """
     try:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except Exception as error:  # a pickle that is none fails in any way
+    except Exception as error:  # torch raises various errors for what is not a pickle
         raise ValueError(f"{path}: no checkpoint of tensors ({type(error).__name__})") from None
     if not isinstance(loaded, dict):
         raise ValueError(f"{path}: no checkpoint of tensors")
@@ -75,7 +80,7 @@ def load_wavlm_ecapa(path: Path, config: WavLMConfig | None = None) -> WavlmEcap
 
 
 def wavlm_large() -> WavLMConfig:
-    """The shape of WavLM-large."""
+    """Make the configuration of WavLM-large."""
     try:
         from transformers import WavLMConfig
     except ImportError as error:
@@ -92,7 +97,7 @@ def wavlm_large() -> WavLMConfig:
 
 
 def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state in the file's names, in this module's."""
+    """Rename the tensors of the file to the names in this module."""
     result = {}
     for key, tensor in state.items():
         if key.startswith(BACKBONE):
@@ -109,10 +114,10 @@ def _substituted(key: str, patterns: tuple[tuple[str, Any], ...]) -> str:
 
 
 class WavlmEcapa(nn.Module):
-    """wav: float32 [B, T] at 16 kHz -> speaker embeddings [B, embedding]."""
+    """An ECAPA-TDNN on the weighted layers of a WavLM."""
 
     def __init__(self, config: WavLMConfig, channels: int = 512, joined: int = 1536, embedding: int = 256) -> None:
-        """config: of the WavLM; channels, joined, embedding: widths of the head."""
+        """Make a model of random weights; config: shape of the WavLM; channels, joined, embedding: widths of the head."""
         from transformers import WavLMModel
 
         super().__init__()
@@ -127,7 +132,14 @@ class WavlmEcapa(nn.Module):
         self.linear = nn.Linear(2 * joined, embedding)
 
     def forward(self, wav: Tensor) -> Tensor:
-        """As the class says."""
+        """Embed voices.
+
+        Args:
+            wav: float32 [B, T] at 16 kHz.
+
+        Returns:
+            Speaker embeddings [B, embedding].
+        """
         # WavLM-large was trained on waveforms of zero mean and unit variance
         wav = F.layer_norm(wav, wav.shape[1:])
         layers = torch.stack(self.backbone(wav, output_hidden_states=True).hidden_states)
@@ -155,7 +167,7 @@ class _ConvNorm(nn.Module):
 
 
 class _Scales(nn.Module):
-    """Res2Net: each slice of channels also sees the one before it, the last passes."""
+    """Res2Net: each slice of channels also receives the result of the slice before it; the last passes unchanged."""
 
     def __init__(self, channels: int, dilation: int) -> None:
         super().__init__()
@@ -174,7 +186,7 @@ class _Scales(nn.Module):
 
 
 class _Gate(nn.Module):
-    """Squeeze and excitation: channels weighted by what the whole clip is like."""
+    """Squeeze and excitation: channels are weighted by their means over the whole clip."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,9 +1,8 @@
-"""The model that reads text from a codec's codes, and its training."""
+"""The model that reads text from frozen frames, and its training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,20 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eval.codecs.base import Codec
 from eval.report.statistics import Summary, summarize_ratio
+from eval.run.feedback import Progress
 from mimotok.text import error_counts
 
 BLANK = 0
-MIN_RATE = 50.0  # positions per second that text is read at: CTC cannot write more letters than it has positions
+MIN_RATE = 50.0  # positions per second of the output: CTC cannot write more letters than there are positions
 MAX_SECONDS = 20.0  # of a training recording: longer ones would set the memory of every batch
-# progress(what, of how many) -> a context that gives what to call after each
-Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
+MAX_GRADIENT = 5.0  # norm
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The probe's size and training, the same for every codec that is to be compared."""
+    """The reader's size and training, the same for all codecs that are compared."""
 
     steps: int = 2000
     batch_size: int = 16
@@ -34,10 +32,10 @@ class Budget:
     seed: int = 0
 
 
-class Tokens(NamedTuple):
-    """A recording as a codec has it: codes int64 [n_q, F], and the text, normalised."""
+class Reading(NamedTuple):
+    """A recording to be read: vectors float32 [F, D], and the normalised text."""
 
-    codes: Tensor
+    vectors: Tensor
     text: str
 
 
@@ -51,58 +49,103 @@ class ProbeResult(NamedTuple):
     train_seconds: float
 
 
-class Probe(nn.Module):
-    """Embeddings of the codebooks, summed; a bidirectional GRU of two layers; letters by CTC."""
+class Reader(nn.Module):
+    """A bidirectional LSTM of one layer on standardised vectors, with letters by CTC."""
 
-    def __init__(self, codebook_sizes: Sequence[int], frame_rate: float, letters: int, width: int) -> None:
-        """letters: without the blank."""
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, mean: Tensor, scale: Tensor, frame_rate: float, letters: int, width: int) -> None:
+        """Make a reader of random weights.
+
+        Args:
+            mean: of the vectors, [D].
+            scale: their standard deviation, [D].
+            frame_rate: vectors per second.
+            letters: how many there are, without the blank.
+            width: of the LSTM in each direction.
+        """
         super().__init__()
+        # letters written for each frame, where frames are fewer than letters may be
         self.repeat = max(1, int(np.ceil(MIN_RATE / frame_rate)))
-        self.embed = nn.ModuleList(nn.Embedding(size, width) for size in codebook_sizes)
-        self.mix = nn.Conv1d(width, width, 5, padding=2)
-        self.read = nn.GRU(width, width, num_layers=2, bidirectional=True, batch_first=True, dropout=0.2)
+        self.register_buffer("mean", mean)
+        self.register_buffer("scale", scale)
+        self.lstm = nn.LSTM(len(mean), width, bidirectional=True, batch_first=True)
         self.write = nn.Linear(2 * width, self.repeat * (letters + 1))
 
-    def forward(self, codes: Tensor, lengths: Tensor) -> Tensor:
-        """codes: [B, n_q, F], lengths: [B] frames. Returns log-probabilities [B, F * repeat, letters + 1]."""
-        embedded = sum(embed(codes[:, book]) for book, embed in enumerate(self.embed))
-        assert isinstance(embedded, Tensor)
-        valid = torch.arange(codes.shape[2], device=codes.device) < lengths[:, None]
-        mixed = F.gelu(self.mix((embedded * valid[..., None]).transpose(1, 2))).transpose(1, 2)
-        packed = nn.utils.rnn.pack_padded_sequence(mixed, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        hidden, _ = nn.utils.rnn.pad_packed_sequence(self.read(packed)[0], True, total_length=codes.shape[2])
+    def forward(self, vectors: Tensor, lengths: Tensor) -> Tensor:
+        """Read a batch.
+
+        Args:
+            vectors: float32 [B, F, D].
+            lengths: valid frames, [B].
+
+        Returns:
+            Log-probabilities [B, F * repeat, letters + 1].
+        """
+        standardised = (vectors - self.mean) / self.scale
+        packed = nn.utils.rnn.pack_padded_sequence(standardised, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        hidden, _ = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], True, total_length=vectors.shape[1])
         return self.write(hidden).unflatten(-1, (self.repeat, -1)).flatten(1, 2).log_softmax(-1)
 
 
 def train_probe(
-    codec: Codec,
-    train: Sequence[Tokens],
-    test: Sequence[Tokens],
+    train: Sequence[Reading],
+    test: Sequence[Reading],
+    frame_rate: float,
     *,
     budget: Budget,
     device: str,
     progress: Progress,
 ) -> ProbeResult:
-    """Trains for the budget's steps and measures. The same seed gives the same figures on the same machine."""
-    frame_rate = _frame_rate(codec)
-    train = [tokens for tokens in train if tokens.codes.shape[1] <= MAX_SECONDS * frame_rate]
+    """Train a reader for the budget's steps and score it. The same seed gives the same figures on the same machine.
+
+    Args:
+        train: recordings to learn from; longer ones than 20 s are left out.
+        test: recordings to read.
+        frame_rate: vectors per second.
+        budget: size, training and seed.
+        device: where the reader runs.
+        progress: shows progress.
+
+    Raises:
+        ValueError: no training recording is short enough.
+    """
+    train = [reading for reading in train if len(reading.vectors) <= MAX_SECONDS * frame_rate]
     if not train:
-        raise ValueError(f"no training recording lasts less than {MAX_SECONDS} s")
-    letters = sorted(set("".join(tokens.text for tokens in train)))
+        raise ValueError(f"no training recording is shorter than {MAX_SECONDS} s")
+    letters = sorted(set("".join(reading.text for reading in train)))
+    model = _trained(train, letters, frame_rate, budget, device, progress).eval()
+    scores = _score(model, test, letters, device, budget.seed)
+    seconds = sum(len(reading.vectors) for reading in train) / frame_rate
+    return ProbeResult(scores.cer, scores.wer, len(test), len(train), seconds)
+
+
+def _trained(
+    train: Sequence[Reading],
+    letters: Sequence[str],
+    frame_rate: float,
+    budget: Budget,
+    device: str,
+    progress: Progress,
+) -> Reader:
     torch.manual_seed(budget.seed)
-    model = Probe(codec.codebook_sizes, frame_rate, len(letters), budget.width).to(device)
+    every = torch.cat([reading.vectors for reading in train])
+    # a dimension that never changes is divided by 1
+    scale = every.std(0)
+    scale[scale == 0] = 1.0
+    model = Reader(every.mean(0), scale, frame_rate, len(letters), budget.width).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=budget.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, budget.learning_rate, total_steps=budget.steps + 1, pct_start=0.1
     )
     index = {letter: number for number, letter in enumerate(letters, 1)}
-    with progress(f"{codec.label}: probe", budget.steps) as advance:
+    with progress("reader: steps", budget.steps) as advance:
         for batch in _batches(train, budget):
-            codes, lengths = _padded(batch, device)
-            targets = [torch.tensor([index[letter] for letter in tokens.text]) for tokens in batch]
-            logits = model(codes, lengths).transpose(0, 1)
+            vectors, lengths = _padded(batch, device)
+            targets = [torch.tensor([index[letter] for letter in reading.text]) for reading in batch]
             loss = F.ctc_loss(
-                logits,
+                model(vectors, lengths).transpose(0, 1),
                 torch.cat(targets).to(device),
                 lengths * model.repeat,
                 torch.tensor([len(target) for target in targets], device=device),
@@ -112,48 +155,42 @@ def train_probe(
             )
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT)
             optimizer.step()
             schedule.step()
             advance()
-    cer, wer = _score(model.eval(), test, letters, device, budget.seed)
-    seconds = sum(tokens.codes.shape[1] for tokens in train) / frame_rate
-    return ProbeResult(cer, wer, len(test), len(train), seconds)
+    return model
 
 
-def _frame_rate(codec: Codec) -> float:
-    """Frames per second: the nominal bitrate over the bits of a frame."""
-    assert codec.nominal_bitrate is not None
-    return codec.nominal_bitrate / float(np.log2(codec.codebook_sizes).sum())
-
-
-def _batches(tokens: Sequence[Tokens], budget: Budget) -> Iterator[list[Tokens]]:
-    """The budget's number of batches of similar lengths, in random order, epoch after epoch."""
+def _batches(readings: Sequence[Reading], budget: Budget) -> Iterator[list[Reading]]:
+    """Yield the budget's number of batches of similar lengths, in random order, epoch after epoch."""
     generator = np.random.default_rng(budget.seed)
-    order = sorted(range(len(tokens)), key=lambda i: tokens[i].codes.shape[1])
+    order = sorted(range(len(readings)), key=lambda i: len(readings[i].vectors))
     groups = [order[start : start + budget.batch_size] for start in range(0, len(order), budget.batch_size)]
     drawn: list[int] = []
     for _ in range(budget.steps):
         if not drawn:
             drawn = generator.permutation(len(groups)).tolist()
-        yield [tokens[i] for i in groups[drawn.pop()]]
+        yield [readings[i] for i in groups[drawn.pop()]]
 
 
-def _padded(batch: Sequence[Tokens], device: str) -> tuple[Tensor, Tensor]:
-    """codes [B, n_q, F] and lengths [B]."""
-    rows = [tokens.codes.T for tokens in batch]
-    lengths = torch.tensor([len(row) for row in rows])
-    return nn.utils.rnn.pad_sequence(rows, True).transpose(1, 2).to(device), lengths.to(device)
+def _padded(batch: Sequence[Reading], device: str) -> tuple[Tensor, Tensor]:
+    """Pad a batch to vectors [B, F, D]. Returns them and lengths [B]."""
+    lengths = torch.tensor([len(reading.vectors) for reading in batch])
+    return nn.utils.rnn.pad_sequence([r.vectors for r in batch], True).to(device), lengths.to(device)
+
+
+class _Scores(NamedTuple):
+    cer: Summary
+    wer: Summary
 
 
 @torch.no_grad()
-def _score(
-    model: Probe, test: Sequence[Tokens], letters: Sequence[str], device: str, seed: int
-) -> tuple[Summary, Summary]:
+def _score(model: Reader, test: Sequence[Reading], letters: Sequence[str], device: str, seed: int) -> _Scores:
     counts = []
-    for tokens in test:
-        best = model(*_padded([tokens], device))[0].argmax(-1).unique_consecutive().tolist()
-        counts.append(error_counts(tokens.text, "".join(letters[i - 1] for i in best if i != BLANK)))
+    for reading in test:
+        best = model(*_padded([reading], device))[0].argmax(-1).unique_consecutive().tolist()
+        counts.append(error_counts(reading.text, "".join(letters[i - 1] for i in best if i != BLANK)))
     cer = summarize_ratio([c.char_errors for c in counts], [c.chars for c in counts], seed=seed)
     wer = summarize_ratio([c.word_errors for c in counts], [c.words for c in counts], seed=seed)
-    return cer, wer
+    return _Scores(cer, wer)

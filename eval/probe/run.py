@@ -1,24 +1,19 @@
-"""What tokens mean: how well a small model of fixed size and budget learns to read text from a codec's frozen codes."""
+"""What tokens mean: how well a small model of fixed size and budget learns to read text from a codec's frames."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple, cast
+from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 import torch
 
-from eval import protocol
-from eval.codecs.base import CodecSpec, TokenCodec
-from eval.probe.model import Budget, ProbeResult, Progress, Tokens, train_probe
-from eval.report.summary import finite
-from eval.report.tables import table
-from eval.run.cache import Cache
-from eval.run.steps import open_codec
-from eval.run.tasks import Failed, run_tasks
+from eval.codecs.base import CodecSpec
+from eval.probe.model import Budget, ProbeResult, Reading, train_probe
+from eval.report.tables import Table, markdown, with_interval
+from eval.run.feedback import Notify, Progress
+from eval.run.frames import encode_clips
+from eval.run.steps import has_frames, null_for_nan, open_codec
 from eval.testlists import Clip
-from mimotok.audio import load_audio
 from mimotok.text import normalize_text
 
 
@@ -28,100 +23,61 @@ def run_probe(
     test: Sequence[Clip],
     *,
     budget: Budget,
-    out: Path,
     workers: int = 1,
     device: str = "cpu",
-    tell: Callable[[str], None],
+    notify: Notify,
     progress: Progress,
 ) -> ProbeResult:
-    """Trains a probe on the codec's codes of `train` and measures it on `test`, of which only human texts count.
+    """Train a reader on a codec's quantized vectors of `train` and measure it on `test`.
 
-    out: folder where codes are cached. tell: takes each problem as one line. Raises ValueError for a codec without
-    codes, and where no recording is left on either side.
+    Args:
+        spec: the codec.
+        train: recordings to learn from; those without text are left out.
+        test: recordings to read; those without text are left out.
+        budget: size, training and seed of the reader.
+        workers: processes that encode.
+        device: where models run.
+        notify: receives one line for each recording that cannot be encoded.
+        progress: shows progress.
+
+    Returns:
+        Error rates.
+
+    Raises:
+        ValueError: the codec has no frames that can be read, or no recording is left on one side.
     """
-    codec = open_codec(spec, device)
-    if not codec.codebook_sizes:
-        raise ValueError(f"{spec.label}: has no codes to read from")
-    out.mkdir(parents=True, exist_ok=True)
-    cache = Cache(out / "cache.jsonl")
-    sides = []
-    for name, clips in (("train", train), ("test", [clip for clip in test if not clip.machine_text])):
-        tokens = _tokens(codec.identity, spec, clips, cache, workers, device, tell, progress)
-        if not tokens:
-            raise ValueError(f"{spec.label}: no recording with text for the {name} side")
-        sides.append(tokens)
-    return train_probe(codec, sides[0], sides[1], budget=budget, device=device, progress=progress)
-
-
-class _Tokenizing(NamedTuple):
-    spec: CodecSpec
-    device: str
-    audio: Path
-
-
-def _tokens(
-    identity: dict[str, Any],
-    spec: CodecSpec,
-    clips: Sequence[Clip],
-    cache: Cache,
-    workers: int,
-    device: str,
-    tell: Callable[[str], None],
-    progress: Progress,
-) -> list[Tokens]:
-    said = [clip for clip in clips if clip.text and normalize_text(clip.text)]
-    questions = {
-        clip.audio: ["tokens", protocol.VERSION, identity, str(clip.audio), _stamp(clip.audio)] for clip in said
-    }
-    todo = [_Tokenizing(spec, device, clip.audio) for clip in said if cache.get(questions[clip.audio]) is None]
-    with progress(f"{spec.label}: codes", len(todo)) as advance:
-        for item, result in run_tasks(tokenize, todo, workers):
-            if isinstance(result, Failed):
-                tell(f"{item.audio}: {result.reason}")
-            else:
-                cache.put(questions[item.audio], result)
-            advance()
-    known = [(clip, cache.get(questions[clip.audio])) for clip in said]
-    return [Tokens(torch.tensor(codes), normalize_text(clip.text or "")) for clip, codes in known if codes is not None]
-
-
-def _stamp(path: Path) -> list[int]:
-    try:
-        status = path.stat()
-    except OSError:
-        return []
-    return [status.st_size, status.st_mtime_ns]
-
-
-def tokenize(item: _Tokenizing) -> list[list[int]]:
-    """The codes [n_q, F] of one recording, at the protocol's level."""
-    codec = cast(TokenCodec, open_codec(item.spec, item.device))
-    wav = load_audio(item.audio, codec.sample_rate)[0].numpy()
-    peak = float(np.abs(wav).max())
-    if peak < protocol.SILENCE:
-        raise ValueError("silent: nothing to read")
-    return codec.encode(wav * (protocol.PEAK / peak)).tolist()
+    if not has_frames(open_codec(spec, device)):
+        raise ValueError(f"{spec.label}: has no tokens that can be read")
+    sides = {}
+    frame_rate = 0.0
+    for side, clips in (("train", train), ("test", test)):
+        texts = {clip.id: normalize_text(clip.text or "") for clip in clips}
+        spoken = [clip for clip in clips if texts[clip.id]]
+        frames = encode_clips(spec, spoken, workers=workers, device=device, notify=notify, progress=progress)
+        if not frames:
+            raise ValueError(f"{spec.label}: no recording with text for the {side} side")
+        frame_rate = next(iter(frames.values())).rate
+        # in the list's order: that of the workers changes from run to run
+        sides[side] = [
+            Reading(torch.from_numpy(frames[clip.id].vectors), texts[clip.id]) for clip in spoken if clip.id in frames
+        ]
+    return train_probe(sides["train"], sides["test"], frame_rate, budget=budget, device=device, progress=progress)
 
 
 def probe_row(spec: CodecSpec, result: ProbeResult, budget: Budget) -> dict[str, Any]:
-    """A result as JSON."""
-    summaries = {name: finite(getattr(result, name)) for name in ("cer", "wer")}
+    """Turn a result into JSON."""
+    summaries = {name: null_for_nan(getattr(result, name)._asdict()) for name in ("cer", "wer")}
     return {"codec": spec.label, **result._asdict(), **summaries, "budget": budget.__dict__}
 
 
 def probe_table(rows: Sequence[dict[str, Any]]) -> str:
-    """A Markdown table of what `probe_row` gave."""
-
-    def rate(summary: dict[str, Any]) -> str:
-        mean, low, high = ("–" if summary[name] is None else f"{summary[name]:.3f}" for name in ("mean", "low", "high"))
-        return f"{mean} [{low}, {high}]"
-
+    """Write the rows of `probe_row` as a Markdown table."""
     header = ["codec", "CER ↓", "WER ↓", "held-out clips", "training minutes", "steps", "seed"]
     cells = [
         [
             row["codec"],
-            rate(row["cer"]),
-            rate(row["wer"]),
+            with_interval(row["cer"], 3),
+            with_interval(row["wer"], 3),
             str(row["clips"]),
             f"{row['train_seconds'] / 60:.1f}",
             str(row["budget"]["steps"]),
@@ -129,4 +85,4 @@ def probe_table(rows: Sequence[dict[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    return table(header, cells)
+    return markdown(Table(header, cells))

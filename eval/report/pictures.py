@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from eval.protocol import SAMPLE_RATE
-from eval.report.tables import bitrate, headline_metrics
+from eval.report.schema import Results
+from eval.report.tables import bitrate, clip_metrics, headline_metrics
 from eval.run.store import ORIGINAL, audio_path, load_wav
 
-Results = dict[str, Any]
-# Okabe and Ito's colours, told apart by colour-blind readers too
+# Okabe and Ito's colours, which colour-blind readers can distinguish
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*X"
 DPI = 100
@@ -22,8 +22,15 @@ SHOWN_SECONDS = 5.0
 DYNAMIC_RANGE = 80.0  # dB
 
 
+class _Point(NamedTuple):
+    rate: float
+    mean: float
+    low: float
+    high: float
+
+
 def draw_pictures(out: Path, results: Results) -> list[str]:
-    """Draws all pictures into `out`; returns their names. Raises ImportError where matplotlib is missing."""
+    """Draw all pictures into `out`. Returns their names. Raises ImportError where matplotlib is missing."""
     try:
         import matplotlib as mpl
     except ImportError as error:
@@ -44,7 +51,7 @@ def draw_pictures(out: Path, results: Results) -> list[str]:
 
 
 def _rate_distortion(results: Results) -> Any:
-    """Each headline metric over bit/s: a line per model, points for single codecs, levels for those without a rate."""
+    """Draw each headline metric over bit/s: a line for each model, points for single codecs, levels without a rate."""
     metrics = headline_metrics(results)
     if not metrics or all(bitrate(codec) is None for codec in results["codecs"]):
         return None
@@ -68,35 +75,36 @@ def _rate_distortion(results: Results) -> Any:
 
 
 def _family(codec: Results) -> str:
-    return (
-        codec["name"].partition(":")[0] if codec["identity"]["kind"] in ("opus", "codec2", "speex") else codec["name"]
-    )
+    """Name the line that a codec's point belongs to."""
+    kind: str = codec["identity"]["kind"]
+    return kind if kind in ("opus", "codec2", "speex") else codec["name"]
 
 
 def _draw_family(axis: Any, codecs: list[Results], name: str, style: dict[str, str], marker: str) -> None:
-    points = sorted(
-        (rate, s["mean"], s["low"], s["high"])
-        for codec in codecs
-        if (s := codec["summary"][name])["mean"] is not None and (rate := bitrate(codec)) is not None
-    )
+    """Draw a line through the codecs that have a bitrate, or the level of each where none has one."""
+    measured = [codec for codec in codecs if codec["summary"][name]["mean"] is not None]
+    points = sorted((_point(codec, name) for codec in measured if bitrate(codec) is not None), key=lambda p: p.rate)
     if points:
-        rates, means = [p[0] for p in points], [p[1] for p in points]
-        # one clip has no interval
-        errors = [
-            [0.0 if p[2] is None else p[1] - p[2] for p in points],
-            [0.0 if p[3] is None else p[3] - p[1] for p in points],
-        ]
-        axis.errorbar(rates, means, yerr=errors, marker=marker, ms=5, lw=1.4, capsize=2.5, **style)
+        errors = [[p.mean - p.low for p in points], [p.high - p.mean for p in points]]
+        means = [p.mean for p in points]
+        axis.errorbar([p.rate for p in points], means, errors, marker=marker, ms=5, lw=1.4, capsize=2.5, **style)
         return
-    for codec in codecs:
-        if (mean := codec["summary"][name]["mean"]) is not None:
-            axis.axhline(mean, ls="--", lw=1, **style)
+    for codec in measured:
+        axis.axhline(codec["summary"][name]["mean"], ls="--", lw=1, **style)
+
+
+def _point(codec: Results, name: str) -> _Point:
+    summary = codec["summary"][name]
+    mean = summary["mean"]
+    # one clip has no interval
+    low, high = (mean if summary[side] is None else summary[side] for side in ("low", "high"))
+    return _Point(bitrate(codec) or 0.0, mean, low, high)
 
 
 def _distributions(results: Results) -> Any:
-    """Each headline metric's values over clips, a box per codec."""
-    metrics = [metric for metric in headline_metrics(results) if not metric["pooled"]]
-    codecs = [codec for codec in results["codecs"] if codec["name"] != "copy"]
+    """Draw each headline metric's values over clips, a box for each codec."""
+    metrics = clip_metrics(results)
+    codecs = [codec for codec in results["codecs"] if codec["name"] != "copy" and codec["clips"]]
     if not metrics or not codecs:
         return None
     figure, axes = _panels(len(metrics), "Spread over recordings", height=1.2 + 0.32 * len(codecs))
@@ -117,16 +125,20 @@ def _distributions(results: Results) -> Any:
 
 
 def ranked_clips(results: Results) -> tuple[str, dict[str, str]] | None:
-    """The first codec's best, median and worst clip, by the first headline metric, and its label.
+    """Find the best, the median and the worst clip of the first codec, by the first headline metric.
 
-    Of a model at several numbers of codebooks, the one with most bits.
+    Of a model at several numbers of codebooks the one with most bits counts.
+
+    Returns:
+        The codec's label, and the clips' ids by rank; None where nothing can be ranked.
     """
-    metrics = [metric for metric in headline_metrics(results) if not metric["pooled"]]
+    metrics = clip_metrics(results)
     coding = [codec for codec in results["codecs"] if bitrate(codec) is not None]
     if not metrics or not coding:
         return None
     first = max((codec for codec in coding if codec["name"] == coding[0]["name"]), key=lambda c: bitrate(c) or 0.0)
-    name, sign = metrics[0]["name"], -1 if metrics[0]["higher_is_better"] else 1
+    name = metrics[0]["name"]
+    sign = -1 if metrics[0]["higher_is_better"] else 1
     values = {clip: row[name] for clip, row in first["clips"].items() if row.get(name) is not None}
     if not values:
         return None
@@ -136,7 +148,7 @@ def ranked_clips(results: Results) -> tuple[str, dict[str, str]] | None:
 
 
 def _spectrograms(out: Path, results: Results) -> Any:
-    """The original and its reconstructions, for the best, the median and the worst clip."""
+    """Draw the original and its reconstructions, for the best, the median and the worst clip."""
     import matplotlib.pyplot as plt
 
     ranked = ranked_clips(results)
@@ -144,7 +156,7 @@ def _spectrograms(out: Path, results: Results) -> Any:
         return None
     label, chosen = ranked
     names = {codec["label"]: codec["name"] for codec in results["codecs"]}
-    # one of each model, since its other bitrates look much the same
+    # one row of each model, since its other bitrates look nearly the same
     others = {name: other for other, name in names.items() if name not in (names[label], "copy")}
     columns = [ORIGINAL, label, *list(others.values())[: SHOWN_CODECS - 1]]
     figure, axes = plt.subplots(
@@ -166,10 +178,11 @@ def _spectrograms(out: Path, results: Results) -> Any:
 
 def _draw_spectrogram(axis: Any, wav: np.ndarray) -> None:
     wav = wav[: round(SHOWN_SECONDS * SAMPLE_RATE)]
-    window, hop = 960, 240
+    window = 960
+    hop = 240
     frames = np.lib.stride_tricks.sliding_window_view(np.pad(wav, window // 2), window)[::hop]
     power = np.abs(np.fft.rfft(frames * np.hanning(window))).T
-    # a fixed scale: a full-scale sine is 0 dB, so that pictures of one clip can be compared
+    # a fixed scale, on which a full-scale sine is 0 dB, makes pictures comparable
     level = 20 * np.log10(np.maximum(power / (window / 4), 1e-9))
     extent = (0.0, len(wav) / SAMPLE_RATE, 0.0, SAMPLE_RATE / 2000)
     axis.imshow(level, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=-DYNAMIC_RANGE, vmax=0)

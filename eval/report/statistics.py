@@ -14,7 +14,7 @@ _CHUNK = 1 << 22  # indices drawn at once
 
 
 class Summary(NamedTuple):
-    """mean and median, the mean's 95 % interval from low to high, clips that count, and clips without a value."""
+    """A mean and a median, the mean's 95 % interval from low to high, clips that count, and clips without a value."""
 
     mean: float
     median: float
@@ -25,15 +25,27 @@ class Summary(NamedTuple):
 
 
 def summarize(values: Sequence[float], *, seed: int) -> Summary:
-    """The mean of the values that are not NaN. NaN where there is none; the interval needs two."""
+    """Average the values that are not NaN. The mean of none is NaN; an interval needs two."""
     return summarize_ratio(values, [1.0] * len(values), seed=seed)
 
 
 def summarize_ratio(numerators: Sequence[float], denominators: Sequence[float], *, seed: int) -> Summary:
-    """The ratio of the sums, as `mean`; the median is that of the clips' own ratios. Denominators of 0 do not count."""
-    over, under = np.asarray(numerators, float), np.asarray(denominators, float)
+    """Divide the sum of numerators by the sum of denominators, over clips.
+
+    Args:
+        numerators: one for each clip, NaN where it has none.
+        denominators: one for each clip; clips with 0 do not count.
+        seed: of the bootstrap.
+
+    Returns:
+        The ratio as `mean`, its interval, and the median of the clips' own ratios.
+    """
+    over = np.asarray(numerators, float)
+    under = np.asarray(denominators, float)
     valid = np.isfinite(over) & np.isfinite(under) & (under > 0)
-    over, under, missing = over[valid], under[valid], int((~valid).sum())
+    over = over[valid]
+    under = under[valid]
+    missing = int((~valid).sum())
     if not len(over):
         return Summary(_NAN, _NAN, _NAN, _NAN, 0, missing)
     low, high = bootstrap_interval(over, under, seed=seed)
@@ -41,7 +53,11 @@ def summarize_ratio(numerators: Sequence[float], denominators: Sequence[float], 
 
 
 def bootstrap_interval(numerators: np.ndarray, denominators: np.ndarray, *, seed: int) -> tuple[float, float]:
-    """Percentile bootstrap interval of sum(numerators) / sum(denominators), both [N]; NaN for fewer than two clips."""
+    """Compute the percentile bootstrap interval of sum(numerators) / sum(denominators), both [N].
+
+    Returns:
+        low and high, NaN for fewer than two clips.
+    """
     count = len(numerators)
     if count < 2:
         return float("nan"), float("nan")
@@ -57,7 +73,7 @@ def bootstrap_interval(numerators: np.ndarray, denominators: np.ndarray, *, seed
 
 
 def entropy_bits(counts: Sequence[int]) -> float:
-    """Bits per symbol that an ideal coder of independent symbols needs, where symbol i occurred counts[i] times."""
+    """Compute the bits per symbol that an ideal coder of independent symbols needs; symbol i occurred counts[i] times."""
     present = np.asarray([count for count in counts if count], float)
     share = present / present.sum()
     return float(-(share * np.log2(share)).sum()) if len(share) else 0.0

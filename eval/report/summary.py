@@ -1,8 +1,7 @@
-"""What a run comes to: `results.json`, per clip and summed up."""
+"""The figures of a run as `results.json`: for each clip, and summed up."""
 
 from __future__ import annotations
 
-import math
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -10,20 +9,28 @@ from typing import Any
 import numpy as np
 
 from eval import protocol
-from eval.metrics.base import Column
+from eval.metrics.base import MISSING, Column
+from eval.report.schema import FORMAT, Results
 from eval.report.statistics import Summary, entropy_bits, summarize, summarize_ratio
-from eval.run.runner import CodecRun, Run, missing_to_nan
-from eval.run.steps import Figures
+from eval.run.runner import CodecRun, Run
+from eval.run.steps import Figures, null_for_nan
 
-FORMAT = 1
 PACKAGES = (
-    *("mimotok", "torch", "numpy", "soxr", "soundfile", "pesq", "pystoi", "resemblyzer", "jiwer"),
+    *("mimotok", "torch", "numpy", "soxr", "soundfile", "pesq", "pystoi", "resemblyzer", "jiwer", "pocketsphinx"),
     *("faster-whisper", "ctranslate2", "speechmos", "distillmos", "transformers"),
 )
 
 
-def results_of(run: Run, command: str) -> dict[str, Any]:
-    """All that a report is made of, as JSON: null where there is no figure. command: what was typed."""
+def results_of(run: Run, command: str) -> Results:
+    """Collect all that a report needs, as JSON with null where there is no figure.
+
+    Args:
+        run: what was measured.
+        command: what the user typed.
+
+    Returns:
+        The content of results.json.
+    """
     return {
         "format": FORMAT,
         "command": command,
@@ -34,7 +41,7 @@ def results_of(run: Run, command: str) -> dict[str, Any]:
         "protocol": {"version": protocol.VERSION, "rules": list(protocol.RULES)},
         "metrics": [
             {"name": c.name, "title": c.title, "method": c.method, "higher_is_better": c.higher_is_better}
-            | {"pooled": c.pooled, "digits": c.digits, "headline": c.headline}
+            | {"pooled": c.pooled, "digits": c.digits, "headline": c.headline, "labelled": c.labelled}
             for c in run.columns
         ],
         "models": run.metrics,
@@ -43,6 +50,7 @@ def results_of(run: Run, command: str) -> dict[str, Any]:
             | {"text": clip.text, "language": clip.language, "machine_text": clip.machine_text}
             for clip in run.clips.values()
         ],
+        "labelled": [labelled.clip.id for labelled in run.settings.labelled],
         "codecs": [_codec(run, codec) for codec in run.codecs],
         "failures": run.failures,
         "notes": run.notes,
@@ -56,8 +64,8 @@ def _codec(run: Run, codec: CodecRun) -> dict[str, Any]:
         for clip_id in run.clips
         if clip_id in codec.coding
     }
-    rows = list(clips.values())
-    seed = run.settings.seed
+    rows = {False: list(clips.values()), True: list(codec.labelled.values())}
+    seconds = sum(run.seconds[clip_id] for clip_id in clips)
     return {
         "label": codec.spec.label,
         "name": codec.spec.name,
@@ -65,21 +73,22 @@ def _codec(run: Run, codec: CodecRun) -> dict[str, Any]:
         "nominal_bitrate": codec.nominal_bitrate,
         "rates": rates(codec, run.seconds),
         "speed": {
-            side: sum(row[f"{side}_seconds"] for row in rows) / total if (total := _seconds(run, clips)) else None
+            side: sum(row[f"{side}_seconds"] for row in clips.values()) / seconds if seconds else None
             for side in ("encode", "decode")
         },
-        "summary": {column.name: finite(_summarize(column, rows, seed)) for column in run.columns},
+        "summary": {
+            column.name: null_for_nan(_summarize(column, rows[column.labelled], run.settings.seed)._asdict())
+            for column in run.columns
+        },
         "clips": clips,
+        "labelled": codec.labelled,
     }
-
-
-def _seconds(run: Run, clips: dict[str, Figures]) -> float:
-    return sum(run.seconds[clip_id] for clip_id in clips)
 
 
 def _summarize(column: Column, rows: list[Figures], seed: int) -> Summary:
     def values(name: str) -> list[float]:
-        return missing_to_nan([row.get(name) for row in rows])
+        found = (row.get(name) for row in rows)
+        return [MISSING if value is None else value for value in found]
 
     if column.pooled:
         over, under = column.pooled
@@ -87,17 +96,13 @@ def _summarize(column: Column, rows: list[Figures], seed: int) -> Summary:
     return summarize(values(column.name), seed=seed)
 
 
-def finite(summary: Summary) -> dict[str, Any]:
-    """A summary as JSON, null for NaN."""
-    return {name: None if math.isnan(value) else value for name, value in summary._asdict().items()}
-
-
 def rates(codec: CodecRun, seconds: dict[str, float]) -> dict[str, Any]:
-    """Bits per second over all clips, and how the codebooks are used.
+    """Compute bits per second over all clips, and how the codebooks are used.
 
-    stream_bitrate: of the coded speech without a container; file_bitrate: of the files written; entropy_bitrate: of
-    an ideal coder that knows how often each entry of each codebook occurs here. code_usage: share of each codebook's
-    entries that occur; perplexity: 2 ** entropy of each codebook.
+    Returns:
+        stream_bitrate, of the coded speech without a container; file_bitrate, of the files written; entropy_bitrate, of
+        an ideal coder that knows how often each entry of each codebook occurs here; code_usage, the share of each
+        codebook's entries that occur; perplexity, 2 ** entropy of each codebook.
     """
     total = sum(seconds[clip_id] for clip_id in codec.coding)
     result: dict[str, Any] = {}

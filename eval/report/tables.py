@@ -1,168 +1,151 @@
-"""Reports to read: `report.md`, and the tables that the README and model cards take from a `results.json`."""
+"""Tables of a report, in Markdown and as rows for the page."""
 
 from __future__ import annotations
 
-import json
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from eval.report.summary import FORMAT
+from eval.report.schema import Results
 from mimotok.files import atomic_path
 
-Results = dict[str, Any]
+NO_FIGURE = "–"
 
 
-def save_results(path: Path, results: Results) -> None:
-    """Writes results.json, whole or not at all."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(_readable(results) + "\n", encoding="utf-8")
+class Table(NamedTuple):
+    """A header and rows of text; the first column is words, the others are figures."""
+
+    header: list[str]
+    rows: list[list[str]]
 
 
-def _readable(value: Any, depth: int = 0) -> str:
-    """JSON with whatever holds no further lists or objects, such as a recording's figures, on a line of its own."""
-    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    if not any(isinstance(child, (dict, list)) for child in children):
-        # NaN is no JSON: better no file than one that others cannot read
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    if isinstance(value, dict):
-        lines = [f"{json.dumps(str(k), ensure_ascii=False)}: {_readable(v, depth + 1)}" for k, v in value.items()]
-    else:
-        lines = [_readable(child, depth + 1) for child in value]
-    inner, outer = "\n" + " " * (depth + 1), "\n" + " " * depth
-    opening, closing = "{}" if isinstance(value, dict) else "[]"
-    return opening + inner + f",{inner}".join(lines) + outer + closing
-
-
-def load_results(path: Path) -> Results:
-    """Reads results.json. Raises ValueError where it is none, or of another format."""
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read as results.json ({error})") from None
-    if not isinstance(results, dict) or results.get("format") != FORMAT:
-        raise ValueError(f"{path}: not a results.json of format {FORMAT}")
-    return results
-
-
-def write_report(path: Path, results: Results, pictures: list[str]) -> None:
-    """Writes report.md; pictures: names of files beside it."""
-    clips = results["clips"]
-    parts = [
-        "# Codec evaluation",
-        f"`{results['command']}`",
-        f"{len(clips)} recordings, {sum(clip['seconds'] for clip in clips) / 60:.1f} minutes. Each figure is a mean "
-        "over clips with its 95 % bootstrap interval; error rates are pooled over the corpus.",
-        main_table(results),
-        "## Bits and speed",
-        rate_table(results),
-        _rate_notes(results),
-        *[f"![{name}]({name})" for name in pictures],
-        "## All figures",
-        full_table(results),
-        "## Metrics",
-        "\n".join(f"- **{m['title']}** ({_arrow(m)}): {m['method']}" for m in results["metrics"]),
-        "## Protocol",
-        "\n".join(f"- {rule}" for rule in results["protocol"]["rules"]),
-        "## Problems",
-        "\n".join(f"- {line}" for line in results["failures"] + results["notes"]) or "None.",
-        "## Versions",
-        ", ".join(f"{name} {number}" for name, number in results["versions"].items())
-        + f"; seed {results['seed']}, {results['workers']} worker(s), device {results['device']}",
-    ]
-    with atomic_path(path) as temporary:
-        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+def markdown(table: Table) -> str:
+    """Write a table in Markdown."""
+    rule = ["---", *["---:"] * (len(table.header) - 1)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [table.header, rule, *table.rows])
 
 
 def headline_metrics(results: Results) -> list[Results]:
-    """The metrics of the main table and the pictures."""
+    """List the metrics of the main table and the pictures."""
     return [metric for metric in results["metrics"] if metric["headline"]]
 
 
-def main_table(results: Results) -> str:
-    """One row per codec: bitrate, and the headline metrics' means with their intervals."""
-    return table(*main_rows(results))
+def clip_metrics(results: Results) -> list[Results]:
+    """List the headline metrics that have a figure for every recording of the test list."""
+    return [m for m in headline_metrics(results) if not m["pooled"] and not m.get("labelled")]
 
 
-def main_rows(results: Results) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of `main_table`."""
+def main_table(results: Results) -> Table:
+    """Make a row for each codec: bitrate, and the headline metrics' means with their intervals."""
     metrics = headline_metrics(results)
-    header = ["codec", "bit/s", *[f"{m['title']} {_arrow(m)}" for m in metrics]]
+    header = ["codec", "bit/s", *[f"{m['title']} {arrow(m)}" for m in metrics]]
     rows = [
-        [codec["label"], _bits(bitrate(codec)), *[_with_interval(codec["summary"][m["name"]], m) for m in metrics]]
+        [
+            codec["label"],
+            _bits(bitrate(codec)),
+            *[with_interval(codec["summary"].get(m["name"]), m["digits"]) for m in metrics],
+        ]
         for codec in results["codecs"]
     ]
-    return header, rows
+    return Table(header, rows)
 
 
-def rate_table(results: Results) -> str:
-    """One row per codec: the bitrates, code usage, and time that coding takes."""
+def rate_table(results: Results) -> Table:
+    """Make a row for each codec: the bitrates, code usage, and the time that coding takes."""
     header = ["codec", "nominal", "stream", "file", "entropy", "code usage", "encode RTF", "decode RTF"]
     rows = []
     for codec in results["codecs"]:
-        rates, speed = codec["rates"], codec["speed"]
-        kinds = ("stream_bitrate", "file_bitrate", "entropy_bitrate")
+        rates = codec["rates"]
         usage = rates.get("code_usage")
         rows.append(
             [
                 codec["label"],
                 _bits(codec["nominal_bitrate"]),
-                *[_bits(rates.get(kind)) for kind in kinds],
+                *[_bits(rates.get(kind)) for kind in ("stream_bitrate", "file_bitrate", "entropy_bitrate")],
                 f"{sum(usage) / len(usage):.0%}" if usage else "",
-                *[_number(speed[side], 3) if speed[side] else "" for side in ("encode", "decode")],
+                *[_number(codec["speed"][side] or None, 3) for side in ("encode", "decode")],
             ]
         )
-    return table(header, rows)
+    return Table(header, rows)
 
 
-def _rate_notes(results: Results) -> str:
-    return (
-        "bit/s over all recordings. Stream: the coded speech itself, without container; file: as written, container "
-        "included; entropy: what an ideal coder of independent codes would need, estimated on these codes and so too "
-        "low for few recordings. Code usage: the share of codebook entries that occur, mean over codebooks. RTF: "
-        f"seconds of work on one thread per second of sound ({results['device']}), tools' start-up and files included."
-    )
-
-
-def full_table(results: Results) -> str:
-    """One row per codec and metric: mean, median, interval, clips that count, clips without a value."""
+def full_table(results: Results) -> Table:
+    """Make a row for each codec and metric: mean, median, interval, clips with and without a value."""
     rows = []
     for codec in results["codecs"]:
         for metric in results["metrics"]:
-            s, digits = codec["summary"][metric["name"]], metric["digits"]
-            figures = [_number(s[name], digits) for name in ("mean", "median", "low", "high")]
-            rows.append([codec["label"], metric["title"], *figures, str(s["clips"]), str(s["missing"])])
-    return table(["codec", "metric", "mean", "median", "low", "high", "clips", "missing"], rows)
+            summary = codec["summary"][metric["name"]]
+            figures = [_number(summary[name], metric["digits"]) for name in ("mean", "median", "low", "high")]
+            rows.append([codec["label"], metric["title"], *figures, str(summary["clips"]), str(summary["missing"])])
+    return Table(["codec", "metric", "mean", "median", "low", "high", "clips", "missing"], rows)
+
+
+TABLES: dict[str, Callable[[Results], Table]] = {"main": main_table, "rates": rate_table, "full": full_table}
+
+
+def fill_tables(document: Path, results: Results) -> int:
+    """Put a report's tables into a Markdown document.
+
+    A place for a table is all between `<!-- eval: NAME -->` and `<!-- /eval -->`, where NAME is main, rates or full.
+
+    Args:
+        document: the file, which is rewritten.
+        results: the report's figures.
+
+    Returns:
+        How many tables were written.
+
+    Raises:
+        ValueError: the document has no place, or names another table.
+    """
+    text = document.read_text(encoding="utf-8")
+
+    def filled(match: re.Match[str]) -> str:
+        if match[2] not in TABLES:
+            raise ValueError(f"{document}: no table {match[2]!r}; give {', '.join(TABLES)}")
+        return f"{match[1]}\n{markdown(TABLES[match[2]](results))}\n{match[3]}"
+
+    pattern = re.compile(r"(<!-- eval: (\S+) -->).*?(<!-- /eval -->)", re.DOTALL)
+    text, count = pattern.subn(filled, text)
+    if not count:
+        raise ValueError(f"{document}: no place for a table; write <!-- eval: main --> and <!-- /eval --> there")
+    with atomic_path(document) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return count
 
 
 def bitrate(codec: Results) -> float | None:
-    """bit/s that a codec stands at in tables and curves: of its stream as measured."""
-    return codec["rates"].get("stream_bitrate")
+    """Return the bit/s of a codec in tables and curves: of its stream as measured, nominal where nothing was coded."""
+    measured: float | None = codec["rates"].get("stream_bitrate")
+    return codec["nominal_bitrate"] if measured is None else measured
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table, the first column text and the others figures."""
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *rows])
-
-
-def _with_interval(summary: Results, metric: Results) -> str:
-    if summary["mean"] is None:
-        return "–"
-    mean, low, high = (_number(summary[name], metric["digits"]) for name in ("mean", "low", "high"))
+def with_interval(summary: Results | None, digits: int) -> str:
+    """Write a mean with its interval, where it has one."""
+    if summary is None or summary["mean"] is None:
+        return NO_FIGURE
+    mean, low, high = (_number(summary[name], digits) for name in ("mean", "low", "high"))
     return f"{mean} [{low}, {high}]" if low else mean
 
 
-def _arrow(metric: Results) -> str:
+def figure_text(value: float | None, metric: Results) -> str:
+    """Write a figure of a metric with its digits, or a dash where there is none."""
+    return NO_FIGURE if value is None else _number(value, metric["digits"])
+
+
+def arrow(metric: Results) -> str:
+    """Return an arrow in the direction that is better."""
     return "↑" if metric["higher_is_better"] else "↓"
+
+
+def total_minutes(clips: Sequence[Results]) -> float:
+    """Sum up the length of recordings in minutes."""
+    return sum(clip["seconds"] for clip in clips) / 60
 
 
 def _bits(rate: float | None) -> str:
     return "" if rate is None else f"{rate:.0f}"
-
-
-def figure_text(value: float | None, metric: Results) -> str:
-    """A figure of a metric with its digits, "–" where there is none."""
-    return "–" if value is None else _number(value, metric["digits"])
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -1,4 +1,4 @@
-"""Results kept as they come, so that a run that was stopped goes on where it was."""
+"""Results on disk, so that a run that was stopped goes on from there."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 
 class Cache:
-    """Answers by the content of their question; each is on disk as soon as it is known.
+    """Answers under the hash of their question; each is on disk as soon as it is known.
 
-    One process writes. A line cut short by a crash is ignored.
+    Only one process may write. A line that a crash cut short is ignored.
     """
 
     def __init__(self, path: Path) -> None:
-        """path: a file of JSON lines, made where there is none."""
+        """Read the answers in `path`, a file of JSON lines, which is created when it is missing."""
         self.path = path
         self._answers: dict[str, Any] = {}
         if path.exists():
@@ -27,11 +27,11 @@ class Cache:
                     continue
 
     def get(self, question: Any) -> Any:
-        """The answer to a JSON value, or None."""
+        """Return the answer to a JSON value, or None."""
         return self._answers.get(_key(question))
 
     def put(self, question: Any, answer: Any) -> None:
-        """Remembers a JSON value."""
+        """Remember a JSON value as the answer."""
         self._answers[_key(question)] = answer
         with self.path.open("a", encoding="utf-8") as file:
             # the newline first: it ends a line that a crash may have cut short

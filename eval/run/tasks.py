@@ -1,4 +1,4 @@
-"""Many independent tasks over worker processes, none of which can lose the others' results."""
+"""Many independent tasks over worker processes; a task that fails does not lose the others' results."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
+from eval.run.feedback import one_line
+
 Item = TypeVar("Item")
 
 
@@ -20,9 +22,16 @@ class Failed(NamedTuple):
 
 
 def run_tasks(function: Callable[[Item], Any], items: Sequence[Item], workers: int) -> Iterator[tuple[Item, Any]]:
-    """Yields (item, function(item)) as they are done; the result is a `Failed` where the function raised or died.
+    """Apply a function to many items.
 
-    function: top-level, since it goes to other processes. With one worker everything happens in this process.
+    Args:
+        function: defined at the top level of a module, since it is sent to other processes.
+        items: its arguments.
+        workers: processes; with one, everything happens in this process.
+
+    Yields:
+        (item, function(item)) in the order in which they finish; the result is a `Failed` where the function raised
+        an error or its process died.
     """
     if workers == 1:
         yield from _run_here(function, items)
@@ -38,7 +47,7 @@ def run_tasks(function: Callable[[Item], Any], items: Sequence[Item], workers: i
                 orphans.append(futures[future])
     finally:
         pool.shutdown(cancel_futures=True)
-    # a dying worker takes all that was in flight with it: one at a time tells which one it was
+    # a dying worker loses all tasks in flight: repeat them one at a time to find the one that kills it
     for item in orphans:
         with _pool(1) as alone:
             try:
@@ -49,7 +58,7 @@ def run_tasks(function: Callable[[Item], Any], items: Sequence[Item], workers: i
 
 def _run_here(function: Callable[[Item], Any], items: Sequence[Item]) -> Iterator[tuple[Item, Any]]:
     threads = torch.get_num_threads()
-    _one_thread()
+    _use_one_thread()
     try:
         for item in items:
             yield item, _guarded(function, item)
@@ -59,10 +68,10 @@ def _run_here(function: Callable[[Item], Any], items: Sequence[Item]) -> Iterato
 
 def _pool(workers: int) -> ProcessPoolExecutor:
     # spawn: a forked copy of torch's thread pool can hang
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_one_thread)
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_use_one_thread)
 
 
-def _one_thread() -> None:
+def _use_one_thread() -> None:
     # the order of a sum depends on the number of threads: with one, figures do not depend on the machine
     torch.set_num_threads(1)
 
@@ -70,5 +79,5 @@ def _one_thread() -> None:
 def _guarded(function: Callable[[Item], Any], item: Item) -> Any:
     try:
         return function(item)
-    except Exception as error:  # codecs and metrics raise whatever they like, and none may stop a run
-        return Failed(" ".join(str(error).split())[:300] or type(error).__name__)
+    except Exception as error:  # codecs and metrics may raise any error, and none of them may stop a run
+        return Failed(one_line(error))
