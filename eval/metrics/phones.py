@@ -177,8 +177,8 @@ def train_linear(vectors: Tensor, phones: Tensor, budget: ProbeBudget) -> nn.Mod
         schedule.step()
     # fold the standardisation into the layer
     with torch.no_grad():
-        linear.weight /= scale
-        linear.bias -= linear.weight @ mean
+        linear.weight.div_(scale)
+        linear.bias.sub_(linear.weight @ mean)
     return linear
 
 

@@ -105,7 +105,12 @@ def stoi_score(original: np.ndarray, reconstruction: np.ndarray, *, extended: bo
 
 
 def mel_distance(original: np.ndarray, reconstruction: np.ndarray) -> float:
-    """Compute the mean absolute difference, in nats, of two log-mel spectrograms; both float32 [T] at the protocol's rate."""
+    """Compute the mean absolute difference of two log-mel spectrograms, in nats.
+
+    Args:
+        original: float32 [T] at the protocol's rate.
+        reconstruction: float32 [T].
+    """
     with torch.no_grad():
         mels, _ = log_mel(torch.from_numpy(np.stack([original, reconstruction])), None, MEL)
     return float((mels[0] - mels[1]).abs().mean())

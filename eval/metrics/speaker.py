@@ -93,9 +93,7 @@ def _resemblyzer(device: str) -> SpeakerModel:
         return encoder.embed_utterance(voiced) if len(voiced) else np.zeros(1)
 
     release = version("resemblyzer")
-    return SpeakerModel(
-        embed, f"Resemblyzer, release {release}", {"kind": "sim", "model": DEFAULT, "release": release}
-    )
+    return SpeakerModel(embed, f"Resemblyzer, release {release}", {"kind": "sim", "model": DEFAULT, "release": release})
 
 
 def _x_vector(model_id: str, device: str) -> SpeakerModel:
@@ -112,9 +110,7 @@ def _x_vector(model_id: str, device: str) -> SpeakerModel:
         return model(**inputs).embeddings[0].float().cpu().numpy()
 
     revision = getattr(model.config, "_commit_hash", None)
-    return SpeakerModel(
-        embed, f"x-vectors of {model_id}", {"kind": "sim", "model": model_id, "revision": revision}
-    )
+    return SpeakerModel(embed, f"x-vectors of {model_id}", {"kind": "sim", "model": model_id, "revision": revision})
 
 
 def _wavlm_ecapa(path: Path, device: str) -> SpeakerModel:

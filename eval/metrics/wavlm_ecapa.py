@@ -117,7 +117,7 @@ class WavlmEcapa(nn.Module):
     """An ECAPA-TDNN on the weighted layers of a WavLM."""
 
     def __init__(self, config: WavLMConfig, channels: int = 512, joined: int = 1536, embedding: int = 256) -> None:
-        """Make a model of random weights; config: shape of the WavLM; channels, joined, embedding: widths of the head."""
+        """Make a model of random weights; config: shape of the WavLM; the others are widths of the head."""
         from transformers import WavLMModel
 
         super().__init__()

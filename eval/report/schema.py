@@ -30,7 +30,7 @@ def load_results(path: Path) -> Results:
 
 
 def _readable(value: Any, depth: int = 0) -> str:
-    """Write JSON in which whatever has no lists or objects in it, such as one clip's figures, is on a line of its own."""
+    """Write JSON in which whatever has no lists or objects in it, such as a clip's figures, is on one line."""
     children: list[Any] = []
     if isinstance(value, (dict, list)):
         children = list(value.values()) if isinstance(value, dict) else value

@@ -73,7 +73,7 @@ def bootstrap_interval(numerators: np.ndarray, denominators: np.ndarray, *, seed
 
 
 def entropy_bits(counts: Sequence[int]) -> float:
-    """Compute the bits per symbol that an ideal coder of independent symbols needs; symbol i occurred counts[i] times."""
+    """Compute the bits per symbol of an ideal coder of independent symbols; symbol i occurred counts[i] times."""
     present = np.asarray([count for count in counts if count], float)
     share = present / present.sum()
     return float(-(share * np.log2(share)).sum()) if len(share) else 0.0

@@ -1,4 +1,4 @@
-"""Delay between an original and its reconstruction, by their waveforms or, where those differ, by their spectrograms."""
+"""Delay between an original and its reconstruction, by their waveforms or, where these differ, spectrograms."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ from eval.codecs.base import Codec, CodecSpec
 from eval.metrics.base import Column, MetricSpec
 from eval.metrics.registry import FRAME_KINDS
 from eval.run.cache import Cache
-from eval.run.frames import encode_clips
 from eval.run.feedback import Notify, Progress, one_line
+from eval.run.frames import encode_clips
 from eval.run.steps import (
     Coding,
     Figures,

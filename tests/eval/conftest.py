@@ -11,7 +11,8 @@ import pytest
 import soundfile
 from evaluation_speech import speech
 
-from eval.codecs.base import Codec, CodecResult, CodecSpec, make_codec
+from eval.codecs.base import Codec, CodecResult, CodecSpec
+from eval.codecs.registry import make_codec
 from eval.metrics.base import MISSING, Column, Metric
 from eval.protocol import SAMPLE_RATE
 from eval.run import steps

@@ -1,4 +1,4 @@
-"""Every layout of test lists is read; what is wrong with one is told by name."""
+"""Every layout of test lists is read; what is wrong with one is reported with its name."""
 
 import json
 
@@ -56,7 +56,7 @@ def test_a_folder_gives_its_audio_in_order(corpus):
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "message"),
     [
         ("m.jsonl", "", "no recordings"),
         ("m.jsonl", "{", ":1: not JSON"),
@@ -65,22 +65,22 @@ def test_a_folder_gives_its_audio_in_order(corpus):
         ("meta.lst", "a|b", ":1: 2 fields"),
     ],
 )
-def test_what_is_wrong_is_told(tmp_path, name, text, told):
-    with pytest.raises(ValueError, match=told):
+def test_what_is_wrong_is_reported(tmp_path, name, text, message):
+    with pytest.raises(ValueError, match=message):
         read_test_list(write(tmp_path / name, text))
 
 
-def test_a_missing_list_is_told(tmp_path):
+def test_a_missing_list_is_reported(tmp_path):
     with pytest.raises(ValueError, match="no such file"):
         read_test_list(tmp_path / "nothing")
 
 
-def test_thinning_drops_short_recordings_but_keeps_unreadable_ones_to_be_told(corpus):
+def test_thinning_drops_short_recordings_but_keeps_unreadable_ones_to_be_reported(corpus):
     soundfile.write(corpus / "short.wav", speech(0.5), 24000)
     write(corpus / "broken.wav", "no audio")
-    told = []
-    clips = thin(read_test_list(corpus), every=2, min_seconds=1.6, tell=told.append)
+    messages = []
+    clips = thin(read_test_list(corpus), every=2, min_seconds=1.6, notify=messages.append)
     assert [clip.id for clip in clips] == ["b.wav", "c.wav"]
-    assert len(told) == 1
+    assert len(messages) == 1
     with pytest.raises(ValueError, match="no recording lasts"):
-        thin([clip for clip in clips if clip.id == "b.wav"], min_seconds=99, tell=told.append)
+        thin([clip for clip in clips if clip.id == "b.wav"], min_seconds=99, notify=messages.append)

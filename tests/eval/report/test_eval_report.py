@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from eval.__main__ import expand_lists, main
 from eval.report import files
-from eval.report.files import fill_tables
 from eval.report.pictures import draw_pictures
-from eval.report.summary import FORMAT
-from eval.report.tables import load_results, save_results
+from eval.report.schema import FORMAT, load_results, save_results
+from eval.report.tables import fill_tables
 
 
 @pytest.fixture
@@ -81,7 +80,7 @@ def test_comparison_tells_worse_from_better_from_the_same(measure, capsys):
     assert codes["good", "good"][0] == 0
 
 
-def test_nothing_in_common_is_told(measure, capsys):
+def test_nothing_in_common_is_reported(measure, capsys):
     a, _ = measure("a", one=noise(0.01))
     b, _ = measure("b", two=noise(0.01))
     with pytest.raises(SystemExit) as exited:
@@ -100,17 +99,17 @@ def test_failures_are_the_exit_code_and_a_line_each(measure, corpus, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
-        (["--metric", "beauty"], "there are signal"),
+        (["--metric", "beauty"], "give signal"),
         (["--min-seconds", "99"], "no recording lasts"),
         (["--every", "0"], "every=0"),
     ],
 )
-def test_bad_requests_end_in_one_line_and_code_2(measure, capsys, words, told):
+def test_bad_requests_end_in_one_line_and_code_2(measure, capsys, words, message):
     _, code = measure("out", *words, codec=noise(0.01))
     assert code == 2
-    assert told in capsys.readouterr().err.splitlines()[-1]
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_lists_are_given_as_people_type_them():

@@ -1,4 +1,4 @@
-"""Codecs by name: ours, system tools where they are installed, and what is told where they are not."""
+"""Codecs by name: ours, the system's tools where they are installed, and errors that say what to install."""
 
 import math
 import shutil
@@ -6,12 +6,15 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 from evaluation_speech import speech
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.codecs import system as external
-from eval.codecs.base import CodecSpec, expand_specs, make_codec
+from eval.codecs import system
+from eval.codecs.base import CodecSpec
+from eval.codecs.copy import averaged
+from eval.codecs.registry import expand_specs, make_codec
 from eval.codecs.system import ogg_payload_bits
 from eval.protocol import SAMPLE_RATE, resample
 from mimotok.tokenizer import Tokenizer
@@ -30,13 +33,13 @@ def test_specs_expand_our_models_over_n_q_and_nothing_else():
     ]
 
 
-@pytest.mark.parametrize("name", ["opus", "hf:", "mp3:128", ""])
-def test_what_cannot_be_a_codec_is_told(name):
+@pytest.mark.parametrize("name", ["opus", "hf:", "mp3:128", "", "features"])
+def test_what_cannot_be_a_codec_is_reported(name):
     with pytest.raises(ValueError, match="give a model"):
         expand_specs([name], [])
 
 
-def test_a_codec_given_twice_is_told():
+def test_a_codec_given_twice_is_reported():
     with pytest.raises(ValueError, match="twice"):
         expand_specs(["copy", "copy"], [])
 
@@ -61,7 +64,40 @@ def test_our_model_gives_what_the_library_gives_with_its_bits(folder):
     assert codec.identity["sha256"] == model.weights_sha256
 
 
-def test_too_many_codebooks_are_told(folder):
+def test_frames_are_the_vectors_that_the_codes_stand_for(folder):
+    wav = speech(1.0)
+    codec = make_codec(CodecSpec(folder, 2))
+    frames = codec.frames(wav)
+    model = Tokenizer.from_pretrained(folder)
+    assert np.array_equal(frames.codes, codec.encode_decode(wav).codes)
+    expected = sum(model.encoder.quantizer.codebooks()[book].embed[frames.codes[book]] for book in range(2))
+    np.testing.assert_allclose(frames.vectors, expected.numpy(), atol=1e-5)
+    assert frames.rate == model.frame_rate
+
+
+def test_unquantized_frames_are_the_models_latents(folder):
+    wav = speech(0.5)
+    frames = make_codec(CodecSpec(f"vocoder:{folder}")).frames(wav)
+    latents = Tokenizer.from_pretrained(folder).encode_latents(torch.from_numpy(wav)[None])[0]
+    assert frames.codes is None
+    np.testing.assert_allclose(frames.vectors, latents.numpy(), atol=1e-5)
+
+
+def test_log_mel_frames_last_40_ms_and_follow_the_sound():
+    wav = speech(1.0)
+    wav[12000:] = 0
+    frames = make_codec(CodecSpec("features:mel")).frames(wav)
+    assert len(frames.vectors) in (25, 26)
+    assert frames.rate == 25
+    assert frames.vectors[2:10].mean() > frames.vectors[15:23].mean() + 1
+
+
+def test_averages_of_neighbours_keep_the_last_ones():
+    vectors = np.arange(10, dtype=np.float32)[:, None]
+    assert averaged(vectors, 4).ravel().tolist() == [1.5, 5.5, 8.5]
+
+
+def test_too_many_codebooks_are_reported(folder):
     with pytest.raises(ValueError, match="codebooks"):
         make_codec(CodecSpec(folder, 99))
 
@@ -100,13 +136,13 @@ def test_tools_code_at_their_bitrate_and_keep_the_length(name, tool, least, most
     ("name", "package"), [("opus:6", "opus-tools"), ("codec2:1600", "codec2"), ("speex:4", "speex")]
 )
 def test_a_missing_tool_names_its_package(name, package, monkeypatch):
-    monkeypatch.setattr(external.shutil, "which", lambda _: None)
+    monkeypatch.setattr(system.shutil, "which", lambda _: None)
     with pytest.raises(FileNotFoundError, match=f"apt-get install {package}"):
         make_codec(CodecSpec(name))
 
 
-@pytest.mark.parametrize("name", ["opus:x", "opus:5", "codec2:1500", "speex:11"])
-def test_settings_that_a_tool_lacks_are_told(name):
+@pytest.mark.parametrize("name", ["opus:x", "opus:5", "codec2:1500", "speex:11", "copy:1", "features:none"])
+def test_settings_that_a_tool_lacks_are_reported(name):
     with pytest.raises(ValueError, match=name):
         make_codec(CodecSpec(name))
 
@@ -120,6 +156,6 @@ def test_ogg_payload_is_all_packets_but_the_two_headers(sizes):
     assert ogg_payload_bits(data) == 8 * sum(sizes[2:])
 
 
-def test_what_is_not_ogg_is_told():
+def test_what_is_not_ogg_is_reported():
     with pytest.raises(ValueError, match="not an Ogg"):
         ogg_payload_bits(b"RIFF" + bytes(40))

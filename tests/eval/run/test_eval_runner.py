@@ -31,9 +31,9 @@ def settings(corpus, tmp_path):
 
 
 def run(settings, progress=no_progress):
-    told = []
-    done = evaluate(settings, tell=told.append, progress=progress)
-    assert told == done.failures + done.notes
+    messages = []
+    done = evaluate(settings, notify=messages.append, progress=progress)
+    assert messages == done.failures + done.notes
     return done, results_of(done, "python -m eval")
 
 
@@ -52,7 +52,7 @@ def test_a_perfect_codec_has_no_error_and_its_bits_are_counted(fake, settings):
 
 
 @pytest.mark.usefixtures("fake_metric")
-def test_a_delay_is_removed_and_told_in_the_figures(fake, settings):
+def test_a_delay_is_removed_and_reported_in_the_figures(fake, settings):
     fake("late", lambda wav: np.pad(wav, (480, 0))[: len(wav)])
     _, results = run(settings("late"))
     for row in results["codecs"][0]["clips"].values():
@@ -66,7 +66,7 @@ def broken(_):
 
 
 @pytest.mark.usefixtures("fake_metric")
-def test_bad_recordings_and_bad_codecs_are_told_in_a_line_each_and_the_rest_is_measured(fake, settings, corpus):
+def test_bad_recordings_and_bad_codecs_are_reported_in_a_line_each_and_the_rest_is_measured(fake, settings, corpus):
     (corpus / "d.wav").write_text("no audio")
     (corpus / "e.wav").touch()
     calls = []
@@ -134,7 +134,7 @@ def test_a_stopped_run_goes_on_where_it_was(fake, settings):
 
 
 @pytest.mark.usefixtures("fake_metric")
-def test_a_reconstruction_of_another_codec_under_the_same_name_is_not_taken_for_its_own(fake, settings):
+def test_a_reconstruction_of_another_codec_under_the_same_name_is_not_used_as_its_own(fake, settings):
     fake("codec", lambda wav: wav)
     run(settings("codec"))
     other = fake("codec", lambda wav: 0.5 * wav)
