@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mimotok.alignments import Phone, read_alignments
-from mimotok.audio import AUDIO_SUFFIXES
+from mimotok.io.alignments import Phone, read_alignments
+from mimotok.io.audio import AUDIO_SUFFIXES
 
 # values of `text_source` that are not a recogniser
 HUMAN_SOURCES = (None, "human", "exact")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mimotok.files import atomic_path
+from mimotok.io.files import atomic_path
 
 RATE = 16000  # Hz, of all Whisper models
 BASE, TINY_EN = "whisper-base", "whisper-tiny.en"

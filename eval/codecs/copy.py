@@ -11,7 +11,7 @@ from eval.codecs.base import CodecResult, CodecSpec, Frames
 from eval.protocol import SAMPLE_RATE, resample
 from eval.whisper import RATE, WhisperEncoder
 from mimotok.config import TokenizerConfig
-from mimotok.mel import log_mel
+from mimotok.model.mel import log_mel
 
 # the frame rate of our tokens: 40 ms
 FRAME_SIZE = 960  # samples

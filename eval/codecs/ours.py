@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from eval.codecs.base import CodecResult, CodecSpec, Frames, Timer
-from mimotok.codes_file import CodesFile, save_codes
+from mimotok.io.codes_file import CodesFile, save_codes
 from mimotok.tokenizer import Tokenizer
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from eval.report.statistics import Summary, summarize_ratio
 from eval.run.feedback import Progress
+from eval.run.tasks import one_thread
 from mimotok.text import error_counts
 
 BLANK = 0
@@ -115,8 +116,9 @@ def train_probe(
     if not train:
         raise ValueError(f"no training recording is shorter than {MAX_SECONDS} s")
     letters = sorted(set("".join(reading.text for reading in train)))
-    model = _trained(train, letters, frame_rate, budget, device, progress).eval()
-    scores = _score(model, test, letters, device, budget.seed)
+    with one_thread():
+        model = _trained(train, letters, frame_rate, budget, device, progress).eval()
+        scores = _score(model, test, letters, device, budget.seed)
     seconds = sum(len(reading.vectors) for reading in train) / frame_rate
     return ProbeResult(scores.cer, scores.wer, len(test), len(train), seconds)
 

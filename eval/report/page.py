@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from eval.report import tables
 from eval.report.schema import Results
 from eval.run.store import ORIGINAL, audio_path
-from mimotok.files import atomic_path
+from mimotok.io.files import atomic_path
 
 TEMPLATES = Path(__file__).parent / "templates"
 

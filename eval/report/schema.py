@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mimotok.files import atomic_path
+from mimotok.io.files import atomic_path
 
 FORMAT = 1
 Results = dict[str, Any]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eval.report.schema import Results
-from mimotok.files import atomic_path
+from mimotok.io.files import atomic_path
 
 NO_FIGURE = "–"
 

@@ -31,7 +31,7 @@ from eval.run.steps import (
     reconstruct,
 )
 from eval.run.store import ORIGINAL, audio_path, file_hash
-from eval.run.tasks import Failed, run_tasks
+from eval.run.tasks import Failed, one_thread, run_tasks
 from eval.testlists import Clip, LabelledClip
 
 # what a codec or a metric raises that cannot be used
@@ -281,7 +281,8 @@ class _Evaluation:
             metric: Any = open_metric(spec, self.run.settings.device)
             kept = [clip for clip in clips if clip.clip.id in frames]
             try:
-                figures = metric.measure_frames(kept, [frames[clip.clip.id] for clip in kept])
+                with one_thread():
+                    figures = metric.measure_frames(kept, [frames[clip.clip.id] for clip in kept])
             except UNUSABLE as error:
                 self._failed(f"{codec.spec.label}: {spec.kind}: {one_line(error)}")
                 return

@@ -16,7 +16,7 @@ from eval.metrics.registry import make_metric
 from eval.run.alignment import align, find_delay
 from eval.run.store import load_wav, save_wav
 from eval.testlists import Clip
-from mimotok.audio import load_audio
+from mimotok.io.audio import load_audio
 
 Figures = dict[str, Any]
 

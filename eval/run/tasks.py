@@ -6,6 +6,7 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -57,13 +58,9 @@ def run_tasks(function: Callable[[Item], Any], items: Sequence[Item], workers: i
 
 
 def _run_here(function: Callable[[Item], Any], items: Sequence[Item]) -> Iterator[tuple[Item, Any]]:
-    threads = torch.get_num_threads()
-    _use_one_thread()
-    try:
+    with one_thread():
         for item in items:
             yield item, _guarded(function, item)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
@@ -74,6 +71,17 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 def _use_one_thread() -> None:
     # the order of a sum depends on the number of threads: with one, figures do not depend on the machine
     torch.set_num_threads(1)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread, so that figures do not depend on the machine."""
+    threads = torch.get_num_threads()
+    _use_one_thread()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _guarded(function: Callable[[Item], Any], item: Item) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from evaluation_speech import speech
+import torch
 
 from eval.codecs.base import Codec, CodecResult, CodecSpec
 from eval.codecs.registry import make_codec
@@ -17,6 +17,13 @@ from eval.metrics.base import MISSING, Column, Metric
 from eval.protocol import SAMPLE_RATE
 from eval.run import steps
 from eval.testlists import Clip
+from tests.helpers.evaluation_speech import speech
+
+
+@pytest.fixture(autouse=True)
+def _few_threads() -> None:
+    """Use one thread, as workers do: small matrices on several busy ones wait for each other."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture
