@@ -1,4 +1,4 @@
-"""`python -m eval`: measure codecs, compare two measurements, and probe what tokens mean."""
+"""`python -m eval`: measure codecs, compare two measurements, and read text from tokens."""
 
 from __future__ import annotations
 
@@ -16,61 +16,74 @@ FAILURES, USER_ERROR, INTERRUPTED = 1, 2, 130
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
+Codecs = Annotated[
+    list[str],
+    typer.Option(
+        "--codec",
+        help="default, a folder or hub id, hf:ID, opus:KBPS, codec2:MODE, speex:QUALITY, copy, vocoder, features:NAME.",
+    ),
+]
+NumCodebooks = Annotated[list[int] | None, typer.Option("--n-q", help="Codebooks to use of our models.")]
 Root = Annotated[Path | None, typer.Option(help="Folder of a manifest's relative paths; its own if left out.")]
+Device = Annotated[str, typer.Option(help="Where models run: cpu, cuda, ...")]
 
 
 @app.command(epilog="Example: python -m eval --codec default opus:6 copy --manifest test.jsonl --n-q 4 8 --out report/")
 def run(
     manifest: Annotated[Path, typer.Option(help="JSONL manifest, folder of audio or corpus, or a meta.lst.")],
     out: Annotated[Path, typer.Option(help="Folder of the report.")],
-    codec: Annotated[
-        list[str],
-        typer.Option(help="default, a folder or hub id, hf:ID, opus:KBPS, codec2:MODE, speex:QUALITY, copy, vocoder."),
-    ],
-    n_q: Annotated[list[int] | None, typer.Option("--n-q", help="Codebooks to use of our models.")] = None,
+    codec: Codecs,
+    n_q: NumCodebooks = None,
     root: Root = None,
     split: Annotated[str, typer.Option(help="Rows of a manifest to measure.")] = "test",
     every: Annotated[int, typer.Option(help="Measure every Nth recording.")] = 1,
     min_seconds: Annotated[float, typer.Option(help="Leave shorter recordings out.")] = 0.0,
-    metric: Annotated[list[str] | None, typer.Option(help="Of signal, sim, asr, mos; all if left out.")] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="Of signal, sim, asr, mos, distilmos, phones; all if left out, phones with --labels only."),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Phone labels by `python -m train align`, of clips of any split, for the metric phones."),
+    ] = None,
     sim: Annotated[str, typer.Option(help="Speaker model: resemblyzer, wavlm:FILE, or an x-vector model.")] = "auto",
     asr: Annotated[
-        str, typer.Option(help="Recogniser: a faster-whisper or transformers model, folder or id.")
+        str,
+        typer.Option(help="Recogniser: whisper-base (auto), whisper-tiny.en, a faster-whisper or transformers model."),
     ] = "auto",
-    mos: Annotated[str, typer.Option(help="Predictor: dnsmos or distillmos.")] = "auto",
+    mos: Annotated[str, typer.Option(help="Predictor of the metric mos: dnsmos or distillmos.")] = "auto",
     workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
-    device: Annotated[str, typer.Option(help="Where models run: cpu, cuda, ...")] = "cpu",
+    device: Device = "cpu",
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
 ) -> None:
     """Measure codecs on recordings and write a report.
 
-    A run that was stopped goes on where it was. The exit code is 1 when some codec or recording failed.
+    A run that was stopped goes on from there. The exit code is 1 when some codec or recording failed.
     """
-    from eval.codecs import expand_specs
-    from eval.files import write_report_files
-    from eval.metrics import MetricSpec
-    from eval.runner import Settings, evaluate
-    from eval.summary import results_of
-    from eval.testlists import read_test_list, thin
+    from eval.codecs.registry import expand_specs
+    from eval.metrics.base import AUTO, MetricSpec
+    from eval.metrics.registry import checked_kinds
+    from eval.report.files import write_report_files
+    from eval.report.summary import results_of
+    from eval.run.runner import Settings, evaluate
+    from eval.testlists import read_labelled_clips, read_test_list, thin
 
-    with _errors_told():
-        models = {"signal": "", "sim": sim, "asr": asr, "mos": mos}
-        wrong = set(metric or ()) - set(models)
-        if wrong:
-            raise ValueError(f"metric {', '.join(sorted(wrong))}: there are {', '.join(models)}")
+    with _errors_in_one_line():
+        kinds = checked_kinds(metric, labels)
+        models = {"sim": sim, "asr": asr, "mos": mos}
+        clips = read_test_list(manifest, root=root, split=split)
         settings = Settings(
-            clips=tuple(
-                thin(read_test_list(manifest, root=root, split=split), every=every, min_seconds=min_seconds, tell=tell)
-            ),
+            clips=tuple(thin(clips, every=every, min_seconds=min_seconds, notify=notify)),
             codecs=tuple(expand_specs(codec, n_q or [])),
-            metrics=tuple(MetricSpec(kind, models[kind]) for kind in metric or models),
+            metrics=tuple(MetricSpec(kind, models.get(kind, AUTO), optional=not metric) for kind in kinds),
             out=out,
             workers=workers,
             device=device,
             seed=seed,
+            labelled=tuple(read_labelled_clips(labels, manifest, root=root)) if labels else (),
         )
-        done = evaluate(settings, tell=tell, progress=_progress)
-        typer.echo(write_report_files(out, results_of(done, "python -m eval " + shlex.join(sys.argv[1:]))))
+        done = evaluate(settings, notify=notify, progress=_progress)
+        typer.echo(write_report_files(out, results_of(done, _command())))
     if done.failures:
         raise typer.Exit(FAILURES)
 
@@ -81,13 +94,13 @@ def compare(
     b: Annotated[Path, typer.Argument(metavar="B", help="results.json of what is new.")],
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
 ) -> None:
-    """Paired differences B - A with 95 % intervals. The exit code is 1 when B is worse beyond an interval."""
-    from eval.compare import compare as differences_of
-    from eval.compare import comparison_table
-    from eval.report import load_results
+    """Print paired differences B - A with 95 % intervals. The exit code is 1 when B is worse beyond an interval."""
+    from eval.report.compare import compare as compare_results
+    from eval.report.compare import comparison_table
+    from eval.report.schema import load_results
 
-    with _errors_told():
-        differences = differences_of(load_results(a), load_results(b), seed=seed)
+    with _errors_in_one_line():
+        differences = compare_results(load_results(a), load_results(b), seed=seed)
     typer.echo(comparison_table(differences))
     if any(difference.worse for difference in differences):
         raise typer.Exit(FAILURES)
@@ -95,36 +108,46 @@ def compare(
 
 @app.command(epilog="Example: python -m eval probe --codec default --n-q 1 8 --manifest manifest.jsonl --out probe/")
 def probe(
-    manifest: Annotated[Path, typer.Option(help="JSONL manifest whose rows say `split`, with texts.")],
-    out: Annotated[Path, typer.Option(help="Folder for probe.json, and codes that are kept for the next time.")],
-    codec: Annotated[list[str], typer.Option(help="default, a folder or hub id, or hf:ID.")],
-    n_q: Annotated[list[int] | None, typer.Option("--n-q", help="Codebooks to use of our models.")] = None,
+    manifest: Annotated[Path, typer.Option(help="JSONL manifest whose rows have `split` and `text`.")],
+    out: Annotated[Path, typer.Option(help="Folder for probe.json.")],
+    codec: Codecs,
+    n_q: NumCodebooks = None,
     root: Root = None,
     train_split: Annotated[str, typer.Option(help="Rows to learn from.")] = "train",
     split: Annotated[str, typer.Option(help="Rows to be read.")] = "test",
+    source: Annotated[str, typer.Option(help="Read only rows whose source contains this, such as librispeech.")] = "",
+    machine_text: Annotated[
+        bool, typer.Option("--machine-text", help="Also read rows whose text a recogniser wrote.")
+    ] = False,
     steps: Annotated[int, typer.Option(help="The budget: steps of training.", min=1)] = 2000,
     seed: Annotated[int, typer.Option(help="Of initialisation, order and bootstrap.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes that encode.", min=1)] = 1,
-    device: Annotated[str, typer.Option(help="Where models run: cpu, cuda, ...")] = "cpu",
+    device: Device = "cpu",
 ) -> None:
-    """Train a small text reader on a codec's frozen codes; report CER and WER on held-out recordings."""
-    from eval.codecs import expand_specs
-    from eval.probe import probe_row, probe_table, run_probe
-    from eval.probe_model import Budget
-    from eval.report import save_results
+    """Train a small text reader on a codec's frozen tokens; report CER and WER on held-out recordings."""
+    from eval.codecs.registry import expand_specs
+    from eval.probe.model import Budget
+    from eval.probe.run import probe_row, probe_table, run_probe
+    from eval.report.schema import save_results
     from eval.testlists import read_test_list
 
     rows = []
-    with _errors_told():
+    with _errors_in_one_line():
         budget = Budget(steps=steps, seed=seed)
-        train, test = (read_test_list(manifest, root=root, split=name) for name in (train_split, split))
+        train = read_test_list(manifest, root=root, split=train_split)
+        test = [
+            clip
+            for clip in read_test_list(manifest, root=root, split=split)
+            if source in (clip.source or "") and (machine_text or not clip.machine_text)
+        ]
         for spec in expand_specs(codec, n_q or []):
             result = run_probe(
-                spec, train, test, budget=budget, out=out, workers=workers, device=device, tell=tell, progress=_progress
+                spec, train, test, budget=budget, workers=workers, device=device, notify=notify, progress=_progress
             )
             rows.append(probe_row(spec, result, budget))
             # after each, so that a later failure does not lose it
-            save_results(out / "probe.json", {"command": "python -m eval " + shlex.join(sys.argv[1:]), "rows": rows})
+            out.mkdir(parents=True, exist_ok=True)
+            save_results(out / "probe.json", {"command": _command(), "rows": rows})
         typer.echo(probe_table(rows))
 
 
@@ -134,10 +157,10 @@ def tables(
     documents: Annotated[list[Path], typer.Argument(help="Markdown files to write them into.")],
 ) -> None:
     """Write a report's tables into documents, between <!-- eval: main --> and <!-- /eval -->."""
-    from eval.files import fill_tables
-    from eval.report import load_results
+    from eval.report.schema import load_results
+    from eval.report.tables import fill_tables
 
-    with _errors_told():
+    with _errors_in_one_line():
         figures = load_results(results)
         for document in documents:
             typer.echo(f"{document}: {fill_tables(document, figures)} tables")
@@ -148,27 +171,33 @@ def _options() -> None:
     """Evaluation of speech codecs under one protocol."""
 
 
-def tell(line: str) -> None:
-    """One line on stderr."""
+def notify(line: str) -> None:
+    """Print one line on stderr."""
     print(f"eval: {line}", file=sys.stderr)
 
 
+def _command() -> str:
+    return "python -m eval " + shlex.join(sys.argv[1:])
+
+
 @contextmanager
-def _errors_told() -> Iterator[None]:
-    """A user's error becomes one line and exit code 2; Ctrl-C one line and 130."""
+def _errors_in_one_line() -> Iterator[None]:
+    """Turn a user's error into one line and exit code 2, and Ctrl-C into one line and 130."""
     try:
         yield
     except (ValueError, OSError, ImportError) as error:
-        tell(" ".join(str(error).split()) or type(error).__name__)
+        from eval.run.feedback import one_line
+
+        notify(one_line(error))
         raise typer.Exit(USER_ERROR) from None
     except KeyboardInterrupt:
-        tell("interrupted; the same command goes on from here")
+        notify("interrupted; the same command goes on from here")
         raise typer.Exit(INTERRUPTED) from None
 
 
 @contextmanager
 def _progress(what: str, count: int) -> Iterator[Callable[[], None]]:
-    """Yields what advances a bar on stderr, where that is a terminal."""
+    """Yield a function that advances a bar on stderr, where that is a terminal."""
     if not count or not sys.stderr.isatty():
         yield lambda: None
         return
@@ -182,13 +211,14 @@ def _progress(what: str, count: int) -> Iterator[Callable[[], None]]:
 
 
 def expand_lists(words: list[str]) -> list[str]:
-    """`--n-q 2 4 8` as `--n-q 2 --n-q 4 --n-q 8`, which is how click takes lists."""
+    """Repeat an option for each of its values: click takes `--n-q 2 --n-q 4`, and people type `--n-q 2 4`."""
     expanded: list[str] = []
     option: str | None = None
     fresh = False
     for word in words:
         if word.startswith("-") and not word.lstrip("-").isdigit():
-            option, fresh = (word, True) if word in LISTS else (None, False)
+            option = word if word in LISTS else None
+            fresh = option is not None
             expanded.append(word)
             continue
         if option is not None and not fresh:
@@ -199,7 +229,7 @@ def expand_lists(words: list[str]) -> list[str]:
 
 
 def main(words: list[str] | None = None) -> None:
-    """The entry point; measuring is what happens where no command is named."""
+    """Run the command line; without the name of a command it measures."""
     words = expand_lists(sys.argv[1:] if words is None else words)
     if words and words[0].startswith("--") and words[0] != "--help":
         words = ["run", *words]

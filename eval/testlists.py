@@ -1,22 +1,34 @@
-"""Test lists: which recordings are measured, and what is said in them."""
+"""Test lists: the recordings that are measured, and what is said in them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mimotok.io.alignments import Phone, read_alignments
 from mimotok.io.audio import AUDIO_SUFFIXES
+
+# values of `text_source` that are not a recogniser
+HUMAN_SOURCES = (None, "human", "exact")
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One recording: `audio` is a file; text what is said in it, if known; language a code such as "en".
+    """One recording.
 
-    machine_text: whether a recogniser wrote the text; an error rate against such text would measure agreement with
-    that recogniser, so it is not computed.
+    Attributes:
+        id: its name in reports.
+        audio: its file.
+        text: what is said in it, None if unknown.
+        language: a code such as "en", None if unknown.
+        machine_text: whether a recogniser wrote the text. An error rate against such text would measure agreement with
+            that recogniser, so it is not computed.
+        speaker: who speaks, None if unknown.
+        source: the corpus that it is from, None if unknown.
     """
 
     id: str
@@ -24,19 +36,38 @@ class Clip:
     text: str | None = None
     language: str | None = None
     machine_text: bool = False
+    speaker: str | None = None
+    source: str | None = None
 
 
-def read_test_list(path: Path, *, root: Path | None = None, split: str = "test") -> list[Clip]:
-    """The recordings of a test list, in its order:
+@dataclass(frozen=True)
+class LabelledClip:
+    """A recording and the phones that are spoken in it, in order."""
 
-    - a JSONL manifest (`audio`, and optionally `text`, `text_source`, `language`, `split`, `id`): rows of `split`, and
-      rows without one; relative paths are taken from `root`, which is the manifest's folder unless given;
-    - Seed-TTS-Eval's `meta.lst` (`id|prompt text|prompt audio|...`): the real recordings that it uses as prompts, each
-      once, with their texts; its language is the folder's name (`en`, `zh`);
-    - a folder in LJSpeech's layout (`metadata.csv` beside `wavs/`) or LibriSpeech's (`*.trans.txt` beside the audio);
-    - any other folder: all audio below it, without texts.
+    clip: Clip
+    phones: tuple[Phone, ...]
 
-    Raises ValueError for a list that is missing, empty or not understood.
+
+def read_test_list(path: Path, *, root: Path | None = None, split: str | None = "test") -> list[Clip]:
+    """Read the recordings of a test list, in its order.
+
+    Args:
+        path: one of
+            - a JSONL manifest (`audio`, and optionally `text`, `text_source`, `language`, `split`, `id`, `speaker`,
+              `source`);
+            - Seed-TTS-Eval's `meta.lst` (`id|prompt text|prompt audio|...`), whose prompts are real recordings; each is
+              read once, with its text; its language is the folder's name (`en`, `zh`);
+            - a folder in LJSpeech's layout (`metadata.csv` beside `wavs/`) or LibriSpeech's (`*.trans.txt` beside the
+              audio);
+            - any other folder: all audio below it, without texts.
+        root: folder of a manifest's relative paths, the manifest's own if None.
+        split: rows of a manifest to read, besides rows without a split; None for all.
+
+    Returns:
+        The recordings.
+
+    Raises:
+        ValueError: the list is missing, empty or not understood.
     """
     if path.is_dir():
         clips = _read_folder(path)
@@ -48,15 +79,33 @@ def read_test_list(path: Path, *, root: Path | None = None, split: str = "test")
         clips = _read_manifest(path, root or path.parent, split)
     if not clips:
         raise ValueError(f"{path}: no recordings in it")
-    repeated = _first_repeated(clip.id for clip in clips)
-    if repeated is not None:
-        raise ValueError(f"{path}: two recordings are called {repeated}")
+    counts = Counter(clip.id for clip in clips)
+    for clip_id, count in counts.items():
+        if count > 1:
+            raise ValueError(f"{path}: two recordings are called {clip_id}")
     return clips
 
 
-def _first_repeated(ids: Iterable[str]) -> str | None:
-    seen: set[str] = set()
-    return next((i for i in ids if i in seen or seen.add(i)), None)  # type: ignore[func-returns-value]
+def read_labelled_clips(labels: Path, manifest: Path, *, root: Path | None = None) -> list[LabelledClip]:
+    """Find the clips of a manifest, of all its splits, that have phone labels.
+
+    Args:
+        labels: what `python -m train align` wrote.
+        manifest: the manifest that was aligned, or another that names the same recordings.
+        root: folder of the manifest's relative paths, its own if None.
+
+    Returns:
+        The clips that have labels, in the manifest's order.
+
+    Raises:
+        ValueError: a file cannot be read, or no clip of the manifest has labels.
+    """
+    phones = read_alignments(labels)
+    clips = read_test_list(manifest, root=root, split=None)
+    labelled = [LabelledClip(clip, phones[clip.id]) for clip in clips if clip.id in phones]
+    if not labelled:
+        raise ValueError(f"{labels}: has no phones of the recordings in {manifest}")
+    return labelled
 
 
 def _read_folder(folder: Path) -> list[Clip]:
@@ -77,11 +126,11 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     return [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
-def _read_manifest(path: Path, root: Path, split: str) -> list[Clip]:
+def _read_manifest(path: Path, root: Path, split: str | None) -> list[Clip]:
     clips = []
     for number, line in _lines(path):
         row = _parsed(path, number, line)
-        if row.get("split") not in (None, split):
+        if split is not None and row.get("split") not in (None, split):
             continue
         clips.append(
             Clip(
@@ -89,7 +138,9 @@ def _read_manifest(path: Path, root: Path, split: str) -> list[Clip]:
                 audio=root / row["audio"],
                 text=(row.get("text") or "").strip() or None,
                 language=row.get("language"),
-                machine_text=row.get("text_source") not in (None, "human", "exact"),
+                machine_text=row.get("text_source") not in HUMAN_SOURCES,
+                speaker=row.get("speaker"),
+                source=row.get("source"),
             )
         )
     return clips
@@ -140,22 +191,30 @@ def _read_librispeech(path: Path, folder: Path) -> list[Clip]:
     return clips
 
 
-def thin(clips: list[Clip], *, every: int = 1, min_seconds: float = 0.0, tell: Callable[[str], None]) -> list[Clip]:
-    """Every `every`th of the clips of at least `min_seconds`; a file without a readable header is kept, to be reported.
+def thin(clips: list[Clip], *, every: int = 1, min_seconds: float = 0.0, notify: Callable[[str], None]) -> list[Clip]:
+    """Select a part of a test list.
 
-    Raises ValueError where none is left.
+    Args:
+        clips: the recordings.
+        every: take every `every`th.
+        min_seconds: leave out shorter ones first; a file without a readable header is kept, to be reported later.
+        notify: receives one line that says how many were left out.
+
+    Raises:
+        ValueError: `every` is below 1, or no recording is left.
     """
     if every < 1:
         raise ValueError(f"every={every}: give at least 1")
     long_enough = [clip for clip in clips if _seconds(clip.audio) >= min_seconds]
     if len(long_enough) < len(clips):
-        tell(f"{len(clips) - len(long_enough)} recordings are shorter than {min_seconds} s and left out")
+        notify(f"{len(clips) - len(long_enough)} recordings are shorter than {min_seconds} s and left out")
     if not long_enough:
         raise ValueError(f"no recording lasts {min_seconds} s")
     return long_enough[::every]
 
 
 def _seconds(audio: Path) -> float:
+    """Read how long a sound file is, infinity where its header cannot be read."""
     import soundfile
 
     try:

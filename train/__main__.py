@@ -1,4 +1,4 @@
-"""`python -m train`: Lightning's subcommands (fit, validate), and export, average, prune, prepare and transcribe."""
+"""`python -m train`: Lightning's subcommands (fit, validate) and tools: align, average, export, prepare and others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-TOOLS = ("average", "export", "prepare", "prune", "transcribe")
+TOOLS = ("align", "average", "export", "prepare", "prune", "transcribe")
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
@@ -81,6 +81,21 @@ def prepare(
     from train.data.cache import prepare as decode
 
     typer.echo(decode(manifest, root, out, workers=workers))
+
+
+@app.command()
+def align(
+    manifest: Annotated[str, typer.Option(help="JSONL manifest or Lhotse CutSet.")],
+    out: Annotated[Path, typer.Option(help="File of phone labels to write; a second call goes on with it.")],
+    root: Annotated[str, typer.Option(help="Folder of relative audio paths.")] = ".",
+) -> None:
+    """Find the phones of every English clip that has a text; needs pip install 'mimotok[align]'.
+
+    Example: python -m train align --manifest manifest.jsonl --root data --out labels.jsonl
+    """
+    from train.align import align as write
+
+    typer.echo(write(manifest, root, out))
 
 
 @app.command()

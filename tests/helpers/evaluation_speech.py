@@ -1,4 +1,4 @@
-"""A recording that metrics take for speech, and a progress bar that shows nothing."""
+"""A recording that metrics accept as speech, and a progress bar that shows nothing."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from contextlib import contextmanager
 import numpy as np
 
 from eval.protocol import SAMPLE_RATE
+from eval.testlists import Clip
+
+CLIP = Clip("clip", audio=None, text="Hello there.", language="en")  # type: ignore[arg-type]
 
 
 def speech(seconds: float = 2.0, seed: int = 0) -> np.ndarray:
-    """Harmonics of a gliding pitch under syllables and formants: float32 [T] at 24 kHz, peak 0.7."""
+    """Make harmonics of a gliding pitch under syllables and formants: float32 [T] at 24 kHz, peak 0.7."""
     generator = np.random.default_rng(seed)
     time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     pitch = 130 * 2 ** (0.3 * np.sin(2 * np.pi * 0.7 * time + generator.uniform(0, 6)))
@@ -26,7 +29,13 @@ def speech(seconds: float = 2.0, seed: int = 0) -> np.ndarray:
     return (0.7 * wav / np.abs(wav).max()).astype(np.float32)
 
 
+def noisy(wav: np.ndarray, snr_db: float) -> np.ndarray:
+    """Add white noise to a recording at a signal-to-noise ratio."""
+    noise = np.random.default_rng(1).standard_normal(len(wav)).astype(np.float32)
+    return wav + noise * np.float32(wav.std() / 10 ** (snr_db / 20))
+
+
 @contextmanager
 def no_progress(*_: object) -> Iterator[Callable[[], None]]:
-    """Shows nothing."""
+    """Show nothing."""
     yield lambda: None

@@ -1,0 +1,1 @@
+"""A small text reader trained on frozen tokens: what they mean."""

@@ -1,0 +1,1 @@
+"""Reports of a measurement: figures, tables, pictures and a page to listen to."""

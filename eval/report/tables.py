@@ -1,0 +1,152 @@
+"""Tables of a report, in Markdown and as rows for the page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from eval.report.schema import Results
+from mimotok.io.files import atomic_path
+
+NO_FIGURE = "–"
+
+
+class Table(NamedTuple):
+    """A header and rows of text; the first column is words, the others are figures."""
+
+    header: list[str]
+    rows: list[list[str]]
+
+
+def markdown(table: Table) -> str:
+    """Write a table in Markdown."""
+    rule = ["---", *["---:"] * (len(table.header) - 1)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [table.header, rule, *table.rows])
+
+
+def headline_metrics(results: Results) -> list[Results]:
+    """List the metrics of the main table and the pictures."""
+    return [metric for metric in results["metrics"] if metric["headline"]]
+
+
+def clip_metrics(results: Results) -> list[Results]:
+    """List the headline metrics that have a figure for every recording of the test list."""
+    return [m for m in headline_metrics(results) if not m["pooled"] and not m.get("labelled")]
+
+
+def main_table(results: Results) -> Table:
+    """Make a row for each codec: bitrate, and the headline metrics' means with their intervals."""
+    metrics = headline_metrics(results)
+    header = ["codec", "bit/s", *[f"{m['title']} {arrow(m)}" for m in metrics]]
+    rows = [
+        [
+            codec["label"],
+            _bits(bitrate(codec)),
+            *[with_interval(codec["summary"].get(m["name"]), m["digits"]) for m in metrics],
+        ]
+        for codec in results["codecs"]
+    ]
+    return Table(header, rows)
+
+
+def rate_table(results: Results) -> Table:
+    """Make a row for each codec: the bitrates, code usage, and the time that coding takes."""
+    header = ["codec", "nominal", "stream", "file", "entropy", "code usage", "encode RTF", "decode RTF"]
+    rows = []
+    for codec in results["codecs"]:
+        rates = codec["rates"]
+        usage = rates.get("code_usage")
+        rows.append(
+            [
+                codec["label"],
+                _bits(codec["nominal_bitrate"]),
+                *[_bits(rates.get(kind)) for kind in ("stream_bitrate", "file_bitrate", "entropy_bitrate")],
+                f"{sum(usage) / len(usage):.0%}" if usage else "",
+                *[_number(codec["speed"][side] or None, 3) for side in ("encode", "decode")],
+            ]
+        )
+    return Table(header, rows)
+
+
+def full_table(results: Results) -> Table:
+    """Make a row for each codec and metric: mean, median, interval, clips with and without a value."""
+    rows = []
+    for codec in results["codecs"]:
+        for metric in results["metrics"]:
+            summary = codec["summary"][metric["name"]]
+            figures = [_number(summary[name], metric["digits"]) for name in ("mean", "median", "low", "high")]
+            rows.append([codec["label"], metric["title"], *figures, str(summary["clips"]), str(summary["missing"])])
+    return Table(["codec", "metric", "mean", "median", "low", "high", "clips", "missing"], rows)
+
+
+TABLES: dict[str, Callable[[Results], Table]] = {"main": main_table, "rates": rate_table, "full": full_table}
+
+
+def fill_tables(document: Path, results: Results) -> int:
+    """Put a report's tables into a Markdown document.
+
+    A place for a table is all between `<!-- eval: NAME -->` and `<!-- /eval -->`, where NAME is main, rates or full.
+
+    Args:
+        document: the file, which is rewritten.
+        results: the report's figures.
+
+    Returns:
+        How many tables were written.
+
+    Raises:
+        ValueError: the document has no place, or names another table.
+    """
+    text = document.read_text(encoding="utf-8")
+
+    def filled(match: re.Match[str]) -> str:
+        if match[2] not in TABLES:
+            raise ValueError(f"{document}: no table {match[2]!r}; give {', '.join(TABLES)}")
+        return f"{match[1]}\n{markdown(TABLES[match[2]](results))}\n{match[3]}"
+
+    pattern = re.compile(r"(<!-- eval: (\S+) -->).*?(<!-- /eval -->)", re.DOTALL)
+    text, count = pattern.subn(filled, text)
+    if not count:
+        raise ValueError(f"{document}: no place for a table; write <!-- eval: main --> and <!-- /eval --> there")
+    with atomic_path(document) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return count
+
+
+def bitrate(codec: Results) -> float | None:
+    """Return the bit/s of a codec in tables and curves: of its stream as measured, nominal where nothing was coded."""
+    measured: float | None = codec["rates"].get("stream_bitrate")
+    return codec["nominal_bitrate"] if measured is None else measured
+
+
+def with_interval(summary: Results | None, digits: int) -> str:
+    """Write a mean with its interval, where it has one."""
+    if summary is None or summary["mean"] is None:
+        return NO_FIGURE
+    mean, low, high = (_number(summary[name], digits) for name in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]" if low else mean
+
+
+def figure_text(value: float | None, metric: Results) -> str:
+    """Write a figure of a metric with its digits, or a dash where there is none."""
+    return NO_FIGURE if value is None else _number(value, metric["digits"])
+
+
+def arrow(metric: Results) -> str:
+    """Return an arrow in the direction that is better."""
+    return "↑" if metric["higher_is_better"] else "↓"
+
+
+def total_minutes(clips: Sequence[Results]) -> float:
+    """Sum up the length of recordings in minutes."""
+    return sum(clip["seconds"] for clip in clips) / 60
+
+
+def _bits(rate: float | None) -> str:
+    return "" if rate is None else f"{rate:.0f}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

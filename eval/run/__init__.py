@@ -1,0 +1,1 @@
+"""A measurement: its steps, spread over worker processes and cached."""

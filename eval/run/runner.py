@@ -1,0 +1,309 @@
+"""A run: originals prepared, reconstructions made, metrics measured, each step cached and spread over workers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eval import protocol
+from eval.codecs.base import Codec, CodecSpec
+from eval.metrics.base import Column, MetricSpec
+from eval.metrics.registry import FRAME_KINDS
+from eval.run.cache import Cache
+from eval.run.feedback import Notify, Progress, one_line
+from eval.run.frames import encode_clips
+from eval.run.steps import (
+    Coding,
+    Figures,
+    Measuring,
+    Original,
+    has_frames,
+    measure,
+    null_for_nan,
+    open_codec,
+    open_metric,
+    prepare_original,
+    reconstruct,
+)
+from eval.run.store import ORIGINAL, audio_path, file_hash
+from eval.run.tasks import Failed, one_thread, run_tasks
+from eval.testlists import Clip, LabelledClip
+
+# what a codec or a metric raises that cannot be used
+UNUSABLE = (ValueError, OSError, ImportError, RuntimeError)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured, on what, and where it goes.
+
+    Attributes:
+        clips: the test list.
+        codecs: what is measured.
+        metrics: what is computed.
+        out: folder of the report.
+        workers: processes.
+        device: where models of ours and of transformers run.
+        seed: of the bootstrap.
+        labelled: the clips with phone labels, for the metrics that need them.
+    """
+
+    clips: tuple[Clip, ...]
+    codecs: tuple[CodecSpec, ...]
+    metrics: tuple[MetricSpec, ...]
+    out: Path
+    workers: int = 1
+    device: str = "cpu"
+    seed: int = 0
+    labelled: tuple[LabelledClip, ...] = ()
+
+
+@dataclass
+class CodecRun:
+    """One codec's results: per clip id, what coding it took and every metric's figures; the same of labelled clips."""
+
+    spec: CodecSpec
+    identity: dict[str, Any]
+    nominal_bitrate: float | None
+    codebook_sizes: tuple[int, ...]
+    has_frames: bool = False
+    coding: dict[str, Figures] = field(default_factory=dict)
+    figures: dict[str, Figures] = field(default_factory=dict)
+    labelled: dict[str, Figures] = field(default_factory=dict)
+
+
+@dataclass
+class Run:
+    """Everything that a report consists of. failures, and notes of what was left out, are one line each."""
+
+    settings: Settings
+    clips: dict[str, Clip] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
+    codecs: list[CodecRun] = field(default_factory=list)
+    columns: list[Column] = field(default_factory=list)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def evaluate(settings: Settings, *, notify: Notify, progress: Progress) -> Run:
+    """Measure every codec on every clip.
+
+    Args:
+        settings: what, on what, and where to.
+        notify: receives each problem as one line, when it is met.
+        progress: shows progress.
+
+    Returns:
+        All figures.
+
+    Raises:
+        ValueError: no clip can be read, or no codec can be used.
+    """
+    return _Evaluation(settings, notify, progress).result()
+
+
+class _Evaluation:
+    def __init__(self, settings: Settings, notify: Notify, progress: Progress) -> None:
+        self.run = Run(settings)
+        self.notify = notify
+        self.progress = progress
+        settings.out.mkdir(parents=True, exist_ok=True)
+        # beside the report, so that it can be committed without the recordings wherever it lies
+        (settings.out / ".gitignore").write_text("/audio/\n/cache.jsonl\n/.gitignore\n")
+        self.cache = Cache(settings.out / "cache.jsonl")
+
+    def result(self) -> Run:
+        # the cheapest first, so that a missing tool is reported before hours of work
+        self._open_codecs()
+        metrics = self._open_metrics()
+        if any(spec.kind not in FRAME_KINDS for spec in metrics):
+            self._prepare()
+            for codec in self.run.codecs:
+                self._reconstruct(codec)
+        for spec, identity in metrics.items():
+            if spec.kind in FRAME_KINDS:
+                for codec in self.run.codecs:
+                    self._measure_frames(codec, spec, identity)
+            else:
+                self._measure(spec, identity)
+        return self.run
+
+    def _failed(self, line: str) -> None:
+        self.run.failures.append(line)
+        self.notify(line)
+
+    def _note(self, line: str) -> None:
+        self.run.notes.append(line)
+        self.notify(line)
+
+    @contextmanager
+    def _tasks(self, what: str, function: Any, items: list[Any]) -> Iterator[Iterator[tuple[Any, Any]]]:
+        """Yield what `run_tasks` yields, and advance a progress bar after each."""
+        with self.progress(what, len(items)) as advance:
+
+            def results() -> Iterator[tuple[Any, Any]]:
+                for item, result in run_tasks(function, items, self.run.settings.workers):
+                    yield item, result
+                    advance()
+
+            yield results()
+
+    def _open_codecs(self) -> None:
+        for spec in self.run.settings.codecs:
+            try:
+                codec: Codec = open_codec(spec, self.run.settings.device)
+            except UNUSABLE as error:
+                self._failed(f"{spec.label}: {one_line(error)}")
+                continue
+            self.run.codecs.append(
+                CodecRun(spec, codec.identity, codec.nominal_bitrate, codec.codebook_sizes, has_frames(codec))
+            )
+        if not self.run.codecs:
+            raise ValueError("none of the codecs can be used")
+
+    def _open_metrics(self) -> dict[MetricSpec, dict[str, Any]]:
+        """Open the metrics that can be used. Returns the identity of each."""
+        opened = {}
+        for spec in self.run.settings.metrics:
+            try:
+                metric = open_metric(spec, self.run.settings.device)
+            except UNUSABLE as error:
+                line = f"{spec.kind}: not measured: {one_line(error)}"
+                if spec.optional and isinstance(error, ImportError):
+                    # nobody named it: a report without it is complete
+                    self._note(line)
+                else:
+                    self._failed(line)
+                continue
+            self.run.columns += metric.columns
+            self.run.metrics.append(metric.identity)
+            opened[spec] = metric.identity
+        return opened
+
+    def _prepare(self) -> None:
+        out = self.run.settings.out
+        items = [Original(clip, audio_path(out, ORIGINAL, clip.id)) for clip in self.run.settings.clips]
+        with self._tasks("originals", prepare_original, items) as tasks:
+            results = {item.clip.id: result for item, result in tasks}
+        for clip in self.run.settings.clips:
+            result = results[clip.id]
+            if isinstance(result, Failed):
+                self._failed(f"{clip.id}: {result.reason}")
+                continue
+            self.run.clips[clip.id] = clip
+            self.run.hashes[clip.id], self.run.seconds[clip.id] = result
+        if not self.run.clips:
+            raise ValueError("none of the recordings can be read")
+
+    def _reconstruct(self, codec: CodecRun) -> None:
+        out = self.run.settings.out
+        label = codec.spec.label
+        questions = {}
+        for clip_id in self.run.clips:
+            path = audio_path(out, label, clip_id)
+            question = ["coding", protocol.VERSION, codec.identity, self.run.hashes[clip_id]]
+            known = self.cache.get(question)
+            # the file may be that of another codec, which had the same name then
+            if known is not None and known["sha256"] == file_hash(path):
+                codec.coding[clip_id] = known
+                continue
+            item = Coding(codec.spec, self.run.settings.device, audio_path(out, ORIGINAL, clip_id), path)
+            questions[item] = (clip_id, question)
+        failures = {}
+        with self._tasks(label, reconstruct, list(questions)) as tasks:
+            for item, result in tasks:
+                clip_id, question = questions[item]
+                if isinstance(result, Failed):
+                    failures[clip_id] = result.reason
+                else:
+                    codec.coding[clip_id] = result
+                    self.cache.put(question, result)
+        for clip_id in self.run.clips:
+            if clip_id in failures:
+                self._failed(f"{label}: {clip_id}: {failures[clip_id]}")
+                continue
+            error = codec.coding[clip_id]["length_error"]
+            if abs(error) > protocol.MAX_LENGTH_ERROR:
+                self._failed(f"{label}: {clip_id}: the codec changed the length by {error:+.3f} s")
+
+    def _measure(self, spec: MetricSpec, identity: dict[str, Any]) -> None:
+        out = self.run.settings.out
+        questions = {}
+        # clip by clip, so that what a metric computes of an original serves all codecs
+        for clip_id, clip in self.run.clips.items():
+            for codec in self.run.codecs:
+                if clip_id not in codec.coding:
+                    continue
+                pair = [self.run.hashes[clip_id], codec.coding[clip_id]["sha256"]]
+                question = ["metric", protocol.VERSION, identity, pair, clip.text, clip.language, clip.machine_text]
+                known = self.cache.get(question)
+                if known is not None:
+                    codec.figures.setdefault(clip_id, {}).update(known)
+                    continue
+                paths = audio_path(out, ORIGINAL, clip_id), audio_path(out, codec.spec.label, clip_id)
+                item = Measuring(spec, self.run.settings.device, clip, *paths)
+                questions[item] = (codec, clip_id, question)
+        failures = []
+        with self._tasks(spec.kind, measure, list(questions)) as tasks:
+            for item, result in tasks:
+                codec, clip_id, question = questions[item]
+                if isinstance(result, Failed):
+                    failures.append(f"{codec.spec.label}: {clip_id}: {spec.kind}: {result.reason}")
+                else:
+                    codec.figures.setdefault(clip_id, {}).update(result)
+                    self.cache.put(question, result)
+        for line in sorted(failures):
+            self._failed(line)
+
+    def _measure_frames(self, codec: CodecRun, spec: MetricSpec, identity: dict[str, Any]) -> None:
+        if not codec.has_frames:
+            return
+        clips = self.run.settings.labelled
+        question = ["frames", protocol.VERSION, identity, codec.identity, _labels_hash(clips)]
+        known = self.cache.get(question)
+        if known is None:
+            settings = self.run.settings
+            frames = encode_clips(
+                codec.spec,
+                [clip.clip for clip in clips],
+                workers=settings.workers,
+                device=settings.device,
+                notify=self._failed,
+                progress=self.progress,
+            )
+            metric: Any = open_metric(spec, self.run.settings.device)
+            kept = [clip for clip in clips if clip.clip.id in frames]
+            try:
+                with one_thread():
+                    figures = metric.measure_frames(kept, [frames[clip.clip.id] for clip in kept])
+            except UNUSABLE as error:
+                self._failed(f"{codec.spec.label}: {spec.kind}: {one_line(error)}")
+                return
+            known = {clip.clip.id: null_for_nan(row) for clip, row in zip(kept, figures, strict=True)}
+            # with clips missing, the next run is to report them again
+            if len(kept) == len(clips):
+                self.cache.put(question, known)
+        for clip_id, row in known.items():
+            codec.labelled.setdefault(clip_id, {}).update(row)
+
+
+def _labels_hash(clips: tuple[LabelledClip, ...]) -> str:
+    """Hash the recordings, by their names, sizes and dates, with their labels."""
+    rows = [[clip.clip.id, clip.clip.speaker, *_stamp(clip.clip.audio), clip.phones] for clip in clips]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def _stamp(path: Path) -> list[int]:
+    """Return a file's size and date, which tell whether it changed; nothing where there is no file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns]

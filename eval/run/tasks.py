@@ -1,0 +1,91 @@
+"""Many independent tasks over worker processes; a task that fails does not lose the others' results."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+
+from eval.run.feedback import one_line
+
+Item = TypeVar("Item")
+
+
+class Failed(NamedTuple):
+    """Why a task has no result, in one line."""
+
+    reason: str
+
+
+def run_tasks(function: Callable[[Item], Any], items: Sequence[Item], workers: int) -> Iterator[tuple[Item, Any]]:
+    """Apply a function to many items.
+
+    Args:
+        function: defined at the top level of a module, since it is sent to other processes.
+        items: its arguments.
+        workers: processes; with one, everything happens in this process.
+
+    Yields:
+        (item, function(item)) in the order in which they finish; the result is a `Failed` where the function raised
+        an error or its process died.
+    """
+    if workers == 1:
+        yield from _run_here(function, items)
+        return
+    orphans: list[Item] = []
+    pool = _pool(workers)
+    try:
+        futures: dict[Future[Any], Item] = {pool.submit(_guarded, function, item): item for item in items}
+        for future in as_completed(futures):
+            try:
+                yield futures[future], future.result()
+            except BrokenProcessPool:
+                orphans.append(futures[future])
+    finally:
+        pool.shutdown(cancel_futures=True)
+    # a dying worker loses all tasks in flight: repeat them one at a time to find the one that kills it
+    for item in orphans:
+        with _pool(1) as alone:
+            try:
+                yield item, alone.submit(_guarded, function, item).result()
+            except BrokenProcessPool:
+                yield item, Failed("the worker process died; was there enough memory?")
+
+
+def _run_here(function: Callable[[Item], Any], items: Sequence[Item]) -> Iterator[tuple[Item, Any]]:
+    with one_thread():
+        for item in items:
+            yield item, _guarded(function, item)
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    # spawn: a forked copy of torch's thread pool can hang
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_use_one_thread)
+
+
+def _use_one_thread() -> None:
+    # the order of a sum depends on the number of threads: with one, figures do not depend on the machine
+    torch.set_num_threads(1)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread, so that figures do not depend on the machine."""
+    threads = torch.get_num_threads()
+    _use_one_thread()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _guarded(function: Callable[[Item], Any], item: Item) -> Any:
+    try:
+        return function(item)
+    except Exception as error:  # codecs and metrics may raise any error, and none of them may stop a run
+        return Failed(one_line(error))

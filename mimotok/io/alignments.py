@@ -1,0 +1,90 @@
+"""Phone alignments: which phone is spoken when, as one line of JSON for each clip.
+
+`python -m train align` writes such a file; training and evaluation read it. A line is
+
+    {"audio": "dev/a.opus", "id": "a", "text_source": "human", "phones": [["SIL", 0.0, 0.11], ["AH", 0.11, 0.19], ...]}
+
+`audio` is the path as the manifest has it, `id` the clip's id where the manifest gives one (otherwise the path again),
+and `phones` are ARPAbet labels without stress, each with its start and end in seconds from the start of the clip. A
+clip that could not be aligned has `skipped`, the reason, in place of `phones`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+SILENCE = "SIL"
+# the phones of the CMU dictionary, which are ARPAbet's without stress, and silence
+PHONES = (
+    SILENCE,
+    *("AA", "AE", "AH", "AO", "AW", "AY", "B", "CH", "D", "DH", "EH", "ER", "EY", "F", "G", "HH", "IH", "IY", "JH"),
+    *("K", "L", "M", "N", "NG", "OW", "OY", "P", "R", "S", "SH", "T", "TH", "UH", "UW", "V", "W", "Y", "Z", "ZH"),
+)
+UNKNOWN = -100  # a frame without a label: cross-entropy ignores it by default
+_NUMBERS = {phone: number for number, phone in enumerate(PHONES)}
+
+
+class Phone(NamedTuple):
+    """One phone of PHONES and where it lies, in seconds."""
+
+    label: str
+    start: float
+    end: float
+
+
+def read_alignments(path: str | Path) -> dict[str, tuple[Phone, ...]]:
+    """Read the phones of every aligned clip; a clip is found under its `audio` path and under its `id`.
+
+    Raises ValueError where the file cannot be read, or names the line that does not fit.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: no alignments can be read from it ({error})") from error
+    found: dict[str, tuple[Phone, ...]] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            if "skipped" in row:
+                continue
+            phones = tuple(Phone(str(label), float(start), float(end)) for label, start, end in row["phones"])
+            check_phones(phones)
+            found |= dict.fromkeys((row["audio"], row.get("id") or row["audio"]), phones)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path}:{number}: not an alignment of `python -m train align`: {error}") from error
+    return found
+
+
+def check_phones(phones: Sequence[Phone]) -> None:
+    """Check that the labels are known and that the phones follow one another. Raises ValueError where they do not."""
+    end = 0.0
+    for phone in phones:
+        if phone.label not in _NUMBERS:
+            raise ValueError(f"unknown phone {phone.label!r}: expected one of {' '.join(PHONES)}")
+        # times are rounded when they are written
+        if not end - 1e-3 <= phone.start <= phone.end:
+            raise ValueError(f"{phone.label} at {phone.start} to {phone.end} s, after a phone that ends at {end} s")
+        end = phone.end
+
+
+def frame_labels(
+    phones: Sequence[Phone], frames: int, frame_rate: float, *, start: float = 0.0, speed: float = 1.0
+) -> np.ndarray:
+    """Label each frame with the phone that is spoken at its middle.
+
+    frames: how many; frame_rate: Hz, of the audio that is heard. start: second of the clip at which that audio begins;
+    speed: how much faster than the clip it is played. Returns int64 [frames], the place of the phone in PHONES, or
+    UNKNOWN where no phone is.
+    """
+    middles = start + (np.arange(frames) + 0.5) / frame_rate * speed
+    labels = np.full(frames, UNKNOWN, dtype=np.int64)
+    if phones:
+        place = np.searchsorted([phone.start for phone in phones], middles, side="right") - 1
+        known = (place >= 0) & (middles < np.array([phone.end for phone in phones])[place])
+        labels[known] = np.array([_NUMBERS[phone.label] for phone in phones])[place[known]]
+    return labels

@@ -1,0 +1,86 @@
+"""Every layout of test lists is read; what is wrong with one is reported with its name."""
+
+import json
+
+import pytest
+import soundfile
+
+from eval.testlists import read_test_list, thin
+from tests.helpers.evaluation_speech import speech
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_manifest_gives_the_rows_of_its_split(tmp_path):
+    rows = [
+        {"audio": "a.wav", "split": "test", "text": " Hi. ", "language": "en", "text_source": "human"},
+        {"audio": "b.wav", "split": "train"},
+        {"audio": "c.wav", "text": "yo", "text_source": "whisper-tiny.en", "id": "c"},
+    ]
+    path = write(tmp_path / "m.jsonl", "\n".join(map(json.dumps, rows)) + "\n\n")
+    first, second = read_test_list(path)
+    assert (first.id, first.audio, first.text, first.machine_text) == ("a.wav", tmp_path / "a.wav", "Hi.", False)
+    assert (second.id, second.machine_text) == ("c", True)
+    assert read_test_list(path, root=tmp_path / "x", split="train")[0].audio == tmp_path / "x" / "b.wav"
+
+
+def test_seed_tts_eval_gives_each_real_recording_once(tmp_path):
+    path = write(
+        tmp_path / "en" / "meta.lst",
+        "u1|What he said.|prompt-wavs/p.wav|To be spoken.\nu2|What he said.|prompt-wavs/p.wav|More|wavs/u2.wav\n",
+    )
+    (clip,) = read_test_list(path)
+    assert clip.audio == tmp_path / "en" / "prompt-wavs" / "p.wav"
+    assert (clip.text, clip.language) == ("What he said.", "en")
+
+
+def test_ljspeech_takes_the_written_out_text(tmp_path):
+    write(tmp_path / "metadata.csv", "LJ001-0001|In 1465|In fourteen sixty-five\n")
+    (clip,) = read_test_list(tmp_path)
+    assert (clip.audio, clip.text) == (tmp_path / "wavs" / "LJ001-0001.wav", "In fourteen sixty-five")
+
+
+def test_librispeech_finds_transcripts_beside_the_audio(tmp_path):
+    write(tmp_path / "61" / "70968" / "61-70968.trans.txt", "61-70968-0000 HE BEGAN\n61-70968-0001 TO SPEAK\n")
+    clips = read_test_list(tmp_path)
+    assert [clip.text for clip in clips] == ["HE BEGAN", "TO SPEAK"]
+    assert clips[1].audio == tmp_path / "61" / "70968" / "61-70968-0001.flac"
+
+
+def test_a_folder_gives_its_audio_in_order(corpus):
+    assert [clip.id for clip in read_test_list(corpus)] == ["a.wav", "b.wav", "c.wav"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("m.jsonl", "", "no recordings"),
+        ("m.jsonl", "{", ":1: not JSON"),
+        ("m.jsonl", "[1]", ":1: a recording needs"),
+        ("m.jsonl", '{"audio": "a"}\n{"audio": "a"}', "two recordings are called a"),
+        ("meta.lst", "a|b", ":1: 2 fields"),
+    ],
+)
+def test_what_is_wrong_is_reported(tmp_path, name, text, message):
+    with pytest.raises(ValueError, match=message):
+        read_test_list(write(tmp_path / name, text))
+
+
+def test_a_missing_list_is_reported(tmp_path):
+    with pytest.raises(ValueError, match="no such file"):
+        read_test_list(tmp_path / "nothing")
+
+
+def test_thinning_drops_short_recordings_but_keeps_unreadable_ones_to_be_reported(corpus):
+    soundfile.write(corpus / "short.wav", speech(0.5), 24000)
+    write(corpus / "broken.wav", "no audio")
+    messages = []
+    clips = thin(read_test_list(corpus), every=2, min_seconds=1.6, notify=messages.append)
+    assert [clip.id for clip in clips] == ["b.wav", "c.wav"]
+    assert len(messages) == 1
+    with pytest.raises(ValueError, match="no recording lasts"):
+        thin([clip for clip in clips if clip.id == "b.wav"], min_seconds=99, notify=messages.append)
