@@ -93,8 +93,9 @@ class VocoderCodec:
             # .cpu() waits for the device, so that each side's time is its own
             latents = self._latents(wav).cpu()
         with Timer() as decoding:
-            decoded = self.tokenizer.decode_latents(latents.to(self.tokenizer.device), length=len(wav)).values[0].cpu().numpy()
-        return CodecResult(decoded, None, None, None, encoding.seconds, decoding.seconds)
+            decoded = self.tokenizer.decode_latents(latents.to(self.tokenizer.device), length=len(wav)).values
+            decoded_wav = decoded[0].cpu().numpy()
+        return CodecResult(decoded_wav, None, None, None, encoding.seconds, decoding.seconds)
 
     def frames(self, wav: np.ndarray) -> Frames:
         """Encode wav [T] into latents."""
