@@ -25,8 +25,8 @@ from examples.audio_lm.train import main as train_audio_lm
 from examples.corpus import Corpus
 from examples.training import SimilarLengths, run
 from mimotok import load_audio
+from mimotok.lm import InterleavedLayout
 from mimotok.lm.audio_lm import pad_sequences
-from mimotok.lm.interleaving import separate
 from mimotok.lm.patches import PatchConfig
 
 SIZES = (32, 32, 16, 16)
@@ -107,7 +107,7 @@ def test_prompts_are_beginnings_of_training_sequences():
     assert torch.equal(more.text, silent.text[: len(more.text)])
     assert torch.equal(more.patches, silent.patches[: len(more.text)])
     assert (more.text == SPECIAL.audio).sum() == 2, "the third patch is not whole"
-    assert torch.equal(separate(whole, SIZES, SPECIAL, frames=[9])[1], codes)
+    assert torch.equal(InterleavedLayout(SIZES, SPECIAL).decode(whole, frames=[9])[1], codes)
     assert pad_sequences([whole, silent], SIZES).lengths.tolist() == [len(whole.text), len(silent.text)]
 
 

@@ -9,7 +9,6 @@ import torch
 from examples.audio_lm.model import SPECIAL, SpeechLM, continuation_prompt, speech_prompt
 from examples.training import run
 from mimotok import Tokenizer, load_audio, save_audio
-from mimotok.lm.interleaving import separate
 from mimotok.lm.sampling import GREEDY, Sampling
 
 
@@ -44,7 +43,7 @@ def main(
         audio_sampling=Sampling(temperature, top_p),
         generator=torch.Generator().manual_seed(seed),
     )
-    codes = separate(written, lm.config.codebook_sizes, SPECIAL)[-1]
+    codes = lm.layout.decode(written)[-1]
     save_audio(out, tokenizer.decode(codes[None]), tokenizer.sample_rate)
     print(f"{out}: {codes.shape[1] / tokenizer.frame_rate:.2f} s")
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from examples.training import Example
+from mimotok.lm import InterleavedLayout, Positions, SpecialIds
 from mimotok.lm.audio_lm import AudioLM, Sequences
-from mimotok.lm.interleaving import Positions, SpecialIds, empty_ids, interleave
 from mimotok.lm.patches import PatchConfig
 from train.stages.text import ByteTokenizer
 
@@ -53,13 +53,14 @@ class SpeechLM(Example):
 def spoken(codes: Tensor, text: str, codebook_sizes: Sequence[int]) -> Positions:
     """codes: [n_q, F]. The training sequence of a clip; an empty text makes it one for continuation."""
     before, after = torch.tensor([TEXT.bos, *TEXT.encode(text)]), torch.tensor([TEXT.eos])
-    return interleave([before, codes, after], codebook_sizes, SPECIAL)
+    return InterleavedLayout(tuple(codebook_sizes), SPECIAL).encode([before, codes, after])
 
 
 def speech_prompt(text: str, config: PatchConfig) -> Positions:
     """What asks for the text's speech: everything up to START."""
     ids = torch.tensor([TEXT.bos, *TEXT.encode(text), SPECIAL.start])
-    return Positions(ids, empty_ids(config.codebook_sizes)[None, :, None].repeat(len(ids), 1, config.patch_size))
+    layout = InterleavedLayout(config.codebook_sizes, SPECIAL, config.patch_size)
+    return Positions(ids, layout.empty_patches(len(ids)))
 
 
 def continuation_prompt(codes: Tensor, config: PatchConfig) -> Positions:

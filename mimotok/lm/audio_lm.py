@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mimotok.lm.interleaving import Positions, SpecialIds, empty_ids
+from mimotok.lm.interleaving import InterleavedLayout, Positions, SpecialIds
 from mimotok.lm.patches import CodeEmbedding, PatchConfig, PatchDecoder, PatchEncoder
 from mimotok.lm.sampling import PLAIN, Sampling, sample
 from mimotok.model.lengths import checked_lengths, valid_mask
@@ -38,11 +38,11 @@ class AudioLosses(NamedTuple):
 
 
 def pad_sequences(positions: Sequence[Positions], codebook_sizes: Sequence[int]) -> Sequences:
-    """Sequences side by side. What stands in the padding (text id 0, empty patches) is seen by nobody."""
+    """Pad sequences to one length with text id 0 and empty patches, which are masked out of the model."""
     lengths = torch.tensor([len(each.text) for each in positions])
     size, frames = int(lengths.max()), positions[0].patches.shape[2]
     text = torch.zeros(len(positions), size, dtype=torch.int64)
-    patches = empty_ids(codebook_sizes)[:, None].repeat(len(positions), size, 1, frames)
+    patches = torch.tensor(codebook_sizes)[:, None].repeat(len(positions), size, 1, frames)
     for row, each in enumerate(positions):
         text[row, : len(each.text)] = each.text
         patches[row, : len(each.text)] = each.patches
@@ -65,6 +65,7 @@ class AudioLM(nn.Module):
         self.lm = lm
         self.config = config
         self.special = special
+        self.layout = InterleavedLayout(config.codebook_sizes, special, config.patch_size)
         embedding = CodeEmbedding(config.codebook_sizes, config.dim)
         self.patch_encoder = PatchEncoder(config, dim, embedding)
         self.patch_decoder = PatchDecoder(config, dim, embedding)
@@ -106,13 +107,13 @@ class AudioLM(nn.Module):
     ) -> Positions:
         """The prompt and up to `limit` further positions, up to and with the first `stop_id`.
 
-        Text and audio alternate as `mimotok.lm.interleaving.separate` wants it: audio that the limit cuts off is ended
+        Text and audio alternate as `InterleavedLayout.decode` wants it: audio that the limit cuts off is ended
         by one more position. Raises ValueError for a prompt or a limit of 0 positions.
         """
         if limit < 1 or not len(prompt.text):
             raise ValueError(f"limit={limit}, and a prompt of {len(prompt.text)} positions: give at least 1 of each")
         text, patches = [prompt.text], [prompt.patches]
-        empty = empty_ids(self.config.codebook_sizes, prompt.text.device)[:, None].expand(prompt.patches.shape[1:])
+        empty = self.layout.empty_patches(1, prompt.text.device)[0]
         last, cache = int(prompt.text[-1]), None
         embeds = self.embed(prompt.text[None], prompt.patches[None])
         for remaining in range(limit, 0, -1):

@@ -1,69 +1,164 @@
-"""Other layouts of codes for audio LMs: one flat vocabulary, coarse codebooks first, and parallel streams.
+"""Layouts of codes for audio language models: each turns codes into ids and back, without loss.
 
-MusicGen's delay over whole sequences is `mimotok.lm.interleaving.delay`. All functions are pure, take and give int64,
-and refuse invalid ids by position with ValueError.
+| layout | ids | as in |
+|---|---|---|
+| FlatLayout | one vocabulary, frame by frame, by chunks of frames, or codebook by codebook | AudioLM (Borsos et al.,
+2022) | | DelayLayout | a channel per codebook, each later than the one before | MusicGen (Copet et al., 2023) | |
+PatchLayout | patches of frames | MiMo-Audio (arXiv 2512.23808) | | DuplexLayout | text and two speakers as parallel
+channels | Moshi (Defossez et al., 2024) | | InterleavedLayout (`mimotok.lm.interleaving`) | text and patches in one
+sequence | MiMo-Audio |
+
+A channel's "empty" id is its codebook's size. Layouts take and give int64, and refuse invalid ids by position with
+ValueError.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from mimotok.codes import check_codes
-from mimotok.lm.interleaving import shift_channels, unshift_channels
+
+PATCH_SIZE = 4
 
 
-def flatten(codes: Tensor, codebook_sizes: Sequence[int], *, chunk: int | None = 1) -> Tensor:
-    """codes: [B, n_q, F] -> ids [B, n_q * F] of one vocabulary, where codebook q begins at the sum of those before.
+@dataclass(frozen=True)
+class Layout:
+    """What all layouts hold: the entries of each codebook in use."""
 
-    chunk: frames whose codes stay together, one codebook after another. 1 is frame by frame; None is the whole clip,
-    all frames of codebook 0, then of 1... (coarse first, as in AudioLM: Borsos et al., 2022); the last chunk may be
-    shorter.
+    codebook_sizes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "codebook_sizes", tuple(self.codebook_sizes))
+
+    @property
+    def n_q(self) -> int:
+        """Codebooks in use."""
+        return len(self.codebook_sizes)
+
+    def check(self, codes: Tensor) -> None:
+        """Raise ValueError unless codes are [B, n_q, F] of whole numbers within their codebooks."""
+        check_codes(codes, self.codebook_sizes)
+
+    def empty_ids(self, device: torch.device | None = None) -> Tensor:
+        """Return the "empty" id of each channel, [n_q]."""
+        return torch.tensor(self.codebook_sizes, device=device)
+
+
+@dataclass(frozen=True)
+class FlatLayout(Layout):
+    """One vocabulary, in which codebook q begins at the sum of the sizes before it.
+
+    chunk: frames whose codes stay together, one codebook after another. 1 is frame by frame; None is the whole clip:
+    all frames of codebook 0, then those of codebook 1 and so on. The last chunk may be shorter.
+
+    Example:
+        >>> layout = FlatLayout((1024, 1024))
+        >>> ids = layout.encode(codes)  # [B, 2, F] to [B, 2 F]
+        >>> codes = layout.decode(ids)
     """
-    check_codes(codes, codebook_sizes)
-    ids = codes + _offsets(codebook_sizes, codes.device)[:, None]
-    return torch.cat([part.flatten(1) for part in ids.split(chunk or codes.shape[2], dim=2)], dim=1)
+
+    chunk: int | None = 1
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of ids."""
+        return sum(self.codebook_sizes)
+
+    def encode(self, codes: Tensor) -> Tensor:
+        """codes: [B, n_q, F]. Returns ids [B, n_q * F]."""
+        self.check(codes)
+        ids = codes + self._offsets(codes.device)[:, None]
+        return torch.cat([part.flatten(1) for part in ids.split(self.chunk or codes.shape[2], dim=2)], dim=1)
+
+    def decode(self, ids: Tensor) -> Tensor:
+        """ids: [B, n_q * F]. Returns codes [B, n_q, F]."""
+        if ids.dim() != 2 or ids.shape[1] == 0 or ids.shape[1] % self.n_q:
+            raise ValueError(f"ids have shape {list(ids.shape)}: give [batch, a multiple of {self.n_q} codebooks]")
+        frames = ids.shape[1] // self.n_q
+        chunk = min(self.chunk or frames, frames)
+        self._check_books(ids, self._books(frames, chunk, ids.device))
+        parts = [part.unflatten(1, (self.n_q, -1)) for part in ids.split(self.n_q * chunk, dim=1)]
+        return torch.cat(parts, dim=2) - self._offsets(ids.device)[:, None]
+
+    def _offsets(self, device: torch.device) -> Tensor:
+        return torch.tensor([0, *accumulate(self.codebook_sizes)][:-1], device=device)
+
+    def _books(self, frames: int, chunk: int, device: torch.device) -> Tensor:
+        """Return which codebook each flat position belongs to, [n_q * frames]."""
+        channels = torch.arange(self.n_q, device=device)[:, None].expand(self.n_q, frames)
+        return torch.cat([part.flatten() for part in channels.split(chunk, dim=1)])
+
+    def _check_books(self, ids: Tensor, books: Tensor) -> None:
+        low = self._offsets(ids.device)[books]
+        high = low + torch.tensor(self.codebook_sizes, device=ids.device)[books]
+        wrong = (ids < low) | (ids >= high)
+        if bool(wrong.any()):
+            item, at = (int(i) for i in wrong.nonzero()[0])
+            raise ValueError(
+                f"ids[{item}, {at}]={int(ids[item, at])}, but this position belongs to codebook {int(books[at])}, "
+                f"whose ids are {int(low[at])} to {int(high[at]) - 1}"
+            )
 
 
-def unflatten(ids: Tensor, codebook_sizes: Sequence[int], *, chunk: int | None = 1) -> Tensor:
-    """ids: [B, n_q * F] -> codes [B, n_q, F], the inverse of `flatten`."""
-    n_q = len(codebook_sizes)
-    if ids.dim() != 2 or ids.shape[1] == 0 or ids.shape[1] % n_q:
-        raise ValueError(f"ids have shape {list(ids.shape)}: give [batch, a multiple of {n_q} codebooks]")
-    frames = ids.shape[1] // n_q
-    chunk = min(chunk or frames, frames)
-    _check_books(ids, codebook_sizes, _books(frames, n_q, chunk, ids.device))
-    parts = [part.unflatten(1, (n_q, -1)) for part in ids.split(n_q * chunk, dim=1)]
-    return torch.cat(parts, dim=2) - _offsets(codebook_sizes, ids.device)[:, None]
+@dataclass(frozen=True)
+class DelayLayout(Layout):
+    """A channel per codebook, channel q `delays[q]` steps late and "empty" around its codes; 0, 1, 2... where None.
+
+    Over the frames of a patch this is MiMo-Audio's layout, over whole sequences MusicGen's.
+    """
+
+    delays: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "delays", checked_delays(self.delays, self.n_q))
+
+    def encode(self, codes: Tensor) -> Tensor:
+        """codes: [B, n_q, S]. Returns ids [B, n_q, S + max(delays)]."""
+        self.check(codes)
+        return shift_channels(codes, self.delays or (), self.codebook_sizes)
+
+    def decode(self, ids: Tensor) -> Tensor:
+        """ids: [B, n_q, S + max(delays)]. Returns codes [B, n_q, S]."""
+        codes = unshift_channels(ids, self.delays or ())
+        self.check(codes)
+        return codes
 
 
-def _offsets(codebook_sizes: Sequence[int], device: torch.device) -> Tensor:
-    return torch.tensor([0, *accumulate(codebook_sizes)][:-1], device=device)
+@dataclass(frozen=True)
+class PatchLayout(Layout):
+    """Patches of `size` frames; the last one repeats the last frame."""
+
+    size: int = PATCH_SIZE
+
+    def encode(self, codes: Tensor) -> Tensor:
+        """codes: [B, n_q, F]. Returns patches [B, ceil(F / size), n_q, size]."""
+        self.check(codes)
+        missing = -codes.shape[2] % self.size
+        padded = torch.cat((codes, codes[:, :, -1:].expand(-1, -1, missing)), dim=2)
+        return rearrange(padded, "b q (p s) -> b p q s", s=self.size)
+
+    def decode(self, patches: Tensor, *, frames: int | None = None) -> Tensor:
+        """patches: [B, P, n_q, size]. Returns codes [B, n_q, frames]; None keeps all frames of the last patch."""
+        count, size = patches.shape[1], patches.shape[3]
+        if frames is not None and not (count - 1) * size < frames <= count * size:
+            raise ValueError(
+                f"frames={frames}, but {count} patches of {size} hold {(count - 1) * size + 1} to {count * size}"
+            )
+        codes = rearrange(patches, "b p q s -> b q (p s)")[:, :, :frames]
+        self.check(codes)
+        return codes
 
 
-def _books(frames: int, n_q: int, chunk: int, device: torch.device) -> Tensor:
-    """Which codebook each flat position belongs to, [n_q * frames]."""
-    rows = torch.arange(n_q, device=device)[:, None].expand(n_q, frames)
-    return torch.cat([part.flatten() for part in rows.split(chunk, dim=1)])
-
-
-def _check_books(ids: Tensor, codebook_sizes: Sequence[int], books: Tensor) -> None:
-    low = _offsets(codebook_sizes, ids.device)[books]
-    high = low + torch.tensor(codebook_sizes, device=ids.device)[books]
-    wrong = (ids < low) | (ids >= high)
-    if bool(wrong.any()):
-        item, at = (int(i) for i in wrong.nonzero()[0])
-        raise ValueError(
-            f"ids[{item}, {at}]={int(ids[item, at])}, but this position belongs to codebook {int(books[at])}, "
-            f"whose ids are {int(low[at])} to {int(high[at]) - 1}"
-        )
-
-
-class Streams(NamedTuple):
+class Duplex(NamedTuple):
     """What two people say at once. text: [B, F] of the first; speaker, other: codes [B, n_q, F] of each."""
 
     text: Tensor
@@ -71,43 +166,71 @@ class Streams(NamedTuple):
     other: Tensor
 
 
-def to_streams(streams: Streams, codebook_sizes: Sequence[int], *, pad_id: int, acoustic_delay: int = 1) -> Tensor:
-    """One column per frame, [B, 1 + 2 n_q, F + acoustic_delay]: text, speaker's and other's codebooks (Moshi, 2024).
+@dataclass(frozen=True)
+class DuplexLayout(Layout):
+    """One column of ids per frame: the text, the speaker's codebooks, and the other's.
 
-    The codebooks after the first come `acoustic_delay` frames later; around them channels are "empty", and the text
-    is `pad_id` at the end. `mimotok.lm.text_stream` makes the text.
+    The codebooks after the first come `acoustic_delay` frames later; around them channels are "empty", and the text is
+    `pad_id` at the end. `mimotok.lm.text_stream` makes the text.
     """
-    text, speaker, other = streams
-    for codes in (speaker, other):
-        check_codes(codes, codebook_sizes)
-    if speaker.shape != other.shape or text.shape != (speaker.shape[0], speaker.shape[2]):
-        shapes = [list(part.shape) for part in streams]
-        raise ValueError(f"text, speaker, other have shapes {shapes}: give [B, F], [B, n_q, F], [B, n_q, F]")
-    _check_text(text)
-    fill = [pad_id, *codebook_sizes, *codebook_sizes]
-    rows = torch.cat((text[:, None], speaker, other), dim=1)
-    return shift_channels(rows, _stream_delays(len(codebook_sizes), acoustic_delay), fill)
+
+    pad_id: int = 0
+    acoustic_delay: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.acoustic_delay < 0:
+            raise ValueError(f"acoustic_delay={self.acoustic_delay}: give 0 or more frames")
+
+    def encode(self, duplex: Duplex) -> Tensor:
+        """Return ids [B, 1 + 2 n_q, F + acoustic_delay]; with one codebook nothing is late, and no column is added."""
+        text, speaker, other = duplex
+        self.check(speaker)
+        self.check(other)
+        if speaker.shape != other.shape or text.shape != (speaker.shape[0], speaker.shape[2]):
+            shapes = [list(part.shape) for part in duplex]
+            raise ValueError(f"text, speaker, other have shapes {shapes}: give [B, F], [B, n_q, F], [B, n_q, F]")
+        _check_text(text)
+        fill = [self.pad_id, *self.codebook_sizes, *self.codebook_sizes]
+        return shift_channels(torch.cat((text[:, None], speaker, other), dim=1), self._delays(), fill)
+
+    def decode(self, ids: Tensor) -> Duplex:
+        """ids: [B, 1 + 2 n_q, F + acoustic_delay]. Returns the text and both speakers' codes."""
+        if ids.dim() != 3 or ids.shape[1] != 1 + 2 * self.n_q:
+            raise ValueError(f"ids have shape {list(ids.shape)}: give [batch, {1 + 2 * self.n_q}, frames]")
+        channels = unshift_channels(ids, self._delays())
+        duplex = Duplex(channels[:, 0], channels[:, 1 : 1 + self.n_q], channels[:, 1 + self.n_q :])
+        _check_text(duplex.text)
+        self.check(duplex.speaker)
+        self.check(duplex.other)
+        return duplex
+
+    def _delays(self) -> list[int]:
+        one = [0] + [self.acoustic_delay] * (self.n_q - 1)
+        return [0, *one, *one]
 
 
-def from_streams(columns: Tensor, codebook_sizes: Sequence[int], *, acoustic_delay: int = 1) -> Streams:
-    """columns: [B, 1 + 2 n_q, F + acoustic_delay] -> streams, the inverse of `to_streams`."""
-    n_q = len(codebook_sizes)
-    if columns.dim() != 3 or columns.shape[1] != 1 + 2 * n_q:
-        raise ValueError(f"columns have shape {list(columns.shape)}: give [batch, {1 + 2 * n_q}, frames]")
-    rows = unshift_channels(columns, _stream_delays(n_q, acoustic_delay))
-    streams = Streams(rows[:, 0], rows[:, 1 : 1 + n_q], rows[:, 1 + n_q :])
-    _check_text(streams.text)
-    for codes in streams[1:]:
-        check_codes(codes, codebook_sizes)
-    return streams
+def checked_delays(delays: Sequence[int] | None, n_q: int) -> tuple[int, ...]:
+    """Return the delay of each channel, 0, 1, 2... where None. Raises ValueError for another number, or below 0."""
+    delays = tuple(range(n_q)) if delays is None else tuple(delays)
+    if len(delays) != n_q or min(delays) < 0:
+        raise ValueError(f"delays={delays}: give {n_q}, one for each codebook, none of them negative")
+    return delays
 
 
-def _stream_delays(n_q: int, acoustic_delay: int) -> list[int]:
-    if acoustic_delay < 0:
-        raise ValueError(f"acoustic_delay={acoustic_delay}: give 0 or more frames")
-    one = [0] + [acoustic_delay] * (n_q - 1)
-    # without further codebooks nothing is late, and no column is added
-    return [0, *one, *one]
+def shift_channels(codes: Tensor, delays: Sequence[int], fill: Sequence[int]) -> Tensor:
+    """codes: [B, channels, S]. Returns [B, channels, S + max(delays)], `fill[c]` around channel c. Checks nothing."""
+    last = max(delays)
+    shifted = [F.pad(codes[:, c], (d, last - d), value=fill[c]) for c, d in enumerate(delays)]
+    return torch.stack(shifted, dim=1)
+
+
+def unshift_channels(shifted: Tensor, delays: Sequence[int]) -> Tensor:
+    """Undo `shift_channels`. Raises ValueError where nothing would be left."""
+    size = shifted.shape[2] - max(delays)
+    if size < 1:
+        raise ValueError(f"{shifted.shape[2]} steps, but delays up to {max(delays)} leave no frame: give more steps")
+    return torch.stack([shifted[:, c, d : d + size] for c, d in enumerate(delays)], dim=1)
 
 
 def _check_text(text: Tensor) -> None:

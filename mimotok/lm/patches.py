@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mimotok.config import Window
-from mimotok.lm.interleaving import PATCH_SIZE, checked_delays, shift_channels, unshift_channels
+from mimotok.lm.layouts import PATCH_SIZE, checked_delays, shift_channels, unshift_channels
 from mimotok.lm.sampling import PLAIN, Sampling, sample
 from mimotok.model.state import StreamState
 from mimotok.model.transformer import Stack, StackShape

@@ -8,14 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mimotok.lm import InterleavedLayout, SpecialIds
 from mimotok.lm.audio_lm import AudioLM, pad_sequences
-from mimotok.lm.interleaving import SpecialIds, interleave, separate
 from mimotok.lm.patches import PatchConfig
 from mimotok.lm.sampling import GREEDY, Sampling
 from tests.helpers.layout_strategies import random_codes
 
 SIZES = (12, 9, 5)
 SPECIAL = SpecialIds(20, 21, 22)
+LAYOUT = InterleavedLayout(SIZES, SPECIAL)
 CONFIG = PatchConfig(SIZES, dim=16, heads=2, ffn_dim=32, encoder_layers=1, decoder_layers=2)
 
 
@@ -59,9 +60,9 @@ def clip(frames: int, seed: int = 0) -> Tensor:
 
 
 SEQUENCES = [
-    interleave([torch.tensor([3, 4, 5]), clip(9), torch.tensor([2])], SIZES, SPECIAL),
-    interleave([torch.tensor([7])], SIZES, SPECIAL),
-    interleave([clip(13, 1), torch.tensor([1, 2])], SIZES, SPECIAL),
+    LAYOUT.encode([torch.tensor([3, 4, 5]), clip(9), torch.tensor([2])]),
+    LAYOUT.encode([torch.tensor([7])]),
+    LAYOUT.encode([clip(13, 1), torch.tensor([1, 2])]),
 ]
 
 
@@ -88,7 +89,7 @@ def test_what_stands_in_the_padding_does_not_matter(model):
 
 
 def test_text_alone_has_no_audio_loss(model):
-    losses = model(pad_sequences([interleave([torch.tensor([3, 4, 5])], SIZES, SPECIAL)], SIZES))
+    losses = model(pad_sequences([LAYOUT.encode([torch.tensor([3, 4, 5])])], SIZES))
     assert losses.audio.tolist() == [0, 0, 0]
     assert losses.text > 0
 
@@ -103,7 +104,7 @@ def test_gradients_reach_everything(model):
 
 def test_cached_generation_equals_teacher_forcing(model):
     """Greedy: at every position, what was written is what the whole sequence, read at once, finds likeliest."""
-    prompt = interleave([torch.tensor([3, 4])], SIZES, SPECIAL)
+    prompt = LAYOUT.encode([torch.tensor([3, 4])])
     written = model.generate(prompt, limit=30, text_sampling=GREEDY, audio_sampling=GREEDY)
     embeds = model.embed(written.text[None], written.patches[None])
     hidden = model.lm.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state[0]
@@ -128,14 +129,14 @@ def test_cached_generation_equals_teacher_forcing(model):
 @pytest.mark.parametrize("limit", [1, 2, 3, 40])
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_is_written_can_be_taken_apart(model, limit, seed):
-    prompts = [interleave([torch.tensor([3])], SIZES, SPECIAL), SEQUENCES[2]]
+    prompts = [LAYOUT.encode([torch.tensor([3])]), SEQUENCES[2]]
     open_audio = type(SEQUENCES[0])(SEQUENCES[0].text[:5], SEQUENCES[0].patches[:5])
     for prompt in [*prompts, open_audio]:
         generator = torch.Generator().manual_seed(seed)
         written = model.generate(prompt, limit=limit, text_sampling=Sampling(2.0), generator=generator)
         assert torch.equal(written.text[: len(prompt.text)], prompt.text)
         assert limit <= len(written.text) - len(prompt.text) <= limit + 1
-        assert separate(written, SIZES, SPECIAL)
+        assert LAYOUT.decode(written)
 
 
 def test_generation_stops_at_the_stop_id(model):
@@ -165,10 +166,10 @@ def test_one_sequence_is_learnt_by_heart():
         optimizer.zero_grad()
         (losses.text + losses.audio.mean()).backward()
         optimizer.step()
-    prompt = interleave([learnt.text[:3]], SIZES, SPECIAL)
+    prompt = LAYOUT.encode([learnt.text[:3]])
     written = model.eval().generate(prompt, limit=20, stop_id=2, text_sampling=GREEDY, audio_sampling=GREEDY)
     assert torch.equal(written.text, learnt.text)
-    assert torch.equal(separate(written, SIZES, SPECIAL, frames=[9])[1], clip(9))
+    assert torch.equal(LAYOUT.decode(written, frames=[9])[1], clip(9))
 
 
 def test_an_lm_in_half_precision():
@@ -179,7 +180,7 @@ def test_an_lm_in_half_precision():
     losses = model(pad_sequences(SEQUENCES, SIZES))
     assert losses.text.dtype == losses.audio.dtype == torch.float32
     torch.testing.assert_close(losses.audio, expected.audio, rtol=0.02, atol=0)
-    assert separate(model.generate(SEQUENCES[2], limit=9), SIZES, SPECIAL)
+    assert LAYOUT.decode(model.generate(SEQUENCES[2], limit=9))
 
 
 def test_nothing_to_go_on_from_or_to_write(model):

@@ -1,4 +1,4 @@
-"""MiMo-Audio's layout: every function undoes its inverse, and bad ids are told by position."""
+"""MiMo-Audio's layouts: decoding undoes encoding, and errors name the position of bad ids."""
 
 from __future__ import annotations
 
@@ -9,31 +9,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimotok.lm.interleaving import (
-    Positions,
-    SpecialIds,
-    delay,
-    empty_ids,
-    from_patches,
-    interleave,
-    separate,
-    to_patches,
-    undelay,
-)
+from mimotok.lm import DelayLayout, InterleavedLayout, PatchLayout, Positions, SpecialIds
 from tests.helpers.layout_strategies import codes_and_sizes, random_codes, spoilt_codes
 
 SPECIAL = SpecialIds(audio=100, start=101, end=102)
 SIZES = (8, 4)
+LAYOUT = InterleavedLayout(SIZES, SPECIAL)
 
 
 @given(codes_and_sizes(), st.integers(1, 6))
 def test_patches_and_back(drawn, size):
     codes, sizes = drawn
-    patches = to_patches(codes, sizes, size=size)
+    patches = PatchLayout(sizes, size).encode(codes)
     batch, n_q, frames = codes.shape
     assert patches.shape == (batch, -(-frames // size), n_q, size)
-    assert torch.equal(from_patches(patches, sizes, frames=frames), codes)
-    padded = from_patches(patches, sizes)
+    assert torch.equal(PatchLayout(sizes, size).decode(patches, frames=frames), codes)
+    padded = PatchLayout(sizes, size).decode(patches)
     assert torch.equal(padded[:, :, frames:], codes[:, :, -1:].expand_as(padded[:, :, frames:]))
 
 
@@ -41,10 +32,11 @@ def test_patches_and_back(drawn, size):
 def test_delays_and_back(drawn, data):
     codes, sizes = drawn
     delays = data.draw(st.none() | st.lists(st.integers(0, 9), min_size=len(sizes), max_size=len(sizes)))
-    delayed = delay(codes, sizes, delays)
+    layout = DelayLayout(sizes, delays)
+    delayed = layout.encode(codes)
     known = list(range(len(sizes))) if delays is None else delays
     assert delayed.shape[2] == codes.shape[2] + max(known)
-    assert torch.equal(undelay(delayed, sizes, delays), codes)
+    assert torch.equal(layout.decode(delayed), codes)
     for channel, late in enumerate(known):
         row = delayed[:, channel]
         assert torch.equal(row[:, late : late + codes.shape[2]], codes[:, channel])
@@ -53,7 +45,7 @@ def test_delays_and_back(drawn, data):
 
 def test_the_published_patch_takes_four_and_seven_steps():
     sizes = (1024, 1024, *[128] * 6)
-    assert delay(random_codes(sizes, 4, 0), sizes).shape == (2, 8, 11)
+    assert DelayLayout(sizes).encode(random_codes(sizes, 4, 0)).shape == (2, 8, 11)
 
 
 @st.composite
@@ -73,21 +65,22 @@ def segments_of(draw):
 @given(segments_of(), st.integers(1, 5))
 def test_interleaving_and_back(drawn, size):
     segments, sizes = drawn
-    positions = interleave(segments, sizes, SPECIAL, size=size)
+    layout = InterleavedLayout(sizes, SPECIAL, size)
+    positions = layout.encode(segments)
     frames = [s.shape[1] for s in segments if s.dim() == 2]
-    again = separate(positions, sizes, SPECIAL, frames=frames)
+    again = layout.decode(positions, frames=frames)
     assert len(again) == len(segments)
     assert all(torch.equal(a, b) for a, b in zip(again, segments, strict=True))
     count = sum(len(s) if s.dim() == 1 else -(-s.shape[1] // size) + 2 for s in segments)
     assert positions.text.shape == (count,)
     assert positions.patches.shape == (count, len(sizes), size)
-    empty = (positions.patches == empty_ids(sizes)[:, None]).flatten(1).all(1)
+    empty = (positions.patches == layout.empty_ids()[:, None]).flatten(1).all(1)
     assert torch.equal(empty, positions.text != SPECIAL.audio)
 
 
 def test_the_sequence_as_the_module_draws_it():
     text, codes = torch.tensor([5, 6, 7]), random_codes(SIZES, 6, 0)[0]
-    positions = interleave([text, codes, text[:1]], SIZES, SPECIAL)
+    positions = LAYOUT.encode([text, codes, text[:1]])
     assert positions.text.tolist() == [5, 6, 7, 101, 100, 100, 102, 5]
     assert torch.equal(positions.patches[4], codes[:, :4])
     assert torch.equal(positions.patches[5], codes[:, [4, 5, 5, 5]])
@@ -96,28 +89,28 @@ def test_the_sequence_as_the_module_draws_it():
 @given(spoilt_codes())
 def test_invalid_codes_are_refused_by_position(drawn):
     codes, sizes, told = drawn
-    for function in (to_patches, delay):
+    for layout in (PatchLayout(sizes), DelayLayout(sizes)):
         with pytest.raises(ValueError, match=re.escape(told)):
-            function(codes, sizes)
+            layout.encode(codes)
     shifted = torch.stack([torch.nn.functional.pad(codes[:, q], (q, len(sizes) - 1 - q)) for q in range(len(sizes))], 1)
     with pytest.raises(ValueError, match=re.escape(told)):
-        undelay(shifted, sizes)
+        DelayLayout(sizes).decode(shifted)
     with pytest.raises(ValueError, match=re.escape(told)):
-        from_patches(codes[:, None], sizes)
+        PatchLayout(sizes).decode(codes[:, None])
 
 
 def test_wrong_shapes_and_counts_are_refused():
     codes = random_codes(SIZES, 6, 0)
     with pytest.raises(ValueError, match="2 codebooks, but codebook_sizes names 3"):
-        to_patches(codes, (8, 4, 4))
+        PatchLayout((8, 4, 4)).encode(codes)
     with pytest.raises(ValueError, match="have dtype"):
-        to_patches(codes.float(), SIZES)
+        PatchLayout(SIZES).encode(codes.float())
     with pytest.raises(ValueError, match="frames=4, but 2 patches of 4 hold 5 to 8"):
-        from_patches(to_patches(codes, SIZES), SIZES, frames=4)
+        PatchLayout(SIZES).decode(PatchLayout(SIZES).encode(codes), frames=4)
     with pytest.raises(ValueError, match="give 2, one for each"):
-        delay(codes, SIZES, (0, 1, 2))
+        DelayLayout(SIZES, (0, 1, 2))
     with pytest.raises(ValueError, match="leave no frame"):
-        undelay(codes, SIZES, (0, 6))
+        DelayLayout(SIZES, (0, 6)).decode(codes)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +126,7 @@ def test_wrong_shapes_and_counts_are_refused():
 )
 def test_segments_that_make_no_sequence(segments, told):
     with pytest.raises(ValueError, match=told):
-        interleave(segments, SIZES, SPECIAL)
+        LAYOUT.encode(segments)
 
 
 @pytest.mark.parametrize(
@@ -147,14 +140,14 @@ def test_segments_that_make_no_sequence(segments, told):
 )
 def test_broken_sequences_are_refused_by_position(ids, told):
     text = torch.tensor(ids)
-    patches = empty_ids(SIZES)[:, None].repeat(len(ids), 1, 4)
+    patches = LAYOUT.empty_patches(len(ids))
     patches[text == SPECIAL.audio] = 0
     with pytest.raises(ValueError, match=told):
-        separate(Positions(text, patches), SIZES, SPECIAL)
+        LAYOUT.decode(Positions(text, patches))
 
 
 def test_codes_beside_text_are_refused():
-    positions = interleave([torch.tensor([1, 2])], SIZES, SPECIAL)
+    positions = LAYOUT.encode([torch.tensor([1, 2])])
     positions.patches[1, 0, 2] = 3
     with pytest.raises(ValueError, match=r"patches\[1\] holds codes, but text\[1\]=2"):
-        separate(positions, SIZES, SPECIAL)
+        LAYOUT.decode(positions)
