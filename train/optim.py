@@ -147,15 +147,25 @@ class MuonAdamW(torch.optim.Optimizer):
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
-    """matrices: [N, R, C] -> about the nearest semi-orthogonal ones, by Newton-Schulz iteration in bf16."""
+    """matrices: [N, R, C] -> about the nearest semi-orthogonal ones, by Newton-Schulz iteration.
+
+    The iteration tolerates bf16, which is fast where the device multiplies in it; a CPU that does not would take a
+    hundred times as long in bf16 as in float32.
+    """
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[1] > matrices.shape[2]
-    x = (matrices.mT if tall else matrices).bfloat16()
+    x = (matrices.mT if tall else matrices).to(_iteration_dtype(matrices.device))
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
     return x.mT if tall else x
+
+
+def _iteration_dtype(device: torch.device) -> torch.dtype:
+    if device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.float32
+    return torch.bfloat16
 
 
 def warmup_stable_decay(step: int, *, warmup_steps: int, max_steps: int, decay_fraction: float) -> float:
