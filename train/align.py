@@ -189,7 +189,7 @@ def align(manifest: str, root: str, out: str | Path) -> str:
     with writing(out), open(out, "a", encoding="utf-8") as file:
         todo = [clip for clip in clips if clip.id not in done]
         for clip in track(todo, "Aligning", console=Console(stderr=True)):
-            row = {"audio": _manifest_path(clip, root), "id": clip.id}
+            row: dict[str, Any] = {"audio": _manifest_path(clip, root), "id": clip.id}
             try:
                 phones = align_clip(aligner, clip)
             except NotAlignedError as error:
