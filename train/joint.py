@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -181,11 +182,7 @@ class JointStage(Stage):
         if self.text_decoder is not None:
             texts = [text if text and normalize_text(text) else None for text in batch.text]
             told = len(texts) - texts.count(None)
-            metrics = self._read_tokens(self.text_decoder, quantized, lengths, texts)
-            # every rank takes part where one has a text: those without weigh nothing
-            if self.trainer.strategy.reduce(torch.tensor(told, device=self.device), reduce_op="sum") > 0:
-                for name, value in metrics.items():
-                    self.log(f"val/{name}", value, batch_size=told, sync_dist=True)
+            self._log_mean(self._read_tokens(self.text_decoder, quantized, lengths, texts), told)
         return quantized
 
     def _validate_first_codebook(self, latents: Tensor, lengths: Tensor, batch: Batch) -> None:
@@ -193,12 +190,16 @@ class JointStage(Stage):
         first = quantizer.decode(quantizer.encode(latents, 1))
         if self.phone_classifier is not None:
             phones = self.phone_classifier.score(first, self._phone_labels(batch))
-            for name, value in (("phone_loss", phones.loss), ("phone_accuracy", phones.accuracy)):
-                self.log(f"val/{name}", value, batch_size=phones.frames, sync_dist=True)
+            self._log_mean({"phone_loss": phones.loss, "phone_accuracy": phones.accuracy}, phones.frames)
         if self.character_reader is not None:
             told = sum(spelling(text) is not None for text in batch.text)
-            loss = self.character_reader.loss(first, lengths, batch.text)
-            self.log("val/characters_loss", loss, batch_size=told, sync_dist=True)
+            self._log_mean({"characters_loss": self.character_reader.loss(first, lengths, batch.text)}, told)
+
+    def _log_mean(self, metrics: Mapping[str, Tensor | float], weight: int) -> None:
+        """Log metrics of validation that count `weight` in their mean; every rank logs where one has any weight."""
+        if self.trainer.strategy.reduce(torch.tensor(weight, device=self.device), reduce_op="sum") > 0:
+            for name, value in metrics.items():
+                self.log(f"val/{name}", value, batch_size=weight, sync_dist=True)
 
     def _read_tokens(
         self, decoder: TextDecoder, quantized: Tensor, lengths: Tensor, texts: list[str | None]

@@ -150,24 +150,26 @@ class WhisperEncoder(nn.Module):
         if max(layers) > self.shape.layers:
             raise ValueError(f"layers={list(layers)}: this speech encoder has {self.shape.layers}")
         mel = whisper_log_mel(wav, lengths, self.shape.n_mels)
-        frames = ceil_div(ceil_div(lengths, HOP), 2)
-        hidden = self(mel, frames, depth=max(layers))
-        return [hidden[layer] for layer in layers], frames
+        mel_lengths = ceil_div(lengths, HOP)
+        hidden = self(mel, mel_lengths, depth=max(layers))
+        return [hidden[layer] for layer in layers], ceil_div(mel_lengths, 2)
 
     def forward(self, mel: Tensor, lengths: Tensor | None = None, *, depth: int | None = None) -> list[Tensor]:
-        """mel: [B, n_mels, T]; lengths: [B], valid frames of the output; depth: the last block to run, all by default.
+        """mel: [B, n_mels, T]; lengths: [B], its valid frames; depth: the last block to run, all by default.
 
         Returns the outputs of the convolutions and of each block, [B, ceil(T / 2), D], without the final norm. Raises
         ValueError where the sound is longer than the positions reach.
         """
-        x = F.gelu(self.conv2(F.gelu(self.conv1(mel)))).transpose(1, 2)
+        if lengths is None:
+            lengths = torch.full((len(mel),), mel.shape[2], device=mel.device)
+        x = F.gelu(self.conv1(mel))
+        # zero the padding: the strided convolution would read one frame past the end
+        x = F.gelu(self.conv2(x * valid_mask(lengths, mel.shape[2])[:, None])).transpose(1, 2)
         if x.shape[1] > self.shape.positions:
             limit = self.shape.positions * 2 * HOP / RATE
             raise ValueError(f"{x.shape[1] * 2 * HOP / RATE:.1f} s of sound, but this speech encoder hears {limit:g} s")
         x = x + self.get_buffer("positions")[: x.shape[1]]
-        if lengths is None:
-            lengths = torch.full((len(x),), x.shape[1], device=x.device)
-        mask = valid_mask(lengths, x.shape[1])
+        mask = valid_mask(ceil_div(lengths, 2), x.shape[1])
         outputs = [x]
         for block in self.blocks[:depth]:
             outputs.append(block(outputs[-1], mask))
