@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mimotok.audio import read_blocks, resample
-from mimotok.files import writing
+from mimotok.io.audio import read_blocks, resample
+from mimotok.io.files import writing
 
 # blocks that wait for the consumer
 _BLOCKS_AHEAD = 2

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import fsspec
 import soundfile
 
-from mimotok.audio import AUDIO_SUFFIXES
-from mimotok.convert import files_below
 from mimotok.corpus.clips import Clip, is_remote, lhotse
 from mimotok.corpus.ledger import Failure
 from mimotok.corpus.loading import one_line
+from mimotok.io.audio import AUDIO_SUFFIXES
+from mimotok.transcode import files_below
 
 # bytes a second of what is not looked into: only batches and the time left depend on them
 _BYTES_PER_SECOND = {".wav": 32_000, ".flac": 20_000}

@@ -1,0 +1,256 @@
+"""Phone labels by forced alignment with pocketsphinx, whose package carries an English model and dictionary."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from mimotok.io.alignments import PHONES, SILENCE, Phone, check_phones
+from mimotok.io.files import writing
+from train.data.augment import resample
+from train.data.manifest import BadClipError, Clip, decode, read_manifest
+
+RATE = 16000  # Hz, of the acoustic model
+FRAME = 0.01  # seconds, of the acoustic model
+# The decoder's second pass finds no path through about a quarter of all clips, whatever the beams, and finds one
+# where the same speech stands in a little more silence: (seconds of silence on either side, noise level) in turn.
+ATTEMPTS = ((0.1, 1e-4), (0.0, 0.0), (0.0, 3e-4), (0.2, 1e-3), (0.25, 3e-4))
+NUMBER = re.compile(r"0|[1-9]\d{0,2}|1[1-9]\d\d", re.ASCII)
+ONES = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
+    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
+)
+TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+REASONS = ("no text", "not English", "not in the dictionary", "not aligned", "unreadable")
+
+
+class NotAlignedError(Exception):
+    """A clip that gets no labels; the message begins with one of REASONS."""
+
+
+class Aligner:
+    """Forced alignment of English speech with a known text.
+
+    Raises ImportError where pocketsphinx is missing.
+    """
+
+    def __init__(self) -> None:
+        try:
+            from pocketsphinx import Config, Decoder, get_model_path
+        except ImportError as error:
+            raise ImportError("alignment needs: pip install 'mimotok[align]' (pocketsphinx)") from error
+        model = Path(get_model_path()) / "en-us"
+        files = {"hmm": str(model / "en-us"), "dict": str(model / "cmudict-en-us.dict"), "lm": None}
+        self._decoder: Any = Decoder(Config(**files, loglevel="FATAL"))
+
+    def words(self, text: str) -> list[str]:
+        """Split a text into words of the dictionary. Raises NotAlignedError where one is not in it."""
+        spoken = [self._in_dictionary(word) for word in spell(text)]
+        if not spoken:
+            raise NotAlignedError("no text")
+        return spoken
+
+    def _in_dictionary(self, word: str) -> str:
+        # the dictionary has "don't" and "o'clock", but not every "hers'"
+        for spelling in (word, word.strip("'"), word.replace("'", "")):
+            if spelling and self._decoder.lookup_word(spelling) is not None:
+                return spelling
+        owner = word.removesuffix("'s")
+        owned = self._decoder.lookup_word(owner) if owner != word else None
+        if owned is not None:
+            self._decoder.add_word(word, f"{owned} {_possessive(owned.split()[-1])}", True)
+            return word
+        raise NotAlignedError(f"not in the dictionary: {word}")
+
+    def align(self, wav: np.ndarray, text: str) -> list[Phone]:
+        """Find the phones of a text in speech.
+
+        wav: float32 [T] at 16 kHz. Raises NotAlignedError where a word is not in the dictionary or the text is not
+        what is spoken.
+        """
+        words = " ".join(self.words(text))
+        for number, (margin, noise) in enumerate(ATTEMPTS):
+            samples = round(margin * RATE)
+            padded = np.pad(wav, samples)
+            padded = padded + noise * np.random.default_rng(number).standard_normal(len(padded))
+            phones = self._attempt(padded, words)
+            if phones is not None:
+                return fitted(phones, margin, len(wav) / RATE)
+        raise NotAlignedError("not aligned: the text does not fit the speech")
+
+    def _attempt(self, wav: np.ndarray, words: str) -> list[Phone] | None:
+        pcm = (np.clip(wav, -1, 32767 / 32768) * 32768).astype("<i2").tobytes()
+        try:
+            # the first pass places words and chooses among pronunciations, the second places the phones of these
+            self._decoder.set_align_text(words)
+            self._hear(pcm)
+            if self._decoder.hyp() is None:
+                return None
+            self._decoder.set_alignment()
+            self._hear(pcm)
+            alignment = self._decoder.get_alignment()
+        except RuntimeError:
+            return None
+        return None if alignment is None else list(_merged(phone for word in alignment for phone in word))
+
+    def _hear(self, pcm: bytes) -> None:
+        self._decoder.start_utt()
+        try:
+            self._decoder.process_raw(pcm, no_search=False, full_utt=True)
+        finally:
+            self._decoder.end_utt()
+
+
+def _possessive(last: str) -> str:
+    """The sound of an s after a word that ends in the phone `last`."""
+    if last in ("S", "Z", "SH", "ZH", "CH", "JH"):
+        return "IH Z"
+    return "S" if last in ("P", "T", "K", "F", "TH") else "Z"
+
+
+def spell(text: str) -> list[str]:
+    """Split a text into lower-case words without punctuation, which keep their apostrophes.
+
+    Whole numbers below 1000 become words, and those from 1100 to 1999 as years are read.
+    """
+    text = unicodedata.normalize("NFKC", text).lower().replace("’", "'")
+    kept = (" " if c != "'" and unicodedata.category(c)[0] in "PSC" else c for c in text)
+    words = [word for word in "".join(kept).split() if word.strip("'")]
+    return [part for word in words for part in (_number(int(word)) if NUMBER.fullmatch(word) else [word])]
+
+
+def _number(value: int) -> list[str]:
+    if value >= 1000:
+        century, year = divmod(value, 100)
+        return _number(century) + (["hundred"] if year == 0 else ["oh"] * (year < 10) + _number(year))
+    if value >= 100:
+        rest = value % 100
+        return [ONES[value // 100], "hundred", *(_number(rest) if rest else [])]
+    if value < 20:
+        return [ONES[value]]
+    return [TENS[value // 10], *([ONES[value % 10]] if value % 10 else [])]
+
+
+def fitted(phones: Iterable[Phone], margin: float, seconds: float) -> list[Phone]:
+    """Move phones back by a margin of silence and cut them at the clip's ends; they then cover all of it.
+
+    Raises NotAlignedError where no phone is left.
+    """
+    moved = [(label, max(start - margin, 0.0), min(end - margin, seconds)) for label, start, end in phones]
+    kept = [Phone(*phone) for phone in moved if phone[1] < phone[2]]
+    if not any(phone.label != SILENCE for phone in kept):
+        raise NotAlignedError("not aligned: no phone was found")
+    kept[0], kept[-1] = kept[0]._replace(start=0.0), kept[-1]._replace(end=seconds)
+    try:
+        check_phones(kept)
+    except ValueError as error:
+        raise NotAlignedError(f"not aligned: {error}") from error
+    return kept
+
+
+def _merged(entries: Iterable[Any]) -> Iterator[Phone]:
+    """The decoder's entries in seconds; noises count as silence, and neighbouring silences become one."""
+    held: Phone | None = None
+    for entry in entries:
+        label = entry.name if entry.name in PHONES else SILENCE
+        end = (entry.start + entry.duration) * FRAME
+        if held is not None and held.label == label == SILENCE:
+            held = held._replace(end=end)
+            continue
+        if held is not None:
+            yield held
+        held = Phone(label, entry.start * FRAME, end)
+    if held is not None:
+        yield held
+
+
+def align(manifest: str, root: str, out: str | Path) -> str:
+    """Write the phones of every English clip of a manifest to `out` (see `mimotok.io.alignments`).
+
+    A second call goes on after the clips that `out` has. Returns a line that counts the aligned clips, and the
+    others by reason.
+    """
+    clips = read_manifest(manifest, root)
+    sources = _text_sources(manifest)
+    counts = _resume(Path(out))
+    done = {name for name, _ in counts}
+    aligner = Aligner()
+    tally = Counter(reason for _, reason in counts)
+    with writing(out), open(out, "a", encoding="utf-8") as file:
+        todo = [clip for clip in clips if clip.id not in done]
+        for clip in track(todo, "Aligning", console=Console(stderr=True)):
+            row: dict[str, Any] = {"audio": _manifest_path(clip, root), "id": clip.id}
+            try:
+                phones = align_clip(aligner, clip)
+            except NotAlignedError as error:
+                tally[_reason(str(error))] += 1
+                row["skipped"] = str(error)
+            else:
+                tally["aligned"] += 1
+                times = [[label, round(start, 3), round(end, 3)] for label, start, end in phones]
+                row |= {"text_source": sources.get(clip.id), "phones": times}
+            _write(file, row)
+    return ", ".join(f"{count} {reason}" for reason, count in tally.most_common())
+
+
+def align_clip(aligner: Aligner, clip: Clip) -> list[Phone]:
+    """Find the phones of one clip. Raises NotAlignedError with the reason where it gets none."""
+    if clip.language is not None and clip.language.split("-")[0] != "en":
+        raise NotAlignedError("not English")
+    if clip.text is None:
+        raise NotAlignedError("no text")
+    aligner.words(clip.text)
+    try:
+        wav, rate = decode(clip)
+    except BadClipError as error:
+        raise NotAlignedError(f"unreadable: {error}") from error
+    return aligner.align(resample(wav, rate, RATE), clip.text)
+
+
+def _write(file: TextIO, row: dict[str, Any]) -> None:
+    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    file.flush()
+
+
+def _reason(message: str) -> str:
+    return message.split(":")[0]
+
+
+def _resume(out: Path) -> list[tuple[str, str]]:
+    """The clips that a file has, each with "aligned" or its reason. Cuts off a line that was not written to its end."""
+    if not out.is_file():
+        return []
+    data = out.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) < len(data):
+        os.truncate(out, len(whole))
+    try:
+        rows = [json.loads(line) for line in whole.splitlines()]
+        return [(row["id"], _reason(row["skipped"]) if "skipped" in row else "aligned") for row in rows]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{out}: not an alignment file ({error}); name another file or remove it") from error
+
+
+def _manifest_path(clip: Clip, root: str) -> str:
+    path = Path(clip.audio)
+    return str(path.relative_to(root)) if path.is_relative_to(root) else clip.audio
+
+
+def _text_sources(manifest: str) -> dict[str, str | None]:
+    """Who wrote each text, by clip id, where a JSONL manifest says so."""
+    sources: dict[str, str | None] = {}
+    if str(manifest).endswith(".jsonl"):
+        for line in Path(manifest).read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            sources[row.get("id") or row.get("audio", "")] = row.get("text_source")
+    return sources
