@@ -93,7 +93,7 @@ def align(
 
     Example: python -m train align --manifest manifest.jsonl --root data --out labels.jsonl
     """
-    from train.align import align as write
+    from train.tools.align import align as write
 
     typer.echo(write(manifest, root, out))
 

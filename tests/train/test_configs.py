@@ -23,6 +23,7 @@ RUNS = [
     *([path] for path in ALONE),
     [CONFIGS / "crops.yaml", CONFIGS / "narrow.yaml"],
     [CONFIGS / "ablation/base.yaml"],
+    *([path] for path in sorted((CONFIGS / "recipe").glob("*.yaml"))),
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mimotok.io.alignments import UNKNOWN, frame_labels
 from train.data.augment import AugmentConfig, augment, resample
 from train.data.cache import skipped_table
 from train.data.manifest import BadClipError, Clip, read
@@ -26,13 +28,24 @@ class Batch(NamedTuple):
     """wav: float32 [B, T] at the training rate, zero-padded. lengths: int64 [B], valid samples.
 
     text: the transcript of exactly this audio, or None where there is none or the audio is a crop.
-    ids: the clips' ids.
+    ids: the clips' ids. phones: int64 [B, F], what is spoken at the middle of each frame (see
+    `mimotok.io.alignments.frame_labels`), of crops too; None where nothing is known of any clip.
     """
 
     wav: Tensor
     lengths: Tensor
     text: list[str | None]
     ids: list[str]
+    phones: Tensor | None = None
+
+
+class Part(NamedTuple):
+    """One item of a batch: wav [T], its text, its clip's id, its phone labels [F]."""
+
+    wav: np.ndarray
+    text: str | None
+    id: str
+    phones: np.ndarray | None
 
 
 class Loaded(NamedTuple):
@@ -43,10 +56,14 @@ class Loaded(NamedTuple):
 
 
 class Render(NamedTuple):
-    """How planned items become audio at `sample_rate` Hz; `augment` None leaves them as they are."""
+    """How planned items become audio at `sample_rate` Hz; `augment` None leaves them as they are.
+
+    frame_rate: Hz, of phone labels; None for none.
+    """
 
     sample_rate: int
     augment: AugmentConfig | None
+    frame_rate: float | None = None
 
     def batch(self, clips: Sequence[Clip], planned: PlannedBatch, seeds: Sequence[int]) -> Loaded:
         """`seeds` names the batch: with an item's place in it, they seed the item's augmentation."""
@@ -58,8 +75,9 @@ class Render(NamedTuple):
             except BadClipError as error:
                 skipped[clip.id] = str(error)
             else:
-                parts.append((wav[: planned.samples], text, clip.id))
-        return Loaded(_collate(parts, planned.samples) if parts else None, skipped)
+                wav = wav[: planned.samples]
+                parts.append(Part(wav, text, clip.id, self._phones(clip, item, len(wav))))
+        return Loaded(self._collate(parts, planned.samples) if parts else None, skipped)
 
     def _item(self, clip: Clip, item: Item, rng: np.random.Generator) -> tuple[np.ndarray, str | None]:
         # a whole clip is read to its end, to see whether the manifest has its duration right
@@ -74,13 +92,28 @@ class Render(NamedTuple):
         complete = item.whole and abs(len(wav) - expected) <= SLACK * self.sample_rate
         return wav, clip.text if complete else None
 
+    def _phones(self, clip: Clip, item: Item, samples: int) -> np.ndarray | None:
+        if self.frame_rate is None:
+            return None
+        frames = self._frames(samples, self.frame_rate)
+        return frame_labels(clip.phones or (), frames, self.frame_rate, start=item.start, speed=item.speed)
 
-def _collate(parts: list[tuple[np.ndarray, str | None, str]], samples: int) -> Batch:
-    wav = torch.zeros(len(parts), samples)
-    for row, (part, _, _) in zip(wav, parts, strict=True):
-        row[: len(part)] = torch.from_numpy(part)
-    lengths = torch.tensor([len(part) for part, _, _ in parts])
-    return Batch(wav, lengths, [text for _, text, _ in parts], [name for _, _, name in parts])
+    def _frames(self, samples: int, frame_rate: float) -> int:
+        # rounded, so that a whole number of frames stays one
+        return math.ceil(round(samples * frame_rate / self.sample_rate, 6))
+
+    def _collate(self, parts: list[Part], samples: int) -> Batch:
+        wav = torch.zeros(len(parts), samples)
+        for row, part in zip(wav, parts, strict=True):
+            row[: len(part.wav)] = torch.from_numpy(part.wav)
+        phones = None
+        if self.frame_rate is not None:
+            phones = torch.full((len(parts), self._frames(samples, self.frame_rate)), UNKNOWN)
+            for labels, part in zip(phones, parts, strict=True):
+                if part.phones is not None:
+                    labels[: len(part.phones)] = torch.from_numpy(part.phones)
+        lengths = torch.tensor([len(part.wav) for part in parts])
+        return Batch(wav, lengths, [part.text for part in parts], [part.id for part in parts], phones)
 
 
 class TrainDataset(Protocol):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import soundfile as sf
 
 from mimotok.corpus.clips import lhotse
+from mimotok.io.alignments import Phone, read_alignments
 from mimotok.io.audio import load_audio
 
 WAV_HEADER = 44  # bytes: a canonical RIFF header, as the standard library's `wave` writes it
@@ -41,6 +43,7 @@ class Clip:
     audio: path of the audio file, "" where there is none. Samples come from `pcm` (prepared) or else from `cut`
     (a Lhotse cut), if there is one.
     duration: seconds. text: the transcript of the whole clip, or None. split: "train", "dev" or "test".
+    phones: what is spoken when, or None where that is not known.
     """
 
     id: str
@@ -53,6 +56,7 @@ class Clip:
     language: str | None = None
     pcm: Pcm | None = None
     cut: Any = None
+    phones: tuple[Phone, ...] | None = None
 
 
 @cache
@@ -200,3 +204,22 @@ def cut_clip(cut: Any, source: str, root: str = ".") -> Clip:
 def _files(cut: Any) -> list[str]:
     recording = getattr(cut, "recording", None)
     return [str(source.source) for source in getattr(recording, "sources", []) if source.type == "file"]
+
+
+def with_phones(clips: Iterable[Clip], alignments: str, root: str = ".") -> list[Clip]:
+    """The clips, those that `alignments` (see `mimotok.io.alignments`) knows with their phones.
+
+    Raises ValueError where it knows none of them.
+    """
+    known = read_alignments(alignments)
+    labelled = [replace(clip, phones=_phones(clip, known, root)) for clip in clips]
+    if labelled and all(clip.phones is None for clip in labelled):
+        raise ValueError(
+            f"{alignments}: knows none of the {len(labelled)} clips, e.g. {labelled[0].id}: write it from this manifest"
+        )
+    return labelled
+
+
+def _phones(clip: Clip, known: dict[str, tuple[Phone, ...]], root: str) -> tuple[Phone, ...] | None:
+    # a decoded clip has no path any more
+    return known.get(clip.id) or (known.get(os.path.relpath(clip.audio, root)) if clip.audio else None)

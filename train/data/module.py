@@ -12,7 +12,7 @@ import lightning as L
 from train.data.augment import AugmentConfig
 from train.data.batches import Batch, BatchDataset, Render, ResumableLoader, TrainDataset, ValidationLoader
 from train.data.cache import prepare, read_prepared
-from train.data.manifest import Clip, read_manifest
+from train.data.manifest import Clip, read_manifest, with_phones
 from train.data.plan import PlanConfig, PlannedBatch, check_weights, train_plan, whole_plan
 from train.data.shar import ShardBatches, find_shards
 
@@ -44,6 +44,8 @@ class SpeechDataModule(L.LightningDataModule):
             name, e.g. {"*kerstin*": 2}; the first match counts, and others have 1.
         augment: see `AugmentConfig`; null for none.
         cache_dir: clips are decoded into it once, at first use; null decodes them every time. Not for Shar.
+        alignments: phone labels that `python -m train align` wrote, for the losses that need them. Not for Shar.
+        frame_rate: Hz, of these labels in a batch: the model's.
         num_workers: processes that load batches; 0: the training process itself.
         seed: of order, crops and augmentation.
     """
@@ -63,6 +65,8 @@ class SpeechDataModule(L.LightningDataModule):
         source_weights: dict[str, float] | None = None,
         augment: AugmentConfig | None = AUGMENT,
         cache_dir: str | None = None,
+        alignments: str | None = None,
+        frame_rate: float = 25.0,
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
@@ -78,6 +82,10 @@ class SpeechDataModule(L.LightningDataModule):
             source_weights=source_weights,
         )
         self.augment, self.cache_dir, self.num_workers, self.seed = augment, cache_dir, num_workers, seed
+        self.alignments = alignments
+        self.frame_rate = None if alignments is None else frame_rate
+        if alignments is not None and _is_shar(manifest):
+            raise ValueError(f"alignments={alignments}: a Shar folder takes none; train from a manifest, or set null")
         self.train_clips: list[Clip] = []
         self.val_clips: list[Clip] = []
         self.skipped: dict[str, str] = {}
@@ -109,6 +117,10 @@ class SpeechDataModule(L.LightningDataModule):
         if self.val_manifest is not None:
             self.val_clips, skipped = self._read(self.val_manifest)
             self.skipped |= skipped
+        if self.alignments is not None:
+            clips = with_phones(self.train_clips + self.val_clips, self.alignments, self.root)
+            count = len(self.train_clips)
+            self.train_clips, self.val_clips = clips[:count], clips[count:]
         for clip in self.train_clips:
             if clip.duration < self.plan_config.min_seconds:
                 self.skipped[clip.id] = f"short: {clip.duration:.2f} s"
@@ -131,7 +143,7 @@ class SpeechDataModule(L.LightningDataModule):
         return BatchDataset(
             self.train_clips,
             partial(_epoch_plan, self.train_clips, self.plan_config, self.augment, self.seed),
-            Render(self.plan_config.sample_rate, self.augment),
+            Render(self.plan_config.sample_rate, self.augment, self.frame_rate),
             seed=self.seed,
             rank=rank,
             world_size=world_size,
@@ -149,7 +161,7 @@ class SpeechDataModule(L.LightningDataModule):
         rank, world_size = self._ranks()
         batches = whole_plan(self.val_clips, self.plan_config)
         batches += batches[: -len(batches) % world_size]
-        render = Render(self.plan_config.sample_rate, None)
+        render = Render(self.plan_config.sample_rate, None, self.frame_rate)
         return ValidationLoader(
             BatchDataset(self.val_clips, lambda _: batches, render, seed=self.seed, rank=rank, world_size=world_size)
         )

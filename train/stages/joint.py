@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from mimotok.text import ErrorRates, error_rates, normalize_text
 from train.data.batches import Batch
+from train.losses.meaning import CharacterConfig, CharacterReader, PhoneClassifier, spelling
+from train.losses.speech import SpeechFeatureLoss
 from train.stages.base import RECONSTRUCTION_LOSSES, Stage, StageConfig
 from train.stages.optim import clip_gradients, make_optimizer
 from train.stages.quantizer import TrainingQuantizer
@@ -42,12 +45,13 @@ class JointStage(Stage):
     over ranks: a step equals one of a single process on the joined batch where the ranks hold equally much, as a
     data module's batches of equal padded seconds nearly do. Codebooks sum over all ranks, and are exact.
 
-    loss_weights: of text, mel and commitment losses (eq. 1 and 2 by default); ctc (see TextDecoder) and the
-    RECONSTRUCTION_LOSSES where they have a weight. model: as in Stage. text_decoder: the shape of a new one, or the
-    folder of an exported one to go on from.
+    loss_weights: of text, mel and commitment losses (eq. 1 and 2 by default); ctc (see TextDecoder), the
+    RECONSTRUCTION_LOSSES, phone and characters (see `train.losses.meaning`), and speech (see `train.losses.speech`),
+    where they have a weight. model: as in Stage. text_decoder: the shape of a new one, or the folder of an exported
+    one to go on from. characters: of the network that spells. speech: of the speech feature loss.
     """
 
-    LOSSES = ("text", "ctc", "mel", *RECONSTRUCTION_LOSSES, "commitment")
+    LOSSES = ("text", "ctc", "phone", "characters", "mel", *RECONSTRUCTION_LOSSES, "speech", "commitment")
 
     def __init__(
         self,
@@ -57,6 +61,8 @@ class JointStage(Stage):
         training: StageConfig | None = None,
         text_decoder: TextDecoderConfig | str | None = None,
         quantizer: QuantizerConfig | None = None,
+        characters: CharacterConfig | None = None,
+        speech: SpeechFeatureLoss | None = None,
     ) -> None:
         super().__init__(model, loss_weights or PUBLISHED_WEIGHTS, training or StageConfig())
         self.quantizer_config = quantizer or QuantizerConfig()
@@ -68,6 +74,12 @@ class JointStage(Stage):
         if self.uses("ctc") and not self.uses("text"):
             raise ValueError("loss_weights: ctc is of the text decoder; give text a weight too")
         self.text_decoder = self._build_text_decoder(text_decoder) if self.uses("text") else None
+        width = self.tokenizer.config.d_model
+        self.phone_classifier = PhoneClassifier(width) if self.uses("phone") else None
+        self.character_reader = (
+            CharacterReader(width, characters or CharacterConfig()) if self.uses("characters") else None
+        )
+        self.speech_loss = (speech or SpeechFeatureLoss()) if self.uses("speech") else None
         self.sharded = False
 
     def _build_text_decoder(self, source: TextDecoderConfig | str | None) -> TextDecoder:
@@ -108,13 +120,32 @@ class JointStage(Stage):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of one batch by name, unweighted."""
         latents, lengths = self.encode_mel(batch)
-        quantized, _, commitment_loss = self.quantizer(latents, lengths, self._draw_n_q(len(batch.wav)))
-        segment = self.segment(quantized, lengths, batch.wav)
+        coded = self.quantizer(latents, lengths, self._draw_n_q(len(batch.wav)))
+        segment = self.segment(coded.quantized, lengths, batch.wav)
         wav = self.tokenizer.decoder(segment.latents, segment.lengths)
-        losses = self.reconstruction_losses(wav, segment.wav, segment.samples) | {"commitment": commitment_loss}
+        losses = self.reconstruction_losses(wav, segment.wav, segment.samples)
+        losses["commitment"] = coded.commitment_loss
         if self.text_decoder is not None:
-            losses |= text_losses(self.text_decoder, quantized, lengths, batch.text)
+            losses |= text_losses(self.text_decoder, coded.quantized, lengths, batch.text)
+        if self.phone_classifier is not None:
+            phones = self.phone_classifier.score(coded.first, self._phone_labels(batch))
+            self.log("train/phone_accuracy", phones.accuracy)
+            losses["phone"] = phones.loss
+        if self.character_reader is not None:
+            losses["characters"] = self.character_reader.loss(coded.first, lengths, batch.text)
         return losses
+
+    def reconstruction_losses(self, wav: Tensor, target: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        """As Stage's, and the speech feature loss where it has a weight."""
+        losses = super().reconstruction_losses(wav, target, lengths)
+        if self.speech_loss is not None:
+            losses["speech"] = self.speech_loss(wav, target, lengths)
+        return losses
+
+    def _phone_labels(self, batch: Batch) -> Tensor:
+        if batch.phones is None:
+            raise ValueError("loss_weights: phone needs labels: give data.alignments a file of `python -m train align`")
+        return batch.phones
 
     def _draw_n_q(self, count: int) -> Tensor:
         """Codebooks in use per clip, [count]; the first clip uses all (see TrainingQuantizer)."""
@@ -144,17 +175,31 @@ class JointStage(Stage):
             self.quantizer.write_back(model.encoder.quantizer)
 
     def validate(self, latents: Tensor, lengths: Tensor, batch: Batch, batch_index: int) -> Tensor:
-        """As Stage's, and the text loss, CER and WER of what the text decoder reads in the tokens."""
+        """As Stage's, and what the text decoder, the phone classifier and the character reader make of the tokens."""
         quantized = super().validate(latents, lengths, batch, batch_index)
+        if self.phone_classifier is not None or self.character_reader is not None:
+            self._validate_first_codebook(latents, lengths, batch)
         if self.text_decoder is not None:
             texts = [text if text and normalize_text(text) else None for text in batch.text]
             told = len(texts) - texts.count(None)
-            metrics = self._read_tokens(self.text_decoder, quantized, lengths, texts)
-            # every rank takes part where one has a text: those without weigh nothing
-            if self.trainer.strategy.reduce(torch.tensor(told, device=self.device), reduce_op="sum") > 0:
-                for name, value in metrics.items():
-                    self.log(f"val/{name}", value, batch_size=told, sync_dist=True)
+            self._log_mean(self._read_tokens(self.text_decoder, quantized, lengths, texts), told)
         return quantized
+
+    def _validate_first_codebook(self, latents: Tensor, lengths: Tensor, batch: Batch) -> None:
+        quantizer = self.export_tokenizer().encoder.quantizer
+        first = quantizer.decode(quantizer.encode(latents, 1))
+        if self.phone_classifier is not None:
+            phones = self.phone_classifier.score(first, self._phone_labels(batch))
+            self._log_mean({"phone_loss": phones.loss, "phone_accuracy": phones.accuracy}, phones.frames)
+        if self.character_reader is not None:
+            told = sum(spelling(text) is not None for text in batch.text)
+            self._log_mean({"characters_loss": self.character_reader.loss(first, lengths, batch.text)}, told)
+
+    def _log_mean(self, metrics: Mapping[str, Tensor | float], weight: int) -> None:
+        """Log metrics of validation that count `weight` in their mean; every rank logs where one has any weight."""
+        if self.trainer.strategy.reduce(torch.tensor(weight, device=self.device), reduce_op="sum") > 0:
+            for name, value in metrics.items():
+                self.log(f"val/{name}", value, batch_size=weight, sync_dist=True)
 
     def _read_tokens(
         self, decoder: TextDecoder, quantized: Tensor, lengths: Tensor, texts: list[str | None]
@@ -177,8 +222,8 @@ class JointStage(Stage):
             checkpoint["mimotok"]["text_decoder"] = asdict(self.text_decoder.config)
 
     def configure_optimizers(self) -> Any:
-        trained = [module for module in (self.tokenizer, self.text_decoder) if module is not None]
-        return make_optimizer(trained, self.config.optimizer)
+        modules = (self.tokenizer, self.text_decoder, self.phone_classifier, self.character_reader)
+        return make_optimizer([module for module in modules if module is not None], self.config.optimizer)
 
 
 def text_losses(decoder: TextDecoder, quantized: Tensor, lengths: Tensor, texts: list[str | None]) -> dict[str, Tensor]:

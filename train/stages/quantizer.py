@@ -20,11 +20,13 @@ from mimotok.model.quantizer import Codebook, ResidualQuantizer
 
 class Quantized(NamedTuple):
     """quantized: [B, F, D], gradients reach the latents; codes: int64 [B, n_q, F], -1 where a frame is padding or an
-    item does not use the codebook; commitment_loss: scalar."""
+    item does not use the codebook; commitment_loss: scalar; first: [B, F, D], the entries of the first codebook, also
+    for items that are left unquantized, gradients reach the latents."""
 
     quantized: Tensor
     codes: Tensor
     commitment_loss: Tensor
+    first: Tensor
 
 
 class TrainingQuantizer(nn.Module):
@@ -85,6 +87,7 @@ class TrainingQuantizer(nn.Module):
         valid = valid & finite
         residual, total = torch.where(finite[..., None], latents, 0.0), torch.zeros_like(latents)
         codes, losses = [], []
+        first = self._first_entries(residual)
         for index, layer in enumerate(self.layers):
             self._set_dead_threshold(cast(VectorQuantize, layer)._codebook)
             in_use = valid & (n_q > index)[:, None]
@@ -96,7 +99,16 @@ class TrainingQuantizer(nn.Module):
         # one straight-through step around the whole sum: one around each codebook would count the gradient n_q times
         straight = latents + (total - latents).detach()
         quantized = torch.where((n_q > 0)[:, None, None], straight, latents)
-        return Quantized(quantized, torch.stack(codes, 1), torch.stack(losses).mean())
+        first = latents + (first - latents).detach()
+        return Quantized(quantized, torch.stack(codes, 1), torch.stack(losses).mean(), first)
+
+    @torch.no_grad()
+    def _first_entries(self, latents: Tensor) -> Tensor:
+        """latents: [B, F, D] -> the nearest entries of the first codebook, whatever each item's number of codebooks."""
+        entries = next(self._codebooks()).embed[0]
+        # argmin of |x - e|^2, of which |x|^2 is the same for all entries
+        distance = entries.square().sum(-1) - 2 * latents @ entries.T
+        return entries[distance.argmin(-1)]
 
     def _set_dead_threshold(self, codebook: library.Codebook) -> None:
         mean = float(codebook.cluster_size.mean()) if bool(codebook.initted) else 0.0

@@ -43,7 +43,7 @@ def test_text_and_audio_belong_together(module, corpus):
         crops = 0
         for batch in take(module(augment=None, cache_dir=cache_dir).train_dataloader(), 20):
             assert batch.wav.shape[1] % 11520 == 0
-            for wav, length, text, name in zip(*batch, strict=True):
+            for wav, length, text, name in zip(*batch[:4], strict=True):
                 assert not wav[length:].any()
                 assert text is None or text == clips[name].text
                 if clips[name].duration < 4 and clips[name].text:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-from mimotok.alignments import PHONES, SILENCE, Phone, check_phones
-from mimotok.files import writing
 from rich.console import Console
 from rich.progress import track
 
-from train.augment import resample
-from train.manifest import BadClipError, Clip, decode, read_manifest
+from mimotok.io.alignments import PHONES, SILENCE, Phone, check_phones
+from mimotok.io.files import writing
+from train.data.augment import resample
+from train.data.manifest import BadClipError, Clip, decode, read_manifest
 
 RATE = 16000  # Hz, of the acoustic model
 FRAME = 0.01  # seconds, of the acoustic model
@@ -175,7 +175,7 @@ def _merged(entries: Iterable[Any]) -> Iterator[Phone]:
 
 
 def align(manifest: str, root: str, out: str | Path) -> str:
-    """Write the phones of every English clip of a manifest to `out` (see `mimotok.alignments`).
+    """Write the phones of every English clip of a manifest to `out` (see `mimotok.io.alignments`).
 
     A second call goes on after the clips that `out` has. Returns a line that counts the aligned clips, and the
     others by reason.
@@ -189,7 +189,7 @@ def align(manifest: str, root: str, out: str | Path) -> str:
     with writing(out), open(out, "a", encoding="utf-8") as file:
         todo = [clip for clip in clips if clip.id not in done]
         for clip in track(todo, "Aligning", console=Console(stderr=True)):
-            row = {"audio": _manifest_path(clip, root), "id": clip.id}
+            row: dict[str, Any] = {"audio": _manifest_path(clip, root), "id": clip.id}
             try:
                 phones = align_clip(aligner, clip)
             except NotAlignedError as error:

@@ -1,0 +1,136 @@
+"""Forced alignment: labels cover the clip in order, reasons are counted, a killed run goes on."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
+
+from mimotok.io.alignments import Phone, read_alignments
+from mimotok.io.audio import load_audio
+from tests.helpers.paths import SAMPLE
+from train.tools import align as module
+from train.tools.align import NotAlignedError, align, fitted, spell
+
+SAID = (
+    "A kodak turns speech into a handful of numbers each second, and these numbers back into speech. "
+    "What you hear now has made that journey."
+)
+
+
+def test_texts_become_words() -> None:
+    assert spell("Don't stop—it’s 5 o'clock!") == ["don't", "stop", "it's", "five", "o'clock"]
+    assert spell("in 1665, 1805 and 1900: 317") == [
+        *("in", "sixteen", "sixty", "five", "eighteen", "oh", "five", "and", "nineteen", "hundred"),
+        *("three", "hundred", "seventeen"),
+    ]
+    # numbers of unclear reading stay digits, which no dictionary has
+    assert spell("007 20000") == ["007", "20000"]
+
+
+def test_phones_are_moved_back_by_the_margin_and_cover_the_clip() -> None:
+    heard = [Phone("SIL", 0.0, 0.08), Phone("AH", 0.08, 0.3), Phone("N", 0.3, 0.62), Phone("SIL", 0.62, 0.8)]
+    # a margin of .1 s on either side of a clip of .5 s: the last silence lies outside of it
+    assert fitted(heard, 0.1, 0.5) == [Phone("AH", 0.0, pytest.approx(0.2)), Phone("N", pytest.approx(0.2), 0.5)]
+    with pytest.raises(NotAlignedError, match="no phone was found"):
+        fitted([Phone("SIL", 0.0, 0.7)], 0.1, 0.5)
+
+
+@pytest.fixture(scope="module")
+def aligner() -> module.Aligner:
+    pytest.importorskip("pocketsphinx", reason="needs: pip install 'mimotok[align]'")
+    return module.Aligner()
+
+
+def test_labels_are_in_order_and_cover_the_clip(aligner: module.Aligner) -> None:
+    wav = load_audio(SAMPLE, module.RATE)[0].numpy()
+    phones = aligner.align(wav, SAID)
+    assert phones[0].start == 0
+    assert phones[-1].end == pytest.approx(len(wav) / module.RATE)
+    assert all(a.end == pytest.approx(b.start) for a, b in pairwise(phones))
+    assert all(phone.start < phone.end for phone in phones)
+    spoken = " ".join(phone.label for phone in phones if phone.label != "SIL")
+    assert spoken.count("S P IY CH") == 2
+    # the sentences are parted by a pause, where the sample is quiet
+    pause = max((p for p in phones[5:-5] if p.label == "SIL"), key=lambda p: p.end - p.start)
+    inside = wav[round(pause.start * module.RATE) : round(pause.end * module.RATE)]
+    assert abs(inside).mean() < 0.1 * abs(wav).mean()
+
+
+def test_words_beyond_the_dictionary_are_named(aligner: module.Aligner) -> None:
+    with pytest.raises(NotAlignedError, match="not in the dictionary: qwrtplk"):
+        aligner.words("a qwrtplk turns")
+    with pytest.raises(NotAlignedError, match="no text"):
+        aligner.words("...")
+    # a possessive is as its owner and an s
+    assert aligner.words("the fremont's cobbler's 12") == ["the", "fremont's", "cobbler's", "twelve"]
+    assert aligner._decoder.lookup_word("fremont's").endswith("N T S")
+
+
+class FakeAligner:
+    """Stands for pocketsphinx: one phone as long as the clip, after a number of clips a crash."""
+
+    calls = 0
+    limit = 1000
+
+    def words(self, text: str) -> list[str]:
+        if "unknown" in text:
+            raise NotAlignedError("not in the dictionary: unknown")
+        return text.split()
+
+    def align(self, wav, text: str) -> list[Phone]:  # noqa: ARG002
+        type(self).calls += 1
+        if self.calls > self.limit:
+            raise KeyboardInterrupt
+        return [Phone("AH", 0.0, len(wav) / module.RATE)]
+
+
+def test_a_killed_run_goes_on_and_counts_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        {"audio": str(SAMPLE), "id": f"clip {i}", "duration": 8.55, "text": "some text", "language": "en"}
+        for i in range(4)
+    ]
+    rows[1] |= {"text": "an unknown word"}
+    rows[2] |= {"language": "de"}
+    rows.append({"audio": "missing.flac", "duration": 1.0, "text": "some text", "text_source": "human"})
+    rows.append({"audio": "silent.flac", "duration": 1.0, "text": None})
+    rows[0]["text_source"] = "whisper-tiny.en"
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(module, "Aligner", FakeAligner)
+    monkeypatch.setattr(FakeAligner, "calls", 0)
+    whole, part = tmp_path / "whole.jsonl", tmp_path / "part.jsonl"
+    counted = align(str(manifest), str(tmp_path), whole)
+    assert counted.split(", ") == [
+        *("2 aligned", "1 not in the dictionary", "1 not English", "1 unreadable", "1 no text"),
+    ]
+    assert read_alignments(whole).keys() == {str(SAMPLE), "clip 0", "clip 3"}
+    written = [json.loads(line) for line in whole.read_text().splitlines()]
+    assert written[0]["text_source"] == "whisper-tiny.en"
+    assert written[4] == {"audio": "missing.flac", "id": "missing.flac", "skipped": "unreadable: missing"}
+
+    monkeypatch.setattr(FakeAligner, "calls", 0)
+    monkeypatch.setattr(FakeAligner, "limit", 1)
+    with pytest.raises(KeyboardInterrupt):
+        align(str(manifest), str(tmp_path), part)
+    with part.open("a") as file:
+        file.write('{"audio": "clip')  # a kill in the middle of a line
+    monkeypatch.setattr(FakeAligner, "limit", 1000)
+    assert align(str(manifest), str(tmp_path), part) == counted
+    assert part.read_text() == whole.read_text()
+    assert align(str(manifest), str(tmp_path), part) == counted
+
+
+def test_another_file_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "Aligner", FakeAligner)
+    other = tmp_path / "other.txt"
+    other.write_text("something else\n")
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text('{"audio": "a.wav", "duration": 1}\n')
+    with pytest.raises(ValueError, match="not an alignment file"):
+        align(str(manifest), str(tmp_path), other)
+    assert other.read_text() == "something else\n"
