@@ -34,6 +34,8 @@ LAYERS = [
     ["patch_lm", "streaming"],
     ["audio_lm", "live"],
     ["convert", "describe"],
+    ["corpus.remote"],
+    ["corpus.cuts"],
     ["corpus.clips", "corpus.plan"],
     ["corpus.formats", "corpus.loading"],
     ["corpus.ledger"],
@@ -50,7 +52,7 @@ DEPTH = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}
 HEAVY = {"lightning", "lhotse", "pyarrow", "ray", "transformers", "torchaudio", "vector_quantize_pytorch"}
 ALLOWED_HEAVY = {
     "training_quantizer": {"vector_quantize_pytorch"},
-    "corpus.clips": {"lhotse"},
+    "corpus.cuts": {"lhotse"},
     "corpus.cluster": {"ray"},
     "corpus.formats": {"lhotse", "pyarrow"},
     "hf": {"transformers"},
