@@ -22,7 +22,7 @@ from mimotok.corpus.clips import Clip
 from mimotok.corpus.cuts import is_cut, lhotse
 from mimotok.corpus.ledger import Failure
 from mimotok.corpus.loading import one_line
-from mimotok.corpus.remote import file_system, is_remote, open_file
+from mimotok.corpus.remote import file_system, is_remote, open_file, without_scheme
 
 # bytes a second of what is not looked into: only batches and the time left depend on them
 _BYTES_PER_SECOND = {".wav": 32_000, ".flac": 20_000}
@@ -73,6 +73,7 @@ def _listed(source: str, root: str) -> Listing:
 
 def _absolute(path: str) -> str:
     """The tokens remember where their sound is, from whatever folder they are looked at."""
+    path = without_scheme(path)
     return path if is_remote(path) else os.path.abspath(path)
 
 

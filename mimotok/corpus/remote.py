@@ -21,6 +21,11 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
+def without_scheme(path: str) -> str:
+    """A local path without file:// before it; other paths and addresses as they are."""
+    return path.removeprefix("file://") if path.startswith("file:///") else path
+
+
 def checked_address(address: str) -> str:
     """Return `address` if it may be read. Raises ValueError for another protocol, and for chained addresses."""
     match = _ADDRESS.fullmatch(address)
