@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from jsonargparse import CLI
 
-from mimotok.audio import save_audio
+from mimotok.io.audio import save_audio
 
 SAMPLE_RATE = 24000
 
@@ -40,7 +40,7 @@ def main(repeats: int = 7) -> None:
     with tempfile.TemporaryDirectory() as name:
         wav, codes = Path(name) / "in.wav", Path(name) / "out.npz"
         save_audio(wav, 0.1 * torch.randn(1, SAMPLE_RATE), SAMPLE_RATE)
-        encode = [sys.executable, "-m", "mimotok.cli", "encode", str(wav), str(codes), "--overwrite"]
+        encode = [sys.executable, "-m", "mimotok", "encode", str(wav), str(codes), "--overwrite"]
         commands = {"import torch": [sys.executable, "-c", "import torch"], "mimotok encode": encode}
         times: dict[str, list[float]] = {name: [] for name in commands}
         for turn in range(repeats + 1):

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mimotok.config import TokenizerConfig
-from mimotok.mel import log_mel
+from mimotok.model.mel import log_mel
 from mimotok.tokenizer import Tokenizer, checked_device
 
 Mode = Literal["eager", "compile", "graphs"]

@@ -14,8 +14,8 @@ from jsonargparse import CLI
 from rich.console import Console
 from rich.table import Table
 
-from train.augment import AugmentConfig
-from train.data import AUGMENT, SpeechDataModule
+from train.data.augment import AugmentConfig
+from train.data.module import AUGMENT, SpeechDataModule
 
 
 @dataclass(frozen=True)

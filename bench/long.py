@@ -18,9 +18,9 @@ import torch
 from jsonargparse import CLI
 
 from bench.memory import peak_rss
-from mimotok.audio import AUDIO_SUFFIXES, AudioWriter, load_audio
-from mimotok.convert import decode_file, encode_file
+from mimotok.io.audio import AUDIO_SUFFIXES, AudioWriter, load_audio
 from mimotok.tokenizer import Tokenizer
+from mimotok.transcode import decode_file, encode_file
 
 
 def make_recording(path: Path, clips: Path, sample_rate: int, seconds: float) -> None:

@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.codec import Codec, measure, ours
-from mimotok.audio import AUDIO_SUFFIXES, load_audio
-from mimotok.export_onnx import export_onnx
-from mimotok.onnx_runtime import OnnxTokenizer
+from mimotok.export.onnx import export_onnx
+from mimotok.export.run_onnx import OnnxTokenizer
+from mimotok.io.audio import AUDIO_SUFFIXES, load_audio
 from mimotok.tokenizer import Tokenizer
 
 

@@ -23,9 +23,9 @@ from torch import Tensor
 from torch._inductor import config as inductor
 
 from bench.codec import Codec, measure
-from mimotok.audio import AUDIO_SUFFIXES, load_audio
-from mimotok.export_onnx import export_onnx
-from mimotok.onnx_runtime import OnnxTokenizer
+from mimotok.export.onnx import export_onnx
+from mimotok.export.run_onnx import OnnxTokenizer
+from mimotok.io.audio import AUDIO_SUFFIXES, load_audio
 from mimotok.tokenizer import Tokenizer
 
 PESQ_RATE = 16000

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from mimotok.config import TokenizerConfig
-from mimotok.mel import log_mel
+from mimotok.model.mel import log_mel
 
 # Below this normalised correlation a codec has not kept the waveform, and the peak is at some other pitch period.
 KEPT_WAVEFORM = 0.5

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from eval.protocol import SAMPLE_RATE, resample
-from mimotok.codes_file import CodesFile, save_codes
+from mimotok.io.codes_file import CodesFile, save_codes
 from mimotok.tokenizer import Tokenizer
 
 

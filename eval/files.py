@@ -9,7 +9,7 @@ from typing import Any
 from eval.page import write_page
 from eval.pictures import draw_pictures
 from eval.report import full_table, main_table, rate_table, save_results, write_report
-from mimotok.files import atomic_path
+from mimotok.io.files import atomic_path
 
 TABLES = {"main": main_table, "rates": rate_table, "full": full_table}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from eval.report import figure_text, headline_metrics, main_rows
 from eval.store import ORIGINAL, audio_path
-from mimotok.files import atomic_path
+from mimotok.io.files import atomic_path
 
 Results = dict[str, Any]
 

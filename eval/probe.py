@@ -18,7 +18,7 @@ from eval.steps import open_codec
 from eval.summary import finite
 from eval.tasks import Failed, run_tasks
 from eval.testlists import Clip
-from mimotok.audio import load_audio
+from mimotok.io.audio import load_audio
 from mimotok.text import normalize_text
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import soxr
 
-from mimotok.audio import RESAMPLER
+from mimotok.io.audio import RESAMPLER
 
 VERSION = 2  # raise it when a figure's meaning changes: cached figures of another version are not used
 SAMPLE_RATE = 24000  # Hz: originals and reconstructions are compared, stored and played at this rate

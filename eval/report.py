@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.summary import FORMAT
-from mimotok.files import atomic_path
+from mimotok.io.files import atomic_path
 
 Results = dict[str, Any]
 

@@ -12,7 +12,7 @@ from eval.metrics import MISSING, Column
 from eval.protocol import SAMPLE_RATE, SILENCE, resample
 from eval.testlists import Clip
 from mimotok.config import TokenizerConfig
-from mimotok.mel import log_mel
+from mimotok.model.mel import log_mel
 
 STOI_RATE = 10000  # Hz: what STOI is defined at; resampled here, since pystoi has a resampler of its own
 # The floor lies above the noise of 16-bit storage in every band: below it there is nothing that a codec should keep.

@@ -14,7 +14,7 @@ from eval.codecs import Codec, CodecSpec, make_codec
 from eval.metrics import Metric, MetricSpec, make_metric
 from eval.store import load_wav, save_wav
 from eval.testlists import Clip
-from mimotok.audio import load_audio
+from mimotok.io.audio import load_audio
 
 Figures = dict[str, Any]
 

@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 
 from eval.protocol import SAMPLE_RATE
-from mimotok.files import atomic_path
+from mimotok.io.files import atomic_path
 
 ORIGINAL = "original"
 

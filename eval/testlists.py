@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mimotok.audio import AUDIO_SUFFIXES
+from mimotok.io.audio import AUDIO_SUFFIXES
 
 
 @dataclass(frozen=True)

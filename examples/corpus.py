@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mimotok import Tokenizer, load_audio
-from mimotok.files import atomic_path
-from train.manifest import Clip, read_manifest
+from mimotok.io.files import atomic_path
+from train.data.manifest import Clip, read_manifest
 
 # features(tokenizer, wav [1, T]) -> [1, ...]; `kind` names them in the cache
 Features = Callable[[Tokenizer, Tensor], Tensor]

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from train.plain import PlainLoading
+from train.stages.plain import PlainLoading
 
 
 class Example(PlainLoading):

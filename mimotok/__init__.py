@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mimotok.audio import load_audio, save_audio
     from mimotok.config import TokenizerConfig
+    from mimotok.io.audio import load_audio, save_audio
     from mimotok.tokenizer import Tokenizer
 
 __version__ = "0.1.0"
@@ -16,8 +16,8 @@ __all__ = ["Tokenizer", "TokenizerConfig", "load_audio", "save_audio"]
 _HOMES = {
     "Tokenizer": "mimotok.tokenizer",
     "TokenizerConfig": "mimotok.config",
-    "load_audio": "mimotok.audio",
-    "save_audio": "mimotok.audio",
+    "load_audio": "mimotok.io.audio",
+    "save_audio": "mimotok.io.audio",
 }
 
 

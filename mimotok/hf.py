@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from mimotok.config import TokenizerConfig
-from mimotok.lengths import ceil_div, mel_frames, valid_mask
-from mimotok.mel import hann_window
-from mimotok.quantizer import Codebook, ResidualQuantizer
+from mimotok.model.lengths import ceil_div, mel_frames, valid_mask
+from mimotok.model.mel import hann_window
+from mimotok.model.quantizer import Codebook, ResidualQuantizer
+from mimotok.model.transformer import RMSNorm
 from mimotok.tokenizer import Tokenizer
-from mimotok.transformer import RMSNorm
 from mimotok.weights import WINDOW_KEY, save_preprocessor
 
 try:

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mimotok.chunking import Run, decoder_context, encoder_context, grouped, piece_frames, pieces
 from mimotok.codes import check_entries, check_form
 from mimotok.config import TokenizerConfig
-from mimotok.decoder import Decoder
-from mimotok.encoder import Encoder
-from mimotok.lengths import ceil_div, checked_lengths, code_frames, mel_frames, valid_mask, zero_padding
-from mimotok.mel import log_mel
-from mimotok.pieces import Run, decoder_context, encoder_context, grouped, piece_frames, pieces
+from mimotok.model.decoder import Decoder
+from mimotok.model.encoder import Encoder
+from mimotok.model.lengths import ceil_div, checked_lengths, code_frames, mel_frames, valid_mask, zero_padding
+from mimotok.model.mel import log_mel
 from mimotok.weights import (
     CONFIG_NAME,
     WEIGHTS_NAME,

@@ -12,8 +12,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from mimotok.config import TokenizerConfig
-from mimotok.files import atomic_path
-from mimotok.mel import hann_window
+from mimotok.io.files import atomic_path
+from mimotok.model.mel import hann_window
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 import mimotok
-from mimotok.convert import decode_file, encode_file
+from mimotok.transcode import decode_file, encode_file
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "examples" / "sample.flac"

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from models import PARITY, STREAMABLE, TINY, make_tokenizer
 
 from mimotok.tokenizer import Tokenizer
+from tests.helpers.models import STREAMABLE, TINY, make_tokenizer
+from tests.helpers.paths import PARITY
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import STREAMABLE, make_tokenizer
 
 from bench import batch, gpu, large
 from mimotok import Tokenizer
+from tests.helpers.models import STREAMABLE, make_tokenizer
 
 
 @pytest.fixture

@@ -25,9 +25,9 @@ from examples.audio_lm.train import main as train_audio_lm
 from examples.corpus import Corpus
 from examples.training import SimilarLengths, run
 from mimotok import load_audio
-from mimotok.audio_lm import pad_sequences
-from mimotok.patch_lm import PatchConfig
-from mimotok.tokens import separate
+from mimotok.lm.audio_lm import pad_sequences
+from mimotok.lm.interleaving import separate
+from mimotok.lm.patches import PatchConfig
 
 SIZES = (32, 32, 16, 16)
 

@@ -14,11 +14,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import PARITY, STREAMABLE, TINY, make_tokenizer
 from safetensors import safe_open
 
 from mimotok import Tokenizer, TokenizerConfig
 from mimotok.weights import PREPROCESSOR_NAME, WEIGHTS_NAME, WINDOW_KEY, embedded_folder
+from tests.helpers.models import STREAMABLE, TINY, make_tokenizer
+from tests.helpers.paths import PARITY
 
 transformers = pytest.importorskip("transformers", minversion="5", reason="needs: pip install 'mimotok[hf]'")
 hf = pytest.importorskip("mimotok.hf", reason="needs: pip install 'mimotok[hf]'")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from models import PARITY
 
 from mimotok import Tokenizer
-from mimotok.mel import log_mel
+from mimotok.model.mel import log_mel
+from tests.helpers.paths import PARITY
 
 MODELS = ["a", "c"]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("build", reason="needs: pip install 'mimotok[dev]'")
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
+pytest.importorskip("build", reason="needs: pip install 'mimotok[dev]'")
 
 
 def run(*command: str, cwd: Path) -> str:
@@ -48,6 +48,6 @@ def test_installed_without_the_source_tree(wheel: Path, tmp_path: Path) -> None:
     where = run(python, "-c", "import mimotok; print(mimotok.__file__)", cwd=tmp_path)
     assert str(site) in where
     sample = str(ROOT / "examples" / "sample.flac")
-    run(python, "-m", "mimotok.cli", "encode", sample, "out.npz", cwd=tmp_path)
-    run(python, "-m", "mimotok.cli", "decode", "out.npz", "out.wav", cwd=tmp_path)
-    assert "1550 bit/s" in run(python, "-m", "mimotok.cli", "info", "out.npz", cwd=tmp_path)
+    run(python, "-m", "mimotok", "encode", sample, "out.npz", cwd=tmp_path)
+    run(python, "-m", "mimotok", "decode", "out.npz", "out.wav", cwd=tmp_path)
+    assert "1550 bit/s" in run(python, "-m", "mimotok", "info", "out.npz", cwd=tmp_path)

@@ -22,7 +22,7 @@ def export(
 
     Example: python -m train export --checkpoint runs/joint/checkpoints/last.ckpt --out checkpoints/mine
     """
-    from train.export import export as write
+    from train.tools.export import export as write
 
     write(checkpoint, out, dtype=dtype)
 
@@ -40,7 +40,7 @@ def average(
 
     Example: python -m train average checkpoints/more checkpoints/adversarial --out checkpoints/mine
     """
-    from train.average import average as write
+    from train.tools.average import average as write
 
     write(first, second, out, share=share, new_codes=new_codes, dtype=dtype)
 
@@ -61,7 +61,7 @@ def prune(
 
     Example: python -m train prune checkpoints/more --out narrow --manifest manifest.jsonl --root data --vocoder 512
     """
-    from train.prune import prune as write
+    from train.tools.prune import prune as write
 
     widths = {"encoder_ffn_dim": encoder, "decoder_ffn_dim": decoder, "vocoder_intermediate_dim": vocoder}
     write(source, out, manifest, root=root, widths=widths, seconds=seconds, dtype=dtype)
@@ -78,7 +78,7 @@ def prepare(
 
     Example: python -m train prepare --manifest manifest.jsonl --root data --out data/cache --workers 2
     """
-    from train.cache import prepare as decode
+    from train.data.cache import prepare as decode
 
     typer.echo(decode(manifest, root, out, workers=workers))
 
@@ -92,7 +92,7 @@ def transcribe(
 
     Example: python -m train transcribe out.npz --checkpoint checkpoints/joint
     """
-    from train.transcribe import transcribe as read
+    from train.tools.transcribe import transcribe as read
 
     typer.echo(read(checkpoint, path))
 
@@ -101,7 +101,7 @@ def main() -> None:
     """Dispatches on the first word. Bad input and a full disk end in one line and exit code 2."""
     try:
         if len(sys.argv) > 1 and sys.argv[1] not in TOOLS:
-            from train.cli import run_lightning
+            from train.run.cli import run_lightning
 
             run_lightning()
         else:

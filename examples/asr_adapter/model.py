@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from examples.corpus import Item
 from examples.training import Example
 from mimotok.text import normalize_text
-from train.text_decoder import TextDecoder, TextDecoderConfig
+from train.stages.text_decoder import TextDecoder, TextDecoderConfig
 
 STACK = 4
 

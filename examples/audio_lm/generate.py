@@ -9,8 +9,8 @@ import torch
 from examples.audio_lm.model import SPECIAL, SpeechLM, continuation_prompt, speech_prompt
 from examples.training import run
 from mimotok import Tokenizer, load_audio, save_audio
-from mimotok.sampling import GREEDY, Sampling
-from mimotok.tokens import separate
+from mimotok.lm.interleaving import separate
+from mimotok.lm.sampling import GREEDY, Sampling
 
 
 def main(

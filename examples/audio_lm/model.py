@@ -1,4 +1,4 @@
-"""The model: a small Llama from scratch, made an audio LM by mimotok.audio_lm."""
+"""The model: a small Llama from scratch, made an audio LM by mimotok.lm.audio_lm."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from examples.training import Example
-from mimotok.audio_lm import AudioLM, Sequences
-from mimotok.patch_lm import PatchConfig
-from mimotok.tokens import Positions, SpecialIds, empty_ids, interleave
-from train.text import ByteTokenizer
+from mimotok.lm.audio_lm import AudioLM, Sequences
+from mimotok.lm.interleaving import Positions, SpecialIds, empty_ids, interleave
+from mimotok.lm.patches import PatchConfig
+from train.stages.text import ByteTokenizer
 
 TEXT = ByteTokenizer()
 SPECIAL = SpecialIds(audio=TEXT.size, start=TEXT.size + 1, end=TEXT.size + 2)

@@ -11,7 +11,7 @@ from examples.audio_lm.model import SpeechLM, spoken
 from examples.corpus import Corpus, Item, codes_of, hours, load_items
 from examples.training import fit, make_loader, run
 from mimotok import Tokenizer
-from mimotok.audio_lm import Sequences, pad_sequences
+from mimotok.lm.audio_lm import Sequences, pad_sequences
 
 # the share of training clips whose text is left out, so that the model also learns to go on without one
 WITHOUT_TEXT = 0.3

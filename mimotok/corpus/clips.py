@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mimotok.audio import read_blocks, resample
 from mimotok.corpus.cuts import load_cut, make_cut
 from mimotok.corpus.remote import fetch, is_remote
-from mimotok.files import open_regular, writing
+from mimotok.io.audio import read_blocks, resample
+from mimotok.io.files import open_regular, writing
 
 # blocks that wait for the consumer
 _BLOCKS_AHEAD = 2

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mimotok.corpus.remote import checked_address, fetch, is_remote
-from mimotok.files import open_regular
+from mimotok.io.files import open_regular
 
 _DATA_CUTS = ("MonoCut", "MultiCut", "Cut")
 _MIXED = "MixedCut"

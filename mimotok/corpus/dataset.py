@@ -16,7 +16,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from mimotok.corpus.formats import Record, checked_format, read_shard
 from mimotok.corpus.ledger import SHARDS, read_entries, read_settings
 from mimotok.corpus.sequences import MODES, Position, Sequence, sequences
-from mimotok.files import StrPath
+from mimotok.io.files import StrPath
 
 
 class _Shard(NamedTuple):

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from mimotok.chunked import encode_blocks
 from mimotok.corpus.clips import Clip, NoRoomError, ahead, read_clip
 from mimotok.corpus.formats import Record
 from mimotok.corpus.ledger import Entry, Failure, Settings, write_shard
 from mimotok.corpus.loading import Batch, decoded_loads, one_line
+from mimotok.streaming.blocks import encode_blocks
 from mimotok.tokenizer import Tokenizer
 
 # called with clips, and seconds of sound, as they are done

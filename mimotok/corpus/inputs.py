@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 import soundfile
 
-from mimotok.audio import AUDIO_SUFFIXES
-from mimotok.convert import files_below
 from mimotok.corpus.clips import Clip
 from mimotok.corpus.cuts import is_cut, lhotse
 from mimotok.corpus.ledger import Failure
 from mimotok.corpus.loading import one_line
 from mimotok.corpus.remote import file_system, is_remote, open_file, without_scheme
+from mimotok.io.audio import AUDIO_SUFFIXES
+from mimotok.transcode import files_below
 
 # bytes a second of what is not looked into: only batches and the time left depend on them
 _BYTES_PER_SECOND = {".wav": 32_000, ".flac": 20_000}

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mimotok.corpus.formats import Record, checked_format
-from mimotok.files import StrPath, atomic_path, writing
+from mimotok.io.files import StrPath, atomic_path, writing
 
 FORMAT_VERSION = 1
 SETTINGS, LEDGER, FAILED, SHARDS, LOCK = "corpus.json", "ledger.jsonl", "failed.jsonl", "shards", ".lock"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, BinaryIO
 
-from mimotok.files import open_regular
+from mimotok.io.files import open_regular
 
 # Plain stores of bytes. Not among them: what reads one address out of another (reference, zip, tar, simplecache, dir),
 # runs programs or logs in elsewhere (ssh, sftp, smb, git, github, jupyter, dask), or is this machine (file, local).

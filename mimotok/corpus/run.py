@@ -12,7 +12,7 @@ from mimotok.corpus.formats import checked_format
 from mimotok.corpus.inputs import read_input
 from mimotok.corpus.ledger import Ledger, Settings, open_ledger, read_entries, read_failures
 from mimotok.corpus.plan import split_shards
-from mimotok.files import StrPath
+from mimotok.io.files import StrPath
 from mimotok.tokenizer import Tokenizer
 
 MAX_SHARD_HOURS = 1000.0

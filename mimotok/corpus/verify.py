@@ -16,8 +16,8 @@ from mimotok.corpus.encode import encode_long
 from mimotok.corpus.formats import Record, checked_format, read_shard
 from mimotok.corpus.ledger import SHARDS, Entry, Settings, read_entries, read_failures, read_settings
 from mimotok.corpus.run import settings_of
-from mimotok.files import StrPath
-from mimotok.lengths import code_frames
+from mimotok.io.files import StrPath
+from mimotok.model.lengths import code_frames
 from mimotok.tokenizer import Tokenizer
 
 

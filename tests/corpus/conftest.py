@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from corpus_tools import CLIPS, MODEL, Sounds
 
 from mimotok import Tokenizer, load_audio
+from tests.helpers.corpus_tools import CLIPS, MODEL, Sounds
 
 pytest.importorskip("pyarrow", reason="needs: pip install 'mimotok[tokenize]'")
 

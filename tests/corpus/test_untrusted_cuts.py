@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from corpus_tools import records_of
 
 from mimotok.corpus import tokenize_corpus, verify_corpus
 from mimotok.corpus.cuts import load_cut, make_cut, with_memory
 from mimotok.corpus.ledger import read_failures
-from train.cache import prepare
-from train.manifest import read_manifest
-from train.shar import Shard, find_shards, shar_cuts
+from tests.helpers.corpus_tools import records_of
+from train.data.cache import prepare
+from train.data.manifest import read_manifest
+from train.data.shar import Shard, find_shards, shar_cuts
 
 lhotse = pytest.importorskip("lhotse")
 QUICK = {"workers": 0, "batch_seconds": 1.0, "shard_hours": 1.0}

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from evaluation_speech import speech
 
 from eval import steps
 from eval.codecs import Codec, CodecResult, CodecSpec, make_codec
 from eval.metrics import MISSING, Column, Metric
 from eval.protocol import SAMPLE_RATE
 from eval.testlists import Clip
+from tests.helpers.evaluation_speech import speech
 
 
 @pytest.fixture

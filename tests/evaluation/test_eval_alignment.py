@@ -2,11 +2,11 @@
 
 import numpy as np
 import torch
-from evaluation_speech import speech
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval.alignment import align, find_delay
+from tests.helpers.evaluation_speech import speech
 
 
 @settings(max_examples=30, deadline=None)

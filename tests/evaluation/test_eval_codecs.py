@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from evaluation_speech import speech
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from eval.codecs import CodecSpec, expand_specs, make_codec
 from eval.external import ogg_payload_bits
 from eval.protocol import SAMPLE_RATE, resample
 from mimotok.tokenizer import Tokenizer
+from tests.helpers.evaluation_speech import speech
 
 
 def test_specs_expand_our_models_over_n_q_and_nothing_else():

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from evaluation_speech import speech
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +10,7 @@ from eval.metrics import MetricSpec, make_metric
 from eval.protocol import SAMPLE_RATE, resample
 from eval.testlists import Clip
 from mimotok.text import error_counts, error_rates
+from tests.helpers.evaluation_speech import speech
 
 CLIP = Clip("clip", audio=None, text="Hello there.", language="en")  # type: ignore[arg-type]
 

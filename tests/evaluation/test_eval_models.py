@@ -5,7 +5,6 @@ import re
 import numpy as np
 import pytest
 import torch
-from evaluation_speech import no_progress, speech
 
 from eval.codecs import CodecSpec, make_codec
 from eval.metrics import MetricSpec, make_metric
@@ -14,6 +13,7 @@ from eval.probe_model import Budget, Tokens, train_probe
 from eval.protocol import SAMPLE_RATE, resample
 from eval.testlists import Clip
 from eval.wavlm_ecapa import BACKBONE, HEAD_KEYS, WAVLM_KEYS, WavlmEcapa, load_wavlm_ecapa, renamed
+from tests.helpers.evaluation_speech import no_progress, speech
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from evaluation_speech import no_progress, speech
 
 from eval.cache import Cache
 from eval.codecs import CodecSpec
@@ -17,6 +16,7 @@ from eval.store import audio_path, load_wav, slug
 from eval.summary import results_of
 from eval.tasks import Failed, run_tasks
 from eval.testlists import read_test_list
+from tests.helpers.evaluation_speech import no_progress, speech
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import json
 
 import pytest
 import soundfile
-from evaluation_speech import speech
 
 from eval.testlists import read_test_list, thin
+from tests.helpers.evaluation_speech import speech
 
 
 def write(path, text):

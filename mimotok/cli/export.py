@@ -1,0 +1,32 @@
+"""mimotok export: a model for other runtimes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mimotok.cli.common import Model, Revision, errors_told, make_tokenizer
+
+FORMATS = ("onnx",)
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="A folder, which is made.", show_default=False)],
+    target: Annotated[str, typer.Option("--format", help=f"{' or '.join(FORMATS)}.")] = "onnx",
+    n_q: Annotated[int | None, typer.Option("--n-q", help="Codebooks to use; the model's default if left out.")] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="8-bit products in the decoder; codes stay exact.")] = False,
+    model: Model = None,
+    revision: Revision = None,
+) -> None:
+    """Write a model as ONNX graphs, with the lines of Python that run them on numpy and onnxruntime alone."""
+    with errors_told():
+        if target not in FORMATS:
+            raise ValueError(f"format={target}: give {' or '.join(FORMATS)}")
+        from mimotok.io.files import require_new
+
+        require_new(folder)  # told before a model is loaded for nothing
+        from mimotok.export.onnx import export_onnx
+
+        export_onnx(make_tokenizer(model, revision, "cpu", "float32"), folder, n_q=n_q, int8=int8)

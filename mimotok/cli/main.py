@@ -1,0 +1,208 @@
+"""The command line: each command a thin shell over one public function."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO, NoReturn
+
+import typer
+
+from mimotok import __version__
+from mimotok.cli.common import (
+    TERMINATED,
+    USER_ERROR,
+    Device,
+    Dtype,
+    Model,
+    Revision,
+    errors_told,
+    file_progress,
+    make_tokenizer,
+    tell,
+)
+from mimotok.cli.export import export
+from mimotok.cli.tokenize import tokenize
+
+if TYPE_CHECKING:
+    from mimotok.tokenizer import Tokenizer
+    from mimotok.transcode import Job
+
+# torch takes over a second to import: whatever needs it is imported where it is used
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+Paths = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="[FILES]", help="IN OUT, or any number of IN with --out-dir.", show_default=False),
+]
+Live = Annotated[bool, typer.Option("--stream", help="From standard input to standard output, as it comes.")]
+Out = Annotated[Path | None, typer.Option("--out-dir", help="Write here, under the inputs' names.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
+
+
+@app.command(epilog="Example: mimotok encode speech.wav speech.npz --n-q 8")
+def encode(
+    paths: Paths = None,
+    n_q: Annotated[int | None, typer.Option("--n-q", help="Codebooks to use; the model's default if left out.")] = None,
+    model: Model = None,
+    revision: Revision = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    out_dir: Out = None,
+    overwrite: Overwrite = False,
+    stream: Live = False,
+) -> None:
+    """Encode sound files into codes files (.npz). With --out-dir, several, or folders of them."""
+    with errors_told():
+        if stream:
+            from mimotok.streaming.pipes import encode_live
+
+            _live(partial(encode_live, n_q=n_q), paths, model, revision, device, dtype)
+            return
+        from mimotok.io.audio import AUDIO_SUFFIXES
+        from mimotok.transcode import CODES_SUFFIX, encode_file
+
+        jobs = _jobs(paths or [], out_dir, AUDIO_SUFFIXES, [CODES_SUFFIX], overwrite)
+        tokenizer = make_tokenizer(model, revision, device, dtype)
+        n_q = tokenizer.config.checked_n_q(n_q)  # told once, not for every file
+        create = out_dir is not None
+        _run(jobs, partial(encode_file, tokenizer, n_q=n_q, overwrite=overwrite, create_folders=create))
+
+
+@app.command(epilog="Example: mimotok decode speech.npz speech.wav")
+def decode(
+    paths: Paths = None,
+    model: Model = None,
+    revision: Revision = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    out_dir: Out = None,
+    overwrite: Overwrite = False,
+    force: Annotated[bool, typer.Option("--force", help="Decode codes that other weights made.")] = False,
+    stream: Live = False,
+) -> None:
+    """Decode codes files into sound files (.wav; .flac and others by the name). With --out-dir, several."""
+    with errors_told():
+        if stream:
+            from mimotok.streaming.pipes import decode_live
+
+            _live(partial(decode_live, force=force), paths, model, revision, device, dtype)
+            return
+        from mimotok.io.audio import WRITABLE
+        from mimotok.transcode import CODES_SUFFIX, decode_file
+
+        jobs = _jobs(paths or [], out_dir, [CODES_SUFFIX], list(WRITABLE), overwrite)
+        tokenizer = make_tokenizer(model, revision, device, dtype)
+        create = out_dir is not None
+        _run(jobs, partial(decode_file, tokenizer, force=force, overwrite=overwrite, create_folders=create))
+
+
+@app.command(epilog="Example: mimotok info speech.npz")
+def info(
+    source: Annotated[str | None, typer.Argument(metavar="[FILE|MODEL]", show_default=False)] = None,
+    revision: Revision = None,
+) -> None:
+    """Tell what a codes file or a model (folder, hub id, the embedded one if left out) holds."""
+    with errors_told():
+        from mimotok.info import describe
+
+        for heading, value in describe(source, revision=revision).items():
+            typer.echo(f"{heading:<12}{value}")
+
+
+app.command(epilog="Example: mimotok export --format onnx exported/")(export)
+app.command(epilog="Example: mimotok tokenize manifest.jsonl tokens/ --root audio")(tokenize)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mimotok {__version__}")
+        raise typer.Exit
+
+
+@app.callback(no_args_is_help=True, epilog="Example: mimotok encode --help")
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    """Speech and sound to discrete codes and back, at 1.55 kbit/s."""
+
+
+def _jobs(
+    paths: list[Path], out_dir: Path | None, read: Collection[str], written: Sequence[str], overwrite: bool
+) -> list[Job]:
+    """What becomes of which file; read, written: suffixes, the first written one for those in `out_dir`.
+
+    Raises ValueError, before any work, if an output cannot be written.
+    """
+    from mimotok.io.files import open_regular
+    from mimotok.transcode import Job, plan_jobs, require_target
+
+    if out_dir is not None:
+        jobs = plan_jobs(paths, out_dir, read, written[0])
+    elif len(paths) != 2:
+        raise ValueError("give one input and one output, or any number of inputs and --out-dir")
+    elif paths[0].is_dir():
+        raise ValueError(f"{paths[0]}: is a folder, which needs --out-dir")
+    else:
+        open_regular(paths[0]).close()  # told before a model is loaded for nothing
+        jobs = [Job(*paths)]
+    for job in jobs:
+        require_target(job.target, written, overwrite=overwrite, create_folders=out_dir is not None)
+    return jobs
+
+
+def _live(
+    work: Callable[[Tokenizer, BinaryIO, BinaryIO], None],
+    paths: list[Path] | None,
+    model: str | None,
+    revision: str | None,
+    device: str,
+    dtype: str,
+) -> None:
+    if paths:
+        raise ValueError(f"{paths[0]}: --stream reads standard input and writes standard output, and takes no files")
+    if sys.stdin.isatty():
+        raise ValueError("--stream: standard input is a terminal; send sound or codes through a pipe")
+    try:
+        work(make_tokenizer(model, revision, device, dtype), sys.stdin.buffer, sys.stdout.buffer)
+    except BrokenPipeError:
+        # whoever was listening has gone: that ends a live stream; python would complain once more at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run(jobs: list[Job], convert: Callable[..., object]) -> None:
+    """Convert every file, telling of those that fail; exits with 2 if any did."""
+    failed = False
+    with file_progress(len(jobs)) as report:
+        for i, job in enumerate(jobs):
+            try:
+                report(i, job.source, 0.0, None)
+                convert(job.source, job.target, progress=partial(report, i, job.source))
+            except (ValueError, OSError, MemoryError) as error:
+                tell(error)
+                failed = True
+    if failed:
+        raise typer.Exit(USER_ERROR)
+
+
+def _terminate(*_: object) -> NoReturn:
+    sys.exit(TERMINATED)
+
+
+def main() -> None:
+    """The entry point of `mimotok`."""
+    # without this, a process that is told to end leaves its temporary file behind
+    signal.signal(signal.SIGTERM, _terminate)
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""`mimotok tokenize`: whole corpora to tokens, and the check of what came of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mimotok.cli.common import USER_ERROR, Device, Dtype, Model, Revision, errors_told, make_tokenizer, tell
+
+if TYPE_CHECKING:
+    from mimotok.corpus.run import Progress
+
+Paths = Annotated[list[str] | None, typer.Argument(metavar="INPUT OUT", help="Or OUT alone, with --verify.")]
+
+
+def tokenize(
+    paths: Paths = None,
+    workers: Annotated[int, typer.Option(help="Decoding processes, 0 for none; with --ray, of each actor.")] = 2,
+    n_q: Annotated[int | None, typer.Option("--n-q", help="Codebooks to use; the model's default if left out.")] = None,
+    format: Annotated[str, typer.Option(help="Of the shards: parquet, webdataset or shar.")] = "parquet",
+    root: Annotated[str, typer.Option(help="Folder or URL of a manifest's relative paths.")] = ".",
+    model: Model = None,
+    revision: Revision = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    batch_seconds: Annotated[float, typer.Option(help="Padded sound in a batch; more for a GPU.")] = 60.0,
+    shard_hours: Annotated[float, typer.Option(help="Sound in a shard, at least.")] = 4.0,
+    ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Work on a Ray cluster; local for here.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Check OUT, and encode a sample of it again.")] = False,
+) -> None:
+    """Encode a corpus into shards of tokens; run again, it goes on where it was.
+
+    INPUT is a folder or URL of sound files or WebDataset tars, a JSONL manifest, or a Lhotse CutSet.
+    """
+    with errors_told():
+        if len(paths or []) != (1 if verify else 2):
+            raise ValueError("give INPUT and OUT, or OUT alone with --verify")
+        if verify:
+            _verify(paths[0], model, revision, device, dtype)  # type: ignore[index]
+            return
+        from mimotok.corpus.formats import checked_format
+        from mimotok.corpus.run import tokenize_corpus
+
+        checked_format(format)  # told before a model is loaded for nothing
+        tokenizer = make_tokenizer(model, revision, device, dtype)
+        source, out = paths  # type: ignore[misc]
+        with _bar() as progress:
+            done = tokenize_corpus(
+                source,
+                out,
+                tokenizer,
+                root=root,
+                n_q=n_q,
+                format=format,
+                workers=workers,
+                batch_seconds=batch_seconds,
+                shard_hours=shard_hours,
+                ray=ray,
+                progress=progress,
+            )
+        hours = f"{done.seconds / 3600:.2f} hours"
+        typer.echo(f"{done.clips} clips, {hours}, {done.frames} frames in {done.shards} shards; {done.failed} failed")
+        if done.failed and not done.clips:
+            raise ValueError(f"{out}: no clip could be read; failed.jsonl says why, without it they are tried again")
+
+
+def _verify(out: str, model: str | None, revision: str | None, device: str, dtype: str) -> None:
+    from mimotok.corpus.ledger import read_settings
+    from mimotok.corpus.verify import verify_corpus
+
+    read_settings(out)  # told before a model is loaded for nothing
+    found = verify_corpus(out, make_tokenizer(model, revision, device, dtype))
+    for problem in found.problems:
+        tell(problem)
+    absent = f", the sound of {found.absent} more is not there" if found.absent else ""
+    typer.echo(f"{found.clips} clips in {found.shards} shards; {found.encoded} encoded again{absent}")
+    if found.problems:
+        raise typer.Exit(USER_ERROR)
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[Progress], None] | None]:
+    """Yields what shows the clips and hours done, hours of sound an hour, and the time left; on a terminal only."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    import time
+
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    told = "{task.fields[clips]} clips, {task.fields[hours]:.2f} h, {task.fields[rate]:.0f} h/h, left"
+    columns = BarColumn(), TextColumn("{task.percentage:.0f} %"), TextColumn(told), TimeRemainingColumn()
+    start = time.monotonic()
+    with Bar(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=None, clips=0, hours=0.0, rate=0.0)
+
+        def progress(now: Progress) -> None:
+            rate = now.seconds / max(1e-3, time.monotonic() - start)
+            hours = now.seconds / 3600
+            bar.update(task, completed=now.seconds, total=now.all_seconds, clips=now.clips, hours=hours, rate=rate)
+
+        yield progress

@@ -1,0 +1,81 @@
+"""What a codes file or a model holds, in words."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mimotok.io.files import StrPath
+
+if TYPE_CHECKING:
+    from mimotok.config import TokenizerConfig
+
+
+def describe(source: StrPath | None = None, *, revision: str | None = None) -> dict[str, str]:
+    """What a codes file (any file) or a model (None for the embedded one, a folder, a hub id) holds.
+
+    Reads no weights. Returns a value for each heading. Raises ValueError where `source` is neither.
+    """
+    if source is not None and Path(source).is_file():
+        return _describe_codes(Path(source))
+    return _describe_model(source, revision)
+
+
+def _describe_codes(path: Path) -> dict[str, str]:
+    from mimotok.io.codes_file import load_codes
+
+    held = load_codes(path)
+    size = path.stat().st_size
+    return {
+        "codes file": f"{path} (format {held.format_version})",
+        "model": f"{held.model_name} (sha256 {held.model_sha256})",
+        "sound": f"{held.duration:.3f} s ({held.num_samples} samples at {held.sample_rate} Hz)",
+        "frames": f"{held.codes.shape[1]} at {held.frame_rate:g} Hz",
+        "codebooks": f"{held.n_q} ({_sizes(held.codebook_sizes)} entries)",
+        "bitrate": f"{held.bitrate:.0f} bit/s",
+        "on disk": f"{size} bytes ({8 * size / held.duration:.0f} bit/s)",
+    }
+
+
+def _describe_model(source: StrPath | None, revision: str | None) -> dict[str, str]:
+    from safetensors import SafetensorError, safe_open
+
+    from mimotok.config import TokenizerConfig
+    from mimotok.weights import CONFIG_NAME, WEIGHTS_NAME, resolve_folder, sha256_of_file
+
+    folder = resolve_folder(source if source is None else str(source), revision)
+    config = TokenizerConfig.load(folder / CONFIG_NAME)
+    weights = folder / WEIGHTS_NAME
+    if not weights.is_file():
+        raise ValueError(f"{folder}: has no {WEIGHTS_NAME}")
+    try:
+        with safe_open(weights, framework="pt") as file:
+            count = sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{weights}: not a readable safetensors file ({error})") from None
+    return {
+        "model": str(source or "embedded"),
+        "folder": str(folder),
+        "weights": f"{count / 1e6:.1f} M values in {weights.stat().st_size / 1e6:.1f} MB",
+        "sha256": sha256_of_file(weights),
+        "sound": f"{config.sample_rate} Hz, mono",
+        "frames": f"{config.frame_rate:g} Hz ({config.frame_size} samples each)",
+        "codebooks": f"{config.num_quantizers} ({_sizes(config.codebook_sizes)} entries), {config.n_q} in use",
+        "bitrate": f"{config.bitrate():.0f} bit/s ({_bitrates(config)} codebooks)",
+    }
+
+
+def _bitrates(config: TokenizerConfig) -> str:
+    """What each of some numbers of codebooks gives."""
+    counts = sorted({n_q for n_q in (4, 8, 12, 20) if n_q < config.num_quantizers} | {config.num_quantizers})
+    return ", ".join(f"{config.bitrate(n_q):.0f} with {n_q}" for n_q in counts)
+
+
+def _sizes(sizes: tuple[int, ...]) -> str:
+    """1024, 1024 and 6 x 128 as "2 x 1024 + 6 x 128"."""
+    runs: list[tuple[int, int]] = []
+    for size in sizes:
+        count = runs.pop()[0] if runs and runs[-1][1] == size else 0
+        runs.append((count + 1, size))
+    return " + ".join(f"{count} x {size}" for count, size in runs)

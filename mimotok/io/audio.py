@@ -1,0 +1,255 @@
+"""Sound files in and out: any that libsndfile reads, in blocks of bounded size, mono, resampled by soxr."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+from torch import Tensor
+
+from mimotok.io.files import StrPath, atomic_path, open_regular, writing
+from mimotok.io.truncation import declares_exact_length, find_truncation, mp3_tag
+
+RESAMPLER = "VHQ"
+MIN_RATE, MAX_RATE = 8_000, 192_000
+# suffix of a file to write: its libsndfile container and encoding
+WRITABLE = {
+    ".wav": ("WAV", "PCM_16"),
+    ".flac": ("FLAC", "PCM_16"),
+    ".ogg": ("OGG", "VORBIS"),
+    ".opus": ("OGG", "OPUS"),
+    ".mp3": ("MP3", "MPEG_LAYER_III"),
+    ".w64": ("W64", "PCM_16"),
+}
+# what a search through folders takes for sound
+AUDIO_SUFFIXES = frozenset(WRITABLE) | {".aif", ".aiff", ".au", ".caf", ".oga", ".rf64", ".snd", ".wave"}
+
+_BLOCK_VALUES = 1 << 20  # samples x channels held at once
+_WRITE_FRAMES = 1 << 16  # libsndfile's Vorbis encoder overruns its stack on far larger writes
+_MAX_WAV_BYTES = (1 << 32) - (1 << 16)
+# 32-bit integers stored as floats are the largest samples anyone means; beyond, the resampler overflows
+_MAX_SAMPLE = 2.0**31
+
+
+class _ForwardFile(soundfile.SoundFile):
+    """A sound file read or written forwards only.
+
+    soundfile would seek after every block, which changes what MP3 decodes to.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+def load_audio(path: StrPath, sample_rate: int) -> Tensor:
+    """Read a whole sound file.
+
+    Returns wav: float32 [1, T] at `sample_rate` Hz, the mean of the file's channels, resampled by soxr at
+    quality "VHQ". T is the file's samples x sample_rate / its rate, rounded half up, and at least 1.
+    Raises ValueError as `read_blocks` does.
+    """
+    return torch.cat(list(read_blocks(path, sample_rate)), dim=1)
+
+
+def read_blocks(path: StrPath, sample_rate: int) -> Iterator[Tensor]:
+    """Read a sound file of any length in bounded memory.
+
+    Yields wav: float32 [1, t]; together they are exactly what `load_audio` returns. Raises ValueError, in one
+    line, for a file that is missing, empty, cut short, no audio, or outside 8 to 192 kHz, and for NaN or
+    infinite samples.
+    """
+    path = Path(path)
+    with _open_for_reading(path) as file:
+        for block in resample(_mono_blocks(file, path), file.samplerate, sample_rate):
+            if len(block):
+                yield torch.from_numpy(block)[None]
+
+
+def declared_seconds(path: StrPath) -> float | None:
+    """How long a sound file says it is, in seconds; None where it does not. Raises ValueError as `read_blocks`."""
+    path = Path(path)
+    with _open_for_reading(path) as file:
+        exact = declares_exact_length(path, file.format, file.frames)
+        return file.frames / file.samplerate if exact else None
+
+
+@contextmanager
+def _open_for_reading(path: Path) -> Iterator[_ForwardFile]:
+    """Open a sound file, refusing what cannot be read to its end."""
+    try:
+        with open_regular(path) as raw:
+            # before libmpg123 sees it, which would print a warning of its own
+            if (tag := mp3_tag(raw)) and tag.cut_short:
+                raise _truncated(path, f"{tag.present} of {tag.declared} bytes")
+        file = _ForwardFile(path)
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"{path}: not audio ({_reason(error)}); give wav, flac, mp3 or ogg") from error
+    except TypeError as error:  # soundfile asks for rate and channels by the suffix alone
+        raise ValueError(f"{path}: raw samples without a header; convert to wav or flac first") from error
+    with file:
+        if not MIN_RATE <= file.samplerate <= MAX_RATE:
+            limits = f"{MIN_RATE} to {MAX_RATE} Hz"
+            raise ValueError(f"{path}: {file.samplerate} Hz is outside {limits}; resample it first")
+        if problem := find_truncation(path, file.format, file.extra_info):
+            raise _truncated(path, problem)
+        yield file
+
+
+def _mono_blocks(file: _ForwardFile, path: Path) -> Iterator[np.ndarray]:
+    """The file's samples, float32 [t] each, the mean over channels."""
+    buffer = np.empty((max(1, _BLOCK_VALUES // file.channels), file.channels), np.float32)
+    total = 0
+    while len(block := _read(file, buffer, path)):
+        # one comparison for NaN, infinity and absurdity alike
+        if not np.abs(block).max() <= _MAX_SAMPLE:
+            raise ValueError(f"{path}: NaN, infinite or absurdly large samples; samples lie in [-1, 1]")
+        total += len(block)
+        yield block.mean(axis=1)
+    if total < file.frames and declares_exact_length(path, file.format, file.frames):
+        raise _truncated(path, f"{total} of {file.frames} samples could be decoded")
+    if total == 0:
+        raise ValueError(f"{path}: no audio in it (0 samples)")
+
+
+def _read(file: _ForwardFile, buffer: np.ndarray, path: Path) -> np.ndarray:
+    try:
+        return file.read(out=buffer)
+    except soundfile.LibsndfileError as error:
+        raise _truncated(path, _reason(error)) from error
+
+
+def _reason(error: soundfile.LibsndfileError) -> str:
+    return " ".join(error.error_string.strip(" .").split())
+
+
+def _truncated(path: Path, reason: str) -> ValueError:
+    return ValueError(f"{path}: truncated or damaged ({reason}); get a whole copy, or convert it with ffmpeg")
+
+
+def resample(blocks: Iterator[np.ndarray], source_rate: int, sample_rate: int) -> Iterator[np.ndarray]:
+    """float32 [t] blocks from one rate to another, the same however they were cut."""
+    if source_rate == sample_rate:
+        yield from blocks
+        return
+    stream = soxr.ResampleStream(source_rate, sample_rate, 1, dtype="float32", quality=RESAMPLER)
+    total = 0
+    for block in blocks:
+        total += len(block)
+        yield stream.resample_chunk(block)
+    # soxr rounds half up: even the shortest file must leave one sample
+    missing = max(0, math.ceil(source_rate / (2 * sample_rate)) - total)
+    yield stream.resample_chunk(np.zeros(missing, np.float32), last=True)
+
+
+class _Sink(io.FileIO):
+    """The bytes of a sound file; it remembers a failed write, which libsndfile may keep to itself."""
+
+    failure: BaseException | None = None
+
+    def write(self, data: Any) -> int:
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[super().write(rest) :]
+        except BaseException as error:  # nothing passes through libsndfile, not even Ctrl-C
+            self.failure = error
+        return len(data) - len(rest)
+
+
+class AudioWriter:
+    """Writes a mono sound file block by block; it appears whole at the end of the `with`, or not at all.
+
+    The suffix chooses the format: wav, flac and w64 (all PCM 16 bit), ogg (Vorbis), opus, mp3. Samples beyond
+    [-1, 1] are clipped. Raises ValueError for an unknown suffix, a rate that the format lacks, an output that
+    cannot be written, and samples that are not finite.
+
+        with AudioWriter("out.wav", 24000) as writer:
+            for wav in blocks:  # [1, t] or [t]
+                writer.write(wav)
+    """
+
+    def __init__(self, path: StrPath, sample_rate: int, *, overwrite: bool = True) -> None:
+        """path: file to write; sample_rate: in Hz; overwrite: whether an existing file may be replaced."""
+        self.path, self.sample_rate, self.overwrite = Path(path), sample_rate, overwrite
+        self.num_samples = 0
+        self._stack = ExitStack()
+        self._sink: _Sink | None = None
+        self._file: soundfile.SoundFile | None = None
+
+    def __enter__(self) -> AudioWriter:
+        container, subtype = audio_format(self.path)
+        with ExitStack() as stack:
+            temporary = stack.enter_context(atomic_path(self.path, overwrite=self.overwrite))
+            with writing(self.path):
+                self._sink = stack.enter_context(_Sink(temporary, "w"))
+            with self._failures_told():
+                self._file = _ForwardFile(self._sink, "w", self.sample_rate, 1, subtype, format=container)
+            stack.callback(self._close, self._file)
+            self._stack = stack.pop_all()
+        return self
+
+    def write(self, wav: Tensor) -> None:
+        """Append wav: [1, t] or [t], any floating dtype and device."""
+        if self._file is None:
+            raise ValueError(f"{self.path}: not open, write inside the `with`")
+        samples = _mono_samples(wav)
+        self.num_samples += len(samples)
+        if self.path.suffix.lower() == ".wav" and 2 * self.num_samples > _MAX_WAV_BYTES:
+            raise ValueError(f"{self.path}: a wav file holds 4 GiB at most; write .w64 or .flac instead")
+        with self._failures_told():
+            for start in range(0, len(samples), _WRITE_FRAMES):
+                self._file.write(samples[start : start + _WRITE_FRAMES])
+
+    def _close(self, file: soundfile.SoundFile) -> None:
+        self._file = None
+        with self._failures_told():
+            file.close()
+
+    @contextmanager
+    def _failures_told(self) -> Iterator[None]:
+        """Turn whatever fails in writing into a ValueError of one line."""
+        try:
+            with writing(self.path):
+                try:
+                    yield
+                finally:
+                    if self._sink is not None and self._sink.failure is not None:
+                        raise self._sink.failure
+        except soundfile.LibsndfileError as error:
+            raise ValueError(f"{self.path}: cannot be written ({_reason(error)})") from error
+
+    def __exit__(self, *raised: Any) -> None:
+        self._stack.__exit__(*raised)
+
+
+def save_audio(path: StrPath, wav: Tensor, sample_rate: int, *, overwrite: bool = True) -> None:
+    """Write wav: [1, T] or [T] at `sample_rate` Hz; formats, clipping and errors as in `AudioWriter`."""
+    if wav.numel() == 0:
+        raise ValueError(f"{path}: no samples to write (wav has shape {tuple(wav.shape)})")
+    with AudioWriter(path, sample_rate, overwrite=overwrite) as writer:
+        writer.write(wav)
+
+
+def audio_format(path: StrPath) -> tuple[str, str]:
+    """The libsndfile container and encoding that the suffix of `path` means. Raises ValueError if none."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in WRITABLE:
+        raise ValueError(f"{path}: no sound format {suffix!r}; end the name in one of {' '.join(WRITABLE)}")
+    return WRITABLE[suffix]
+
+
+def _mono_samples(wav: Tensor) -> np.ndarray:
+    """float32 [t] in [-1, 1], on the CPU, of wav [1, t] or [t], which must be finite."""
+    if wav.dim() not in (1, 2) or wav.shape[:-1].numel() != 1 or not wav.is_floating_point():
+        raise ValueError(f"wav must be float [1, T] or [T], not {wav.dtype} {list(wav.shape)}")
+    if not bool(torch.isfinite(wav).all()):
+        raise ValueError("wav holds NaN or infinite samples, which cannot be written")
+    return wav.detach().to("cpu", torch.float32).clamp(-1.0, 1.0).flatten().numpy()

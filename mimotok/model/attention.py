@@ -1,0 +1,209 @@
+"""Windowed attention over padded batches: the one dispatch point for every backend.
+
+Padded batches in half precision on CUDA are packed, without their padding, for torch's varlen attention, where this
+torch has it. All else is scaled_dot_product_attention. Layers that see everything go to it whole (its fused kernels
+need memory linear in length). A bounded window goes in blocks of queries, one row of the kernel's batch each, beside
+just the keys they may see, so that time and memory grow linearly with length too. No T x T mask is ever made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from inspect import signature
+from typing import NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mimotok.config import Window
+from mimotok.model.lengths import valid_mask
+
+# Queries of one block. A block's keys are as many more as the window is wide, so that fewer queries waste less; torch's
+# CPU kernel works on 32 at a time.
+BLOCK = 32
+# A backward pass moves more than it multiplies: up to this length, training takes a clip as one block.
+TRAINED_WHOLE = 256
+# Of a window unlimited on one side, whose blocks see ever more keys: few and large.
+HALF_OPEN_BLOCK = 128
+# The same in an exported graph, which gathers every block's keys: wider.
+TRACED_BLOCK = 64
+
+
+class Packing(NamedTuple):
+    """Where the valid frames of a padded batch are, one item after the other.
+
+    rows: [N] in the flattened [B * T]; starts: int32 [B + 1], of each item among them; longest: of the lengths.
+    """
+
+    rows: Tensor
+    starts: Tensor
+    longest: int
+
+
+class Sight(NamedTuple):
+    """What the queries of a batch see through one window: made once, for all layers that share it.
+
+    mask: added to the scores, -inf where a key is hidden; None where the kernel needs none, or one for each block.
+    block: queries of a block of a window limited on both sides.
+    """
+
+    window: Window
+    mask: Tensor | None
+    lengths: Tensor | None
+    packing: Packing | None = None
+    block: int = BLOCK
+
+
+def sights(windows: Iterable[Window], hidden: Tensor, lengths: Tensor | None) -> dict[Window, Sight]:
+    """hidden: [B, T, *], what attends; lengths: [B] valid frames, at least 1 each. Returns the sight of each window.
+
+    window: (left, right) frames, -1 unlimited. Query i sees the valid keys i - left .. i + right.
+    """
+    if _traced(hidden):
+        return {window: Sight(window, None, lengths) for window in set(windows)}
+    if lengths is not None and _packs(hidden):
+        packing = _packing(lengths, hidden.shape[1])
+        return {window: Sight(window, None, lengths, packing) for window in set(windows)}
+    block = hidden.shape[1] if hidden.requires_grad and hidden.shape[1] <= TRAINED_WHOLE else BLOCK
+    return {
+        window: Sight(window, _mask(window, hidden, lengths, block), lengths, block=block) for window in set(windows)
+    }
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> Tensor:
+    """q, k, v: [B, T, H, D] -> [B, T, H, D]. Outputs past an item's length, though meaningless, are finite."""
+    if sight.packing is not None:
+        return _packed(q, k, v, sight.window, sight.packing)
+    if _traced(q):
+        return _attend_traced(q, k, v, sight)
+    if sight.window == (-1, 0):
+        # right padding is in the future of every valid query: causality already hides it
+        return _kernel(q, k, v, None, is_causal=True)
+    if sight.window == (-1, -1):
+        return _kernel(q, k, v, sight.mask)
+    if min(sight.window) >= 0:
+        return _banded(q, k, v, sight)
+    size = q.shape[1]
+    return torch.cat([_half_open(q, k, v, sight, start) for start in range(0, size, HALF_OPEN_BLOCK)], dim=1)
+
+
+def _kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, is_causal: bool = False) -> Tensor:
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    if mask is not None and q.requires_grad and q.device.type == "cpu":
+        # the backward pass of torch's CPU kernel takes twice the time of these products and theirs
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + mask
+        return (scores.softmax(-1).to(v.dtype) @ v).transpose(1, 2)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal).transpose(1, 2)
+
+
+def _packs(hidden: Tensor) -> bool:
+    """Whether torch's varlen kernel takes what attends here: it needs CUDA, half precision, and a torch whose kernel
+    knows windows."""
+    fits = hidden.is_cuda and hidden.dtype in (torch.float16, torch.bfloat16) and not torch.is_grad_enabled()
+    return fits and _knows_windows()
+
+
+@cache
+def _knows_windows() -> bool:
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return False
+    return "window_size" in signature(varlen_attn).parameters
+
+
+def _packing(lengths: Tensor, size: int) -> Packing:
+    rows = valid_mask(lengths, size).flatten().nonzero().flatten()
+    return Packing(rows, F.pad(lengths.cumsum(0), (1, 0)).to(torch.int32), int(lengths.max()))
+
+
+def _packed(q: Tensor, k: Tensor, v: Tensor, window: Window, packing: Packing) -> Tensor:
+    from torch.nn.attention import varlen
+
+    rows, starts, longest = packing
+    q_rows, k_rows, v_rows = (x.flatten(0, 1)[rows] for x in (q, k, v))
+    out = varlen.varlen_attn(q_rows, k_rows, v_rows, starts, starts, longest, longest, window_size=window)
+    return torch.zeros_like(q).flatten(0, 1).index_copy(0, rows, cast(Tensor, out)).view(q.shape)
+
+
+def _banded(q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> Tensor:
+    (left, right), (batch, size, heads, dim), block = sight.window, q.shape, sight.block
+    count = -(-size // block)
+    rest = count * block - size
+    q = F.pad(q, (0, 0, 0, 0, 0, rest)).reshape(batch * count, block, heads, dim)
+    k, v = (
+        F.pad(x, (0, 0, 0, 0, left, rest + right)).unfold(1, left + block + right, block).flatten(0, 1).movedim(3, 1)
+        for x in (k, v)
+    )
+    return _kernel(q, k, v, sight.mask).reshape(batch, count * block, heads, dim)[:, :size]
+
+
+def _half_open(q: Tensor, k: Tensor, v: Tensor, sight: Sight, start: int) -> Tensor:
+    (left, right), size = sight.window, k.shape[1]
+    stop = min(start + HALF_OPEN_BLOCK, size)
+    low = 0 if left < 0 else max(0, start - left)
+    high = size if right < 0 else min(size, stop + right)
+    offset = torch.arange(low, high, device=q.device) - torch.arange(start, stop, device=q.device)[:, None]
+    seen = (offset >= -left) if left >= 0 else (offset <= right)
+    if sight.lengths is not None:
+        seen = (seen & valid_mask(sight.lengths, size)[:, None, None, low:high]) | (offset == 0)
+    return _kernel(q[:, start:stop], k[:, low:high], v[:, low:high], _additive(seen, q.dtype))
+
+
+def _mask(window: Window, hidden: Tensor, lengths: Tensor | None, block: int) -> Tensor | None:
+    if window == (-1, -1):
+        if lengths is None:
+            return None
+        return _additive(valid_mask(lengths, hidden.shape[1])[:, None, None, :], hidden.dtype)
+    return _banded_mask(window, hidden, lengths, block) if min(window) >= 0 else None
+
+
+def _banded_mask(window: Window, hidden: Tensor, lengths: Tensor | None, block: int) -> Tensor:
+    """[B * blocks, 1, block, left + block + right]; each query sees itself, lest a padded one sees nothing."""
+    (left, right), (batch, size), device = window, hidden.shape[:2], hidden.device
+    start = torch.arange(0, size, block, device=device)[:, None]
+    key = torch.arange(-left, block + right, device=device)
+    offset = key - torch.arange(block, device=device)[:, None]
+    limit = size if lengths is None else lengths[:, None, None]
+    valid = (start + key >= 0) & (start + key < limit)
+    seen = ((offset >= -left) & (offset <= right) & valid[..., None, :]) | (offset == 0)
+    return _additive(seen, hidden.dtype).expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
+
+
+def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, float("-inf"))
+
+
+def _traced(x: Tensor) -> bool:
+    """Whether x: [B, T, *] is on its way into an exported graph, where the length is a symbol."""
+    return isinstance(x.shape[1], torch.SymInt)
+
+
+def _attend_traced(q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> Tensor:
+    """No Python loop over blocks, all of them in one product.
+
+    Linear in length where both sides of the window are limited, dense where one is not.
+    """
+    (left, right), (batch, size, heads, dim) = sight.window, q.shape
+    bounded = min(sight.window) >= 0
+    block = max(TRACED_BLOCK, left + right) if bounded else size
+    count = (size + block - 1) // block if bounded else 1
+    reach = torch.arange(-left, block + right, device=q.device) if bounded else torch.arange(size, device=q.device)
+    start = torch.arange(count, device=q.device)[:, None] * block
+    key, offset = start + reach, reach - torch.arange(block, device=q.device)[:, None]
+    seen = ((key >= 0) & (key < size))[:, None, :]
+    if left >= 0:
+        seen = seen & (offset >= -left)
+    if right >= 0:
+        seen = seen & (offset <= right)
+    if sight.lengths is not None:
+        seen = seen & (key < sight.lengths[:, None, None])[:, :, None, :]
+    inside = key.clamp(0, size - 1)
+    queries = F.pad(q, (0, 0, 0, 0, 0, count * block - size)).reshape(batch, count, block, heads, dim).transpose(2, 3)
+    keys, values = (x[:, inside].transpose(2, 3) for x in (k, v))
+    scores = queries @ keys.transpose(-1, -2) * dim**-0.5
+    hidden = ~(seen | (offset == 0))
+    weights = scores.masked_fill(hidden[..., None, :, :], float("-inf")).softmax(-1)
+    return (weights @ values).transpose(2, 3).reshape(batch, count * block, heads, dim)[:, :size]

@@ -1,0 +1,76 @@
+"""Residual vector quantization: plain codebooks and a residual search.
+
+Training replaces the search by `train.stages.quantizer`, on these same codebooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from mimotok.config import TokenizerConfig
+
+
+class Codebook(nn.Module):
+    """One table `embed` [C, D] with its moving averages, all fp32 whatever the model's dtype is.
+
+    The nearest entry decides the code: in half precision it would often be another one.
+    """
+
+    embed: Tensor
+    embed_avg: Tensor
+    cluster_size: Tensor
+    inited: Tensor
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        zeros = partial(torch.zeros, dtype=torch.float32)
+        self.register_buffer("embed", zeros(size, dim))
+        self.register_buffer("embed_avg", zeros(size, dim))
+        self.register_buffer("cluster_size", zeros(size))
+        self.register_buffer("inited", zeros(1))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Codebook:
+        def move_only(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return cast(Codebook, super()._apply(move_only, recurse))
+
+    def nearest(self, residual: Tensor) -> Tensor:
+        """residual: [N, D] -> codes [N], the entry at the smallest Euclidean distance."""
+        # |r - e|^2 without |r|^2, which is the same for every entry
+        distance = torch.addmm(self.embed.square().sum(1), residual, self.embed.T, alpha=-2)
+        return distance.argmin(dim=1)
+
+
+class ResidualQuantizer(nn.Module):
+    """Each codebook quantizes what the ones before it left over (Zeghidour et al., 2021, algorithm 1)."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Codebook(size, config.d_model) for size in config.codebook_sizes)
+
+    def codebooks(self) -> list[Codebook]:
+        """The codebooks in order, typed."""
+        return [cast(Codebook, layer) for layer in self.layers]
+
+    def encode(self, latents: Tensor, n_q: int) -> Tensor:
+        """latents: [B, F, D]. Returns codes int64 [B, n_q, F]; the search is in fp32."""
+        batch, frames, dim = latents.shape
+        residual = latents.float().reshape(-1, dim)
+        codes = []
+        for codebook in self.codebooks()[:n_q]:
+            code = codebook.nearest(residual)
+            residual = residual - codebook.embed[code]
+            codes.append(code.view(batch, frames))
+        return torch.stack(codes, dim=1)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """codes: int64 [B, n_q, F]. Returns quantized [B, F, D] in fp32."""
+        entries = (book.embed[code] for book, code in zip(self.codebooks(), codes.unbind(1), strict=False))
+        return cast(Tensor, sum(entries))

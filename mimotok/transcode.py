@@ -1,0 +1,192 @@
+"""Sound files to codes files and back, in bounded memory, one or whole folders of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from mimotok.io.files import StrPath, require_writable, writing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mimotok.io.codes_file import CodesFile
+    from mimotok.tokenizer import Tokenizer
+
+CODES_SUFFIX = ".npz"
+# what is called now and then with the seconds of sound done so far, and those there are, None where nobody knows
+Progress = Callable[[float, float | None], None]
+
+
+class Job(NamedTuple):
+    """One file to be made from another."""
+
+    source: Path
+    target: Path
+
+
+def encode_file(
+    tokenizer: Tokenizer,
+    source: StrPath,
+    target: StrPath,
+    *,
+    n_q: int | None = None,
+    overwrite: bool = False,
+    create_folders: bool = False,
+    progress: Progress | None = None,
+) -> CodesFile:
+    """Encode the sound file `source` into the codes file `target`, and return what it holds.
+
+    n_q: codebooks to use, the model's default where None. Memory does not grow with the sound, only with its
+    codes. Raises ValueError, with nothing written, for bad input and for output that cannot be written.
+    """
+    import numpy as np
+
+    from mimotok.io.audio import declared_seconds, read_blocks
+    from mimotok.io.codes_file import CodesFile, save_codes
+    from mimotok.streaming.blocks import encode_blocks
+
+    require_target(target, [CODES_SUFFIX], overwrite=overwrite, create_folders=create_folders)
+    rate, total = tokenizer.sample_rate, None if progress is None else declared_seconds(source)
+    wav = _Counted(read_blocks(source, rate), rate, total, progress)
+    parts = [part[0].cpu().numpy().astype(np.uint16) for part in encode_blocks(tokenizer, wav, n_q=n_q)]
+    codes = np.concatenate(parts, axis=1)
+    codes_file = CodesFile(
+        codes=codes,
+        num_samples=wav.num_samples,
+        sample_rate=tokenizer.sample_rate,
+        frame_rate=tokenizer.frame_rate,
+        codebook_sizes=tokenizer.codebook_sizes[: len(codes)],
+        model_name=tokenizer.name,
+        model_sha256=tokenizer.weights_sha256,
+    )
+    _make_folder(target, create_folders)
+    save_codes(target, codes_file, overwrite=overwrite)
+    return codes_file
+
+
+def decode_file(
+    tokenizer: Tokenizer,
+    source: StrPath,
+    target: StrPath,
+    *,
+    force: bool = False,
+    overwrite: bool = False,
+    create_folders: bool = False,
+    progress: Progress | None = None,
+) -> CodesFile:
+    """Decode the codes file `source` into the sound file `target`, and return what was decoded.
+
+    The sound has exactly the recording's number of samples, at the model's rate. force: decode codes that
+    other weights made, where they fit at all. Raises ValueError, with nothing written, as `encode_file` does.
+    """
+    import torch
+
+    from mimotok.io.audio import WRITABLE, AudioWriter
+    from mimotok.io.codes_file import load_codes
+    from mimotok.streaming.blocks import decode_blocks
+
+    require_target(target, WRITABLE, overwrite=overwrite, create_folders=create_folders)
+    codes_file = load_codes(source)
+    try:
+        require_fitting(tokenizer, codes_file, force=force)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+    codes = torch.from_numpy(codes_file.codes.astype("int64"))[None]
+    rate, length = tokenizer.sample_rate, codes_file.num_samples
+    wav = _Counted(decode_blocks(tokenizer, codes, length=length), rate, length / rate, progress)
+    _make_folder(target, create_folders)
+    with AudioWriter(target, rate, overwrite=overwrite) as writer:
+        for block in wav:
+            writer.write(block)
+    return codes_file
+
+
+def require_target(
+    target: StrPath, suffixes: Collection[str], *, overwrite: bool = False, create_folders: bool = False
+) -> None:
+    """Check an output's name and place before the work for it. Raises ValueError where it will not do."""
+    suffix = Path(target).suffix
+    if suffix.lower() not in suffixes:
+        raise ValueError(f"{target}: output ends in {suffix!r}, expected {' or '.join(suffixes)}")
+    require_writable(target, overwrite=overwrite, create_folders=create_folders)
+
+
+def require_fitting(tokenizer: Tokenizer, codes_file: CodesFile, *, force: bool = False) -> None:
+    """Check that a model decodes these codes: its weights made them, or, with `force`, its shapes admit them.
+
+    Raises ValueError naming both models.
+    """
+    name, sizes = f"model {tokenizer.name!r}", codes_file.codebook_sizes
+    if sizes != tokenizer.codebook_sizes[: codes_file.n_q]:
+        raise ValueError(f"codebook sizes {list(sizes)} do not fit {name}: {list(tokenizer.codebook_sizes)}")
+    for field in ("sample_rate", "frame_rate"):
+        theirs, ours = getattr(codes_file, field), getattr(tokenizer, field)
+        if theirs != ours:
+            raise ValueError(f"{field} {theirs:g} Hz does not fit {name} with {ours:g} Hz")
+    if not force and codes_file.model_sha256 != tokenizer.weights_sha256:
+        made_by = f"{codes_file.model_name!r} (sha256 {codes_file.model_sha256[:12]})"
+        raise ValueError(
+            f"made by model {made_by}, not by {name} (sha256 {tokenizer.weights_sha256[:12]}); "
+            "give the former (--model), or decode all the same (--force)"
+        )
+
+
+class _Counted:
+    """Passes blocks of wav [1, t] on, and tells how much sound went by. total: seconds there are, if known."""
+
+    def __init__(
+        self, blocks: Iterable[Tensor], sample_rate: int, total: float | None, progress: Progress | None
+    ) -> None:
+        self.blocks, self.sample_rate, self.total, self.progress = blocks, sample_rate, total, progress
+        self.num_samples = 0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for wav in self.blocks:
+            self.num_samples += wav.shape[1]
+            yield wav
+            if self.progress is not None:
+                self.progress(self.num_samples / self.sample_rate, self.total)
+
+
+def _make_folder(target: StrPath, create_folders: bool) -> None:
+    if create_folders:
+        with writing(target):
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+
+
+def plan_jobs(sources: Iterable[Path], out_dir: Path, suffixes: Collection[str], new_suffix: str) -> list[Job]:
+    """What becomes of files and folders in `out_dir`, each file's suffix replaced by `new_suffix`.
+
+    Folders are searched recursively for `suffixes`, and their layout is kept; files are taken as they are.
+    Raises ValueError where a folder holds no such file, and where two files would become one.
+    """
+    jobs: dict[Path, Path] = {}
+    for source in sources:
+        found = files_below(source, suffixes) if source.is_dir() else [Path(source.name)]
+        for relative in found:
+            target = out_dir / relative.with_suffix(new_suffix)
+            path = source / relative if source.is_dir() else source
+            if target in jobs:
+                raise ValueError(f"{jobs[target]} and {path} would both become {target}: convert them apart")
+            jobs[target] = path
+    return [Job(path, target) for target, path in jobs.items()]
+
+
+def files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """Paths relative to `folder`, in order."""
+
+    def unreadable(error: OSError) -> None:
+        raise ValueError(f"{error.filename}: cannot be read ({error.strerror})") from error
+
+    found = [
+        (Path(root) / name).relative_to(folder)
+        for root, _, names in os.walk(folder, onerror=unreadable)
+        for name in names
+        if Path(name).suffix.lower() in suffixes
+    ]
+    if not found:
+        raise ValueError(f"{folder}: no files ending in {' '.join(sorted(suffixes))} in this folder")
+    return sorted(found)

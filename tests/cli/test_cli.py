@@ -1,0 +1,387 @@
+"""The command line: round trips, batches, and every user error in one line with exit code 2 and nothing written."""
+
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from mimotok import Tokenizer, load_audio
+from mimotok.cli.common import file_progress
+from mimotok.cli.main import app
+from mimotok.io.codes_file import load_codes
+from mimotok.streaming import blocks
+from mimotok.transcode import decode_file, encode_file
+from tests.helpers.paths import PARITY, ROOT
+
+MODEL = PARITY / "a"
+OTHER_RATE = MODEL.parent / "c"
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def mimotok(capsys):
+    """Runs a command line in this process."""
+
+    def run(*arguments: object) -> Result:
+        with pytest.raises(SystemExit) as exited:
+            app([str(argument) for argument in arguments], prog_name="mimotok")
+        return Result(exited.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_pretrained(MODEL)
+
+
+@pytest.fixture(scope="module")
+def retrained(tmp_path_factory) -> Path:
+    """A model of the same shapes with other weights."""
+    folder = tmp_path_factory.mktemp("models") / "retrained"
+    other = Tokenizer.from_pretrained(MODEL)
+    with torch.no_grad():
+        other.decoder.layer_norm.weight.mul_(1.5)
+    other.save_pretrained(folder)
+    return folder
+
+
+def sound(path: Path, num_samples: int = 7000, rate: int = 24000, channels: int = 1) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    samples = np.random.default_rng(num_samples).uniform(-0.5, 0.5, (num_samples, channels))
+    soundfile.write(path, samples, rate)
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tokenizer, tmp_path_factory) -> Path:
+    """A folder with in.wav and its in.npz; copy it before changing anything."""
+    folder = tmp_path_factory.mktemp("made")
+    encode_file(tokenizer, sound(folder / "in.wav"), folder / "in.npz")
+    return folder
+
+
+@pytest.fixture
+def folder(made, tmp_path) -> Path:
+    shutil.copytree(made, tmp_path / "w")
+    return tmp_path / "w"
+
+
+def contents(folder: Path) -> dict[Path, bytes | None]:
+    return {path: path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+
+
+def assert_refused(result: Result, told: str) -> None:
+    assert result.code == 2
+    assert result.out == ""
+    assert told in result.err
+    assert result.err.startswith("mimotok: ")
+    assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "num_samples", "n_q"),
+    [(24000, 1, 1, 6), (8000, 2, 5000, 1), (44100, 3, 20_001, 4), (192_000, 1, 3, 2), (48000, 1, 48_000, 6)],
+)
+def test_round_trip(mimotok, tokenizer, tmp_path, rate, channels, num_samples, n_q):
+    source = sound(tmp_path / "in.wav", num_samples, rate, channels)
+    assert mimotok("encode", source, tmp_path / "c.npz", "--model", MODEL, "--n-q", n_q) == (0, "", "")
+    held, wav = load_codes(tmp_path / "c.npz"), load_audio(source, 24000)
+    assert held.num_samples == wav.shape[1]
+    assert held.codes.shape == (n_q, tokenizer.num_frames(wav.shape[1]))
+    assert np.array_equal(held.codes, tokenizer.encode(wav, n_q=n_q)[0])
+    assert held.bitrate == pytest.approx(tokenizer.bitrate(n_q))
+
+    assert mimotok("decode", tmp_path / "c.npz", tmp_path / "out.wav", "--model", MODEL) == (0, "", "")
+    expected = tokenizer.decode(tokenizer.encode(wav, n_q=n_q), length=wav.shape[1])
+    decoded = load_audio(tmp_path / "out.wav", 24000)
+    assert soundfile.info(tmp_path / "out.wav").samplerate == 24000
+    assert decoded.shape == wav.shape
+    assert (decoded - expected.clamp(-1, 1)).abs().max() < 2e-4
+
+
+def test_the_default_number_of_codebooks_is_the_models(made, tokenizer):
+    held = load_codes(made / "in.npz")
+    assert held.n_q == tokenizer.n_q
+    assert (held.model_name, held.model_sha256) == ("a", tokenizer.weights_sha256)
+
+
+def test_bfloat16(mimotok, folder):
+    result = mimotok("encode", folder / "in.wav", folder / "b.npz", "--model", MODEL, "--dtype", "bfloat16")
+    assert result == (0, "", "")
+    assert load_codes(folder / "b.npz").codes.shape == load_codes(folder / "in.npz").codes.shape
+
+
+def test_other_sound_formats_by_name(mimotok, folder):
+    assert mimotok("decode", folder / "in.npz", folder / "out.flac", "--model", MODEL).code == 0
+    assert soundfile.info(folder / "out.flac").format == "FLAC"
+    assert load_audio(folder / "out.flac", 24000).shape == (1, 7000)
+
+
+def test_folders_keep_their_layout(mimotok, tmp_path):
+    for name in ("a.wav", "deep/er/b.flac", "deep/c.ogg", "deep/D.WAV"):
+        sound(tmp_path / "in" / name)
+    (tmp_path / "in" / "notes.txt").touch()
+    single = sound(tmp_path / "single.wav")
+    codes, sounds = tmp_path / "codes", tmp_path / "sounds"
+    assert mimotok("encode", tmp_path / "in", single, "--out-dir", codes, "--model", MODEL) == (0, "", "")
+    names = {"a", "deep/er/b", "deep/c", "deep/D", "single"}
+    assert {str(p.relative_to(codes)) for p in codes.rglob("*.*")} == {f"{name}.npz" for name in names}
+    assert mimotok("decode", codes, "--out-dir", sounds, "--model", MODEL) == (0, "", "")
+    assert {str(p.relative_to(sounds)) for p in sounds.rglob("*.*")} == {f"{name}.wav" for name in names}
+
+
+def test_one_bad_file_does_not_stop_the_others(mimotok, tmp_path):
+    sound(tmp_path / "in" / "a.wav")
+    (tmp_path / "in" / "b.wav").write_text("no sound")
+    sound(tmp_path / "in" / "c.wav")
+    missing = tmp_path / "missing.wav"
+    result = mimotok("encode", tmp_path / "in", missing, "--out-dir", tmp_path / "out", "--model", MODEL)
+    assert result.code == 2
+    assert [line.split(": ")[1] for line in result.err.splitlines()] == [str(tmp_path / "in/b.wav"), str(missing)]
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.npz", "c.npz"}
+
+
+def test_a_batch_of_bad_files_leaves_no_folder(mimotok, tmp_path):
+    (tmp_path / "b.wav").write_text("no sound")
+    result = mimotok("encode", tmp_path / "b.wav", "--out-dir", tmp_path / "out" / "deep", "--model", MODEL)
+    assert_refused(result, "not audio")
+    assert not (tmp_path / "out").exists()
+
+
+def test_existing_outputs_are_refused_before_any_work(mimotok, folder):
+    sound(folder / "again" / "a.wav")
+    sound(folder / "again" / "in.wav")
+    before = contents(folder)
+    for arguments in (
+        ["encode", folder / "in.wav", folder / "in.npz"],
+        ["encode", folder / "again", "--out-dir", folder],
+        ["decode", folder / "in.npz", folder / "in.wav"],
+    ):
+        assert_refused(mimotok(*arguments, "--model", "no/such/model/is/loaded"), "exists already")
+    assert contents(folder) == before
+    assert mimotok("encode", folder / "again", "--out-dir", folder, "--overwrite", "--model", MODEL).code == 0
+    assert mimotok("decode", folder / "in.npz", folder / "in.wav", "--overwrite", "--model", MODEL).code == 0
+
+
+def test_another_models_codes_are_refused_unless_forced(mimotok, folder, tokenizer, retrained):
+    arguments = ["decode", folder / "in.npz", folder / "out.wav", "--model", retrained]
+    result = mimotok(*arguments)
+    assert_refused(result, "made by model 'a'")
+    assert "'retrained'" in result.err
+    assert tokenizer.weights_sha256[:12] in result.err
+    assert not (folder / "out.wav").exists()
+    assert mimotok(*arguments, "--force") == (0, "", "")
+    assert load_audio(folder / "out.wav", 24000).shape == (1, 7000)
+
+
+def test_codes_that_cannot_fit_are_refused_even_if_forced(mimotok, folder):
+    result = mimotok("decode", folder / "in.npz", folder / "out.wav", "--model", OTHER_RATE, "--force")
+    assert_refused(result, "frame_rate 25 Hz does not fit model 'c' with 50 Hz")
+    with np.load(folder / "in.npz") as arrays:
+        np.savez(folder / "wide.npz", **{**arrays, "codebook_sizes": arrays["codebook_sizes"] * 2})
+    result = mimotok("decode", folder / "wide.npz", folder / "out.wav", "--model", MODEL, "--force")
+    assert_refused(result, "codebook sizes [128, 128, 32, 32, 32, 32] do not fit model 'a'")
+    assert not (folder / "out.wav").exists()
+
+
+def bad_inputs(folder: Path) -> None:
+    """Fills a folder with what must be refused."""
+    whole = (folder / "in.wav").read_bytes()
+    (folder / "empty.wav").touch()
+    (folder / "text.wav").write_text("no sound at all\n" * 99)
+    (folder / "cut.wav").write_bytes(whole[: len(whole) // 2])
+    soundfile.write(folder / "nan.wav", np.full(5000, np.nan), 24000, subtype="FLOAT")
+    soundfile.write(folder / "none.wav", np.zeros(0), 24000)
+    codes = (folder / "in.npz").read_bytes()
+    (folder / "cut.npz").write_bytes(codes[: len(codes) // 2])
+    (folder / "text.npz").write_text("no codes at all\n" * 99)
+    with np.load(folder / "in.npz") as arrays:
+        np.savez(folder / "float.npz", **{**arrays, "codes": arrays["codes"].astype(np.float32)})
+        np.savez(folder / "flat.npz", **{**arrays, "codes": arrays["codes"][0]})
+        np.savez(folder / "range.npz", **{**arrays, "codes": arrays["codes"] + np.uint16(60)})
+    (folder / "no_weights").mkdir()
+    shutil.copy(MODEL / "config.json", folder / "no_weights")
+
+
+USER_ERRORS = [
+    ("encode missing.wav o.npz", "No such file"),
+    ("encode empty.wav o.npz", "empty"),
+    ("encode text.wav o.npz", "not audio"),
+    ("encode cut.wav o.npz", "truncated"),
+    ("encode nan.wav o.npz", "NaN"),
+    ("encode none.wav o.npz", "0 samples"),
+    ("encode in.wav", "one input and one output"),
+    ("encode in.wav in.wav o.npz", "one input and one output"),
+    ("encode . o.npz", "--out-dir"),
+    ("encode no_weights --out-dir out", "no files ending in"),
+    ("encode in.wav in.wav --out-dir out", "would both become"),
+    ("encode in.wav o.wav", "expected .npz"),
+    ("encode in.wav in.wav", "expected .npz"),
+    ("encode in.wav nowhere/o.npz", "does not exist"),
+    ("encode in.wav in.wav/o.npz", "not a folder"),
+    ("encode in.wav --out-dir in.npz", "not a folder"),
+    ("encode in.wav o.npz --n-q 0", "n_q=0"),
+    ("encode in.wav o.npz --n-q 7", "6 codebooks"),
+    ("encode in.wav o.npz --device banana", "device=banana"),
+    ("encode in.wav o.npz --device cuda:99", "device=cuda:99"),
+    ("encode in.wav o.npz --dtype int8", "float32 or bfloat16"),
+    ("encode in.wav o.npz --model nowhere", "nowhere"),
+    ("encode in.wav o.npz --model in.npz", "in.npz"),
+    ("encode in.wav o.npz --model no_weights", "model.safetensors"),
+    ("decode missing.npz o.wav", "No such file"),
+    ("decode in.wav o.wav", "not a codes file"),
+    ("decode cut.npz o.wav", "truncated"),
+    ("decode text.npz o.wav", "not a codes file"),
+    ("decode float.npz o.wav", "expected uint16"),
+    ("decode flat.npz o.wav", "expected uint16 [n_q, F]"),
+    ("decode range.npz o.wav", "has 64 entries"),
+    ("decode in.npz o.xyz", "expected .wav or"),
+    ("decode in.npz nowhere/o.wav", "does not exist"),
+    ("decode in.npz o.wav --device banana", "device=banana"),
+    ("info missing.npz", "missing.npz"),
+    ("info in.wav", "not a codes file"),
+    ("info no_weights", "model.safetensors"),
+]
+
+
+@pytest.mark.parametrize(("command", "told"), USER_ERRORS)
+def test_user_errors(mimotok, folder, monkeypatch, command, told):
+    bad_inputs(folder)
+    monkeypatch.chdir(folder)
+    before = contents(folder)
+    model = [] if "--model" in command or command.startswith("info") else ["--model", MODEL]
+    assert_refused(mimotok(*command.split(), *model), told)
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("command", ["encode", "decode", "info"])
+def test_every_help_shows_an_example(mimotok, command):
+    result = mimotok(command, "--help")
+    assert result.code == 0
+    assert f"Example: mimotok {command} " in result.out
+
+
+def test_info_on_codes_and_models(mimotok, made, tokenizer):
+    told = mimotok("info", made / "in.npz").out
+    size = (made / "in.npz").stat().st_size
+    for part in (tokenizer.weights_sha256, "7000 samples at 24000 Hz", "0.292 s", "700 bit/s", f"{size} bytes"):
+        assert part in told
+    told = mimotok("info", MODEL).out
+    for part in (tokenizer.weights_sha256, "24000 Hz", "25 Hz", "6 (2 x 64 + 4 x 16 entries)", "700 bit/s"):
+        assert part in told
+
+
+def test_a_broken_encoder_leaves_nothing(folder, tokenizer, monkeypatch):
+    def broken(*_, **__):
+        yield torch.zeros(1, 6, 5, dtype=torch.int64)
+        raise RuntimeError("a bug")
+
+    before = contents(folder)
+    monkeypatch.setattr(blocks, "encode_blocks", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        encode_file(tokenizer, folder / "in.wav", folder / "o.npz")
+    monkeypatch.setattr(blocks, "decode_blocks", broken)
+    with pytest.raises((RuntimeError, ValueError)):
+        decode_file(tokenizer, folder / "in.npz", folder / "o.wav")
+    assert contents(folder) == before
+
+
+def test_progress_counts_the_seconds_of_sound(folder, tokenizer):
+    seen = []
+
+    def progress(done, total):
+        seen.append((done, total))
+
+    encode_file(tokenizer, folder / "in.wav", folder / "o.npz", progress=progress)
+    assert seen[-1] == pytest.approx((7000 / 24000, 7000 / 24000))
+    seen.clear()
+    decode_file(tokenizer, folder / "in.npz", folder / "o.wav", progress=progress)
+    assert seen[-1] == pytest.approx((7000 / 24000, 7000 / 24000))
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_how_far_the_file_is_and_the_time_left(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", screen := Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    with file_progress(2) as report:
+        report(0, Path("a[b].wav"), 0.0, None)
+        report(0, Path("a[b].wav"), 3599.0, 7200.0)
+        report(1, Path("next.wav"), 61.0, 122.0)
+    shown = screen.getvalue()
+    assert "2/2 next.wav: 0:01:01 of sound" in shown
+    assert re.search(r"\d:\d\d:\d\d|-:--:--", shown.split("of sound")[-1])
+
+
+def python(code: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    environment = os.environ | environment
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=60)
+
+
+INTERRUPTED = """
+import signal, sys
+from mimotok.cli.main import main
+from mimotok.streaming import blocks
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
+decode_blocks = blocks.decode_blocks
+def interrupted(*arguments, **options):
+    for block in decode_blocks(*arguments, **options):
+        yield block
+        signal.raise_signal(signal.Signals[SIGNAL])
+blocks.decode_blocks = interrupted
+main()
+"""
+
+
+@pytest.mark.parametrize(("signal", "code", "lines"), [("SIGINT", 130, 1), ("SIGTERM", 143, 0)])
+def test_interrupted(folder, signal, code, lines):
+    before = contents(folder)
+    arguments = ["decode", folder / "in.npz", folder / "o.wav", "--model", MODEL]
+    done = python(INTERRUPTED.replace("SIGNAL", repr(signal)), *arguments)
+    assert done.returncode == code
+    assert done.stderr.count("\n") == lines
+    assert contents(folder) == before
+
+
+def test_help_and_codes_files_do_not_wait_for_torch(made):
+    code = """
+import sys
+from mimotok.cli.main import app
+from mimotok.cli.common import file_progress
+for arguments in (["--help"], ["encode", "--help"], ["--version"], ["info", sys.argv[1]]):
+    app(arguments, standalone_mode=False)
+assert not {"torch", "rich", "soundfile", "huggingface_hub"} & set(sys.modules)
+"""
+    done = python(code, made / "in.npz")
+    assert done.returncode == 0, done.stderr
+    assert "mimotok 0" in done.stdout
+
+
+def test_an_unknown_hub_id_is_told_at_once_without_a_network(folder):
+    code = "from mimotok.cli.main import main; main()"
+    arguments = ["encode", folder / "in.wav", folder / "o.npz", "--model", "nobody/no-such-model"]
+    start = time.monotonic()
+    done = python(code, *arguments, HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(folder / "hub"))
+    assert time.monotonic() - start < 20
+    assert_refused(Result(done.returncode, done.stdout, done.stderr), "nobody/no-such-model")
+    assert not (folder / "o.npz").exists()

@@ -1,0 +1,1 @@
+"""What several tests share: models, corpora, sounds, strategies and paths."""

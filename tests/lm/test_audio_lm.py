@@ -1,0 +1,196 @@
+"""Any causal LM as an audio LM: a Hugging Face one, and one that is not."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mimotok.lm.audio_lm import AudioLM, pad_sequences
+from mimotok.lm.interleaving import SpecialIds, interleave, separate
+from mimotok.lm.patches import PatchConfig
+from mimotok.lm.sampling import GREEDY, Sampling
+from tests.helpers.layout_strategies import random_codes
+
+SIZES = (12, 9, 5)
+SPECIAL = SpecialIds(20, 21, 22)
+CONFIG = PatchConfig(SIZES, dim=16, heads=2, ffn_dim=32, encoder_layers=1, decoder_layers=2)
+
+
+def llama() -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=23, **sizes))
+
+
+class Output(NamedTuple):
+    last_hidden_state: Tensor
+    past_key_values: Tensor
+
+
+class Recurrent(nn.Module):
+    """The least that AudioLM asks of a language model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.gru, self.head = nn.Embedding(23, 24), nn.GRU(24, 24, batch_first=True), nn.Linear(24, 23)
+
+    def base_model(self, inputs_embeds: Tensor, use_cache: bool, past_key_values: Tensor | None = None) -> Output:
+        assert use_cache or past_key_values is None
+        return Output(*self.gru(inputs_embeds, past_key_values))
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.table
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.head
+
+
+@pytest.fixture(params=[llama, Recurrent])
+def model(request) -> AudioLM:
+    torch.manual_seed(0)
+    return AudioLM(request.param(), CONFIG, SPECIAL).eval()
+
+
+def clip(frames: int, seed: int = 0) -> Tensor:
+    return random_codes(SIZES, frames, seed)[0]
+
+
+SEQUENCES = [
+    interleave([torch.tensor([3, 4, 5]), clip(9), torch.tensor([2])], SIZES, SPECIAL),
+    interleave([torch.tensor([7])], SIZES, SPECIAL),
+    interleave([clip(13, 1), torch.tensor([1, 2])], SIZES, SPECIAL),
+]
+
+
+def test_losses_of_a_batch_are_those_of_its_sequences(model):
+    batch = model(pad_sequences(SEQUENCES, SIZES))
+    audible = [SEQUENCES[0], SEQUENCES[2]]
+    single = [model(pad_sequences([each], SIZES)) for each in audible]
+    # the second sequence has one position, so nothing is predicted in it
+    texts, patches = torch.tensor([len(e.text) - 1.0 for e in audible]), torch.tensor([3.0, 4.0])
+    torch.testing.assert_close(batch.text, (torch.stack([s.text for s in single]) * texts).sum() / texts.sum())
+    weighted = torch.stack([s.audio for s in single]) * patches[:, None] / patches.sum()
+    torch.testing.assert_close(batch.audio, weighted.sum(0))
+
+
+def test_what_stands_in_the_padding_does_not_matter(model):
+    text, patches, lengths = sequences = pad_sequences(SEQUENCES, SIZES)
+    expected = model(sequences)
+    for row, length in enumerate(lengths.tolist()):
+        text[row, length:] = SPECIAL.audio
+        patches[row, length:] = 1
+    changed = model(sequences)
+    torch.testing.assert_close(changed.text, expected.text)
+    torch.testing.assert_close(changed.audio, expected.audio)
+
+
+def test_text_alone_has_no_audio_loss(model):
+    losses = model(pad_sequences([interleave([torch.tensor([3, 4, 5])], SIZES, SPECIAL)], SIZES))
+    assert losses.audio.tolist() == [0, 0, 0]
+    assert losses.text > 0
+
+
+def test_gradients_reach_everything(model):
+    losses = model.train()(pad_sequences(SEQUENCES, SIZES))
+    (losses.text + losses.audio.sum()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_cached_generation_equals_teacher_forcing(model):
+    """Greedy: at every position, what was written is what the whole sequence, read at once, finds likeliest."""
+    prompt = interleave([torch.tensor([3, 4])], SIZES, SPECIAL)
+    written = model.generate(prompt, limit=30, text_sampling=GREEDY, audio_sampling=GREEDY)
+    embeds = model.embed(written.text[None], written.patches[None])
+    hidden = model.lm.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state[0]
+    logits = model.lm.get_output_embeddings()(hidden)
+    inside = False
+    for at in range(2, 32):
+        allowed = logits[at - 1].clone()
+        if inside:
+            kept = [SPECIAL.audio] + [SPECIAL.end] * (written.text[at - 1] != SPECIAL.start)
+            allowed = torch.full_like(allowed, float("-inf")).index_copy(0, torch.tensor(kept), allowed[kept])
+        else:
+            allowed[[SPECIAL.audio, SPECIAL.end]] = float("-inf")
+        if at < 31 or inside:  # the last position may not start audio
+            assert int(written.text[at]) == int(allowed.argmax())
+        inside = int(written.text[at]) in (SPECIAL.start, SPECIAL.audio)
+    audio = written.text == SPECIAL.audio
+    forced = model.patch_decoder(hidden[:-1][audio[1:]], written.patches[audio])
+    expected = torch.stack([each.argmax(-1) for each in forced], dim=1)
+    assert torch.equal(written.patches[audio], expected)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 40])
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_is_written_can_be_taken_apart(model, limit, seed):
+    prompts = [interleave([torch.tensor([3])], SIZES, SPECIAL), SEQUENCES[2]]
+    open_audio = type(SEQUENCES[0])(SEQUENCES[0].text[:5], SEQUENCES[0].patches[:5])
+    for prompt in [*prompts, open_audio]:
+        generator = torch.Generator().manual_seed(seed)
+        written = model.generate(prompt, limit=limit, text_sampling=Sampling(2.0), generator=generator)
+        assert torch.equal(written.text[: len(prompt.text)], prompt.text)
+        assert limit <= len(written.text) - len(prompt.text) <= limit + 1
+        assert separate(written, SIZES, SPECIAL)
+
+
+def test_generation_stops_at_the_stop_id(model):
+    generator = torch.Generator().manual_seed(0)
+    written = model.generate(SEQUENCES[1], limit=500, stop_id=9, text_sampling=Sampling(3.0), generator=generator)
+    assert written.text.tolist().index(9) == len(written.text) - 1
+
+
+def test_it_survives_the_disk(model, tmp_path):
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    torch.manual_seed(5)
+    again = AudioLM(type(model.lm)() if isinstance(model.lm, Recurrent) else llama(), CONFIG, SPECIAL).eval()
+    again.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
+    first, second = (m(pad_sequences(SEQUENCES, SIZES)) for m in (model, again))
+    assert torch.equal(first.text, second.text)
+    assert torch.equal(first.audio, second.audio)
+
+
+def test_one_sequence_is_learnt_by_heart():
+    """Training drives both losses to zero, and greedy generation then repeats what was learnt."""
+    torch.manual_seed(0)
+    model = AudioLM(llama(), CONFIG, SPECIAL)
+    learnt = SEQUENCES[0]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(100):
+        losses = model(pad_sequences([learnt], SIZES))
+        optimizer.zero_grad()
+        (losses.text + losses.audio.mean()).backward()
+        optimizer.step()
+    prompt = interleave([learnt.text[:3]], SIZES, SPECIAL)
+    written = model.eval().generate(prompt, limit=20, stop_id=2, text_sampling=GREEDY, audio_sampling=GREEDY)
+    assert torch.equal(written.text, learnt.text)
+    assert torch.equal(separate(written, SIZES, SPECIAL, frames=[9])[1], clip(9))
+
+
+def test_an_lm_in_half_precision():
+    torch.manual_seed(0)
+    model = AudioLM(llama(), CONFIG, SPECIAL).eval()
+    expected = model(pad_sequences(SEQUENCES, SIZES))
+    model.lm.to(torch.bfloat16)
+    losses = model(pad_sequences(SEQUENCES, SIZES))
+    assert losses.text.dtype == losses.audio.dtype == torch.float32
+    torch.testing.assert_close(losses.audio, expected.audio, rtol=0.02, atol=0)
+    assert separate(model.generate(SEQUENCES[2], limit=9), SIZES, SPECIAL)
+
+
+def test_nothing_to_go_on_from_or_to_write(model):
+    with pytest.raises(ValueError, match="limit=0, and a prompt of 1 positions"):
+        model.generate(SEQUENCES[1], limit=0)
+    with pytest.raises(ValueError, match="a prompt of 0 positions"):
+        model.generate(type(SEQUENCES[1])(SEQUENCES[1].text[:0], SEQUENCES[1].patches[:0]), limit=1)
+
+
+def test_special_ids_that_the_lm_does_not_have():
+    with pytest.raises(ValueError, match="the LM has 23 ids"):
+        AudioLM(Recurrent(), CONFIG, SpecialIds(21, 22, 23))
+    with pytest.raises(ValueError, match="the LM has 23 ids"):
+        AudioLM(Recurrent(), CONFIG, SpecialIds(1, 2, 2))

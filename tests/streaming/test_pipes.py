@@ -1,0 +1,124 @@
+"""Sound through pipes: the same codes and samples as of files, and first sound before the last is in."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import torch
+
+from mimotok import Tokenizer
+from mimotok.streaming.pipes import decode_live, encode_live
+
+
+def pcm(wav: np.ndarray) -> bytes:
+    return (wav * 32767).round().astype("<i2").tobytes()
+
+
+def wav_file(wav: np.ndarray, rate: int, subtype: str = "PCM_16") -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, wav, rate, subtype=subtype, format="WAV")
+    return buffer.getvalue()
+
+
+def codes_of(stream: bytes, n_q: int) -> np.ndarray:
+    return np.frombuffer(stream.split(b"\n", 1)[1], "<u2").reshape(-1, n_q).T
+
+
+@pytest.fixture
+def sound() -> np.ndarray:
+    return (0.1 * np.random.default_rng(0).standard_normal(30_000)).astype(np.float32)
+
+
+def test_raw_sound_and_back(streamable: Callable[..., Tokenizer], sound: np.ndarray) -> None:
+    tokenizer, coded, heard = streamable(), io.BytesIO(), io.BytesIO()
+    encode_live(tokenizer, io.BytesIO(pcm(sound)), coded, n_q=3)
+    exact = torch.from_numpy(np.frombuffer(pcm(sound), "<i2").astype(np.float32) / 32768)[None]
+    wanted = tokenizer.encode(exact, n_q=3)
+    assert np.array_equal(codes_of(coded.getvalue(), 3), wanted[0].numpy())
+    decode_live(tokenizer, io.BytesIO(coded.getvalue()), heard)
+    samples = np.frombuffer(heard.getvalue()[44:], "<i2") / 32767
+    np.testing.assert_allclose(samples, tokenizer.decode(wanted)[0].clamp(-1, 1).numpy(), atol=1e-4)
+    assert heard.getvalue()[:4] == b"RIFF"
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(24_000, 1), (16_000, 2), (44_100, 1)])
+def test_wav_of_any_rate(streamable: Callable[..., Tokenizer], sound: np.ndarray, rate: int, channels: int) -> None:
+    tokenizer, coded = streamable(), io.BytesIO()
+    encode_live(tokenizer, io.BytesIO(wav_file(np.stack([sound] * channels, 1), rate)), coded)
+    exact = np.frombuffer(pcm(sound), "<i2").astype(np.float32) / 32768
+    wanted = tokenizer.encode(torch.from_numpy(soxr.resample(exact, rate, 24_000, "VHQ"))[None])[0].numpy()
+    got = codes_of(coded.getvalue(), 4)
+    assert got.shape == wanted.shape
+    assert (got == wanted).mean() > 0.98
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (b"", "before its first sample"),
+        (b"\0\0\0", "ends within a sample"),
+        (wav_file(np.zeros(9), 24_000, "FLOAT"), "send 16-bit PCM"),
+        (wav_file(np.zeros(9), 4_000), "4000 Hz is outside"),
+        (b"RIFF\0\0\0\0WAVE", "a wav without data"),
+    ],
+)
+def test_bad_sound(streamable: Callable[..., Tokenizer], given: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        encode_live(streamable(), io.BytesIO(given), io.BytesIO())
+
+
+def test_bad_codes(streamable: Callable[..., Tokenizer], sound: np.ndarray) -> None:
+    tokenizer, coded = streamable(), io.BytesIO()
+    encode_live(tokenizer, io.BytesIO(pcm(sound)), coded)
+    for given, message in (
+        (b"", "not a stream of codes"),
+        (b"{}\n", "not a stream of codes"),
+        (pcm(sound), "not a stream of codes"),
+        (coded.getvalue()[:-1], "ends within a sample or frame"),
+        (coded.getvalue()[:-2] + b"\xff\xff", "codebook 3 has 16 entries"),
+        (coded.getvalue().replace(b'"n_q": 4', b'"n_q": 9'), "n_q=9"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            decode_live(tokenizer, io.BytesIO(given), io.BytesIO())
+    other = streamable(n_mels=24)
+    with pytest.raises(ValueError, match="codes made by model 'tiny'"):
+        decode_live(other, io.BytesIO(coded.getvalue()), io.BytesIO())
+    decode_live(other, io.BytesIO(coded.getvalue()), io.BytesIO(), force=True)
+
+
+def test_command_line_answers_while_the_sound_is_still_coming(
+    streamable: Callable[..., Tokenizer], tmp_path: Path
+) -> None:
+    streamable().save_pretrained(tmp_path)
+    command = [sys.executable, "-m", "mimotok"]
+    options = ["--stream", "--model", str(tmp_path)]
+    encoder = subprocess.Popen([*command, "encode", *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    decoder = subprocess.Popen([*command, "decode", *options], stdin=encoder.stdout, stdout=subprocess.PIPE)
+    assert encoder.stdin is not None
+    assert decoder.stdout is not None
+    encoder.stdin.write(bytes(2 * 24_000))
+    encoder.stdin.flush()
+    first = os.read(decoder.stdout.fileno(), 44 + 2 * 960)  # waits for ever if nothing comes before the end
+    assert first.startswith(b"RIFF")
+    encoder.stdin.write(bytes(2 * 24_000))
+    encoder.stdin.close()
+    rest = first + decoder.stdout.read()
+    assert len(rest) == 44 + 2 * 960 * streamable().num_frames(48_000)
+    assert encoder.wait() == decoder.wait() == 0
+
+
+def test_command_line_errors() -> None:
+    command = [sys.executable, "-m", "mimotok", "decode", "--stream"]
+    done = subprocess.run([*command, "a.npz"], input=b"", capture_output=True)
+    assert done.returncode == 2
+    assert b"takes no files" in done.stderr
+    assert done.stderr.count(b"\n") == 1

@@ -1,0 +1,174 @@
+"""A stream gives what the whole file gives, however it is cut, and rows of a batch know nothing of each other."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mimotok import Tokenizer
+from mimotok.model.mel import log_mel
+from mimotok.streaming.streams import DecoderRows, EncoderRows, StreamDecoder, StreamEncoder, reset_rows
+
+MODELS = {
+    "ours": {},
+    "50 Hz": {"avg_pooler": 1},
+    "causal": {"encoder_causal": True, "encoder_skip_layer_id": None, "vocoder_attn_window_size": (7, 0)},
+    "odd look-ahead": {"encoder_attn_window_size": (4, 1), "encoder_skip_layer_id": 1},
+    "even look-ahead": {"encoder_layers": 3, "encoder_attn_window_size": (4, 1)},
+    "hop 256": {"hop_length": 256, "n_fft": 1024, "window_size": 1024},
+    "hop 200": {"hop_length": 200, "n_fft": 960, "window_size": 800},
+    "looking decoder": {"decoder_causal": False, "decoder_attn_window_size": (3, 2)},
+    "wide kernel": {"decoder_kernel_size": 5, "ln_type": "RMSNorm"},
+}
+examples = settings(deadline=None, max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def pieces(whole: torch.Tensor, sizes: list[int]) -> list[torch.Tensor]:
+    """`whole` cut along its last dimension, nothing empty."""
+    parts, at = [], 0
+    for size in sizes:
+        parts.append(whole[..., at : at + size])
+        at += size
+    return [part for part in [*parts, whole[..., at:]] if part.shape[-1]]
+
+
+@pytest.mark.parametrize("name", MODELS)
+@examples
+@given(length=st.integers(1, 20_000), sizes=st.lists(st.integers(1, 3_000), max_size=20), batch=st.integers(1, 2))
+def test_encoder(streamable: Callable[..., Tokenizer], name: str, length: int, sizes: list[int], batch: int) -> None:
+    tokenizer = streamable(**MODELS[name])
+    wav = 0.3 * torch.randn(batch, length)
+    stream = StreamEncoder(tokenizer, n_q=3)
+    codes = torch.cat([*(stream.push(part) for part in pieces(wav, sizes)), stream.flush()], dim=2)
+    assert torch.equal(codes, tokenizer.encode(wav, n_q=3))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@examples
+@given(frames=st.integers(1, 30), sizes=st.lists(st.integers(1, 5), max_size=20), batch=st.integers(1, 2))
+def test_decoder(streamable: Callable[..., Tokenizer], name: str, frames: int, sizes: list[int], batch: int) -> None:
+    tokenizer = streamable(**MODELS[name])
+    codes = torch.randint(0, 16, (batch, 4, frames))
+    stream = StreamDecoder(tokenizer)
+    wav = torch.cat([*(stream.push(part) for part in pieces(codes, sizes)), stream.flush()], dim=1)
+    torch.testing.assert_close(wav, tokenizer.decode(codes), atol=1e-5, rtol=1e-4)
+
+
+def test_samples_come_as_soon_as_the_look_ahead_says(streamable: Callable[..., Tokenizer]) -> None:
+    tokenizer = streamable()
+    stream, encoder = StreamDecoder(tokenizer), StreamEncoder(tokenizer)
+    given_ms = come_ms = 0.0
+    for _ in range(30):
+        given_ms += 40
+        come_ms += 1000 * stream.push(torch.zeros(1, 4, 1, dtype=torch.int64)).shape[1] / 24_000
+        assert come_ms >= given_ms - stream.look_ahead_ms - 1e-6
+        assert come_ms <= given_ms
+    given_ms = come_ms = 0.0
+    for _ in range(60):
+        given_ms += 10
+        come_ms += 40 * encoder.push(torch.zeros(1, 240)).shape[2]
+        assert come_ms >= given_ms - encoder.look_ahead_ms - 40 - 1e-6
+
+
+def test_nothing_grows_with_the_stream(streamable: Callable[..., Tokenizer]) -> None:
+    tokenizer = streamable()
+    encoder, decoder = StreamEncoder(tokenizer), StreamDecoder(tokenizer)
+
+    def sizes() -> list[int]:
+        states = (encoder.rows.state, decoder._inner.rows.state)
+        return [t.numel() for state in states for t in state.values()] + [encoder.mel.pending.shape[1]]
+
+    def second() -> None:
+        encoder.push(torch.randn(1, 24_000))
+        decoder.push(torch.zeros(1, 4, 25, dtype=torch.int64))
+
+    second()
+    before = sizes()
+    for _ in range(5):
+        second()
+    assert sizes() == before
+
+
+def test_a_copy_goes_on_by_itself(streamable: Callable[..., Tokenizer]) -> None:
+    tokenizer = streamable()
+    codes = torch.randint(0, 16, (1, 4, 20))
+    stream = StreamDecoder(tokenizer)
+    first = stream.push(codes[:, :, :9])
+    saved = {name: tensor.clone() for name, tensor in stream._inner.rows.state.items()}
+    other = copy.copy(stream._inner.rows)
+    other.state = saved
+    rest = [stream.push(codes[:, :, 9:]), stream.flush()]
+    torch.testing.assert_close(torch.cat([first, *rest], 1), tokenizer.decode(codes), atol=1e-5, rtol=1e-4)
+    wav, known = other.step(codes[:, :, 9:], torch.ones(1, 11, dtype=torch.bool))
+    assert torch.equal(wav[:, known[0].repeat_interleave(240)], rest[0])
+
+
+def test_rows_begin_and_end_at_any_time(streamable: Callable[..., Tokenizer]) -> None:
+    """Five streams of different lengths over two rows; each row takes the next stream once it has drained."""
+    tokenizer = streamable()
+    waiting = [torch.randint(0, 16, (4, frames)) for frames in (7, 1, 12, 3, 5)]
+    wanted = [tokenizer.decode(codes[None])[0] for codes in waiting]
+    rows = DecoderRows(tokenizer)
+    drain = -(-rows.look_ahead // 4)
+    queue, active, out = list(range(5)), [None, None], {i: [] for i in range(5)}
+    left = [0, 0]
+    for _ in range(80):
+        codes, there = torch.zeros(2, 4, 1, dtype=torch.int64), torch.zeros(2, 1, dtype=torch.bool)
+        for row in (0, 1):
+            if left[row] == 0 and queue:
+                active[row] = queue.pop(0)
+                left[row] = waiting[active[row]].shape[1] + drain
+                reset_rows(rows.state, torch.arange(2) == row)
+            stream = active[row]
+            at = -1 if stream is None else waiting[stream].shape[1] + drain - left[row]
+            if stream is not None and at < waiting[stream].shape[1]:
+                codes[row, :, 0], there[row, 0] = waiting[stream][:, at], True
+        wav, known = rows.step(codes, there)
+        for row in (0, 1):
+            if left[row]:
+                out[active[row]].append(wav[row, known[row].repeat_interleave(240)])
+                left[row] -= 1
+    for stream, expected in enumerate(wanted):
+        torch.testing.assert_close(torch.cat(out[stream]), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_encoder_rows_are_independent(streamable: Callable[..., Tokenizer]) -> None:
+    tokenizer = streamable()
+    wavs = [0.3 * torch.randn(1, 24_000), 0.3 * torch.randn(1, 9_600 - 240)]
+    mels = [log_mel(wav, None, tokenizer.config)[0] for wav in wavs]
+    rows = EncoderRows(tokenizer)
+    size = 4 * (-(-mels[0].shape[1] // 4) + rows.look_ahead)
+    mel, there = torch.zeros(2, size, tokenizer.config.n_mels), torch.zeros(2, size, dtype=torch.bool)
+    for row, (frames, start) in enumerate(zip(mels, (0, 24), strict=True)):
+        mel[row, start : start + frames.shape[1]] = frames[0]
+        there[row, start : start + frames.shape[1]] = True
+    steps = [rows.step(a, b) for a, b in zip(mel.split(4, 1), there.split(4, 1), strict=True)]
+    codes, known = torch.cat([s[0] for s in steps], 2), torch.cat([s[1] for s in steps], 1)
+    for row, wav in enumerate(wavs):
+        assert torch.equal(codes[row : row + 1, :, known[row]], tokenizer.encode(wav))
+
+
+def test_official_models(tiny: Callable[..., Tokenizer]) -> None:
+    """The overlap scheme: no code is decoded with less than 40 behind it, none with more than 250 before it."""
+    tokenizer = tiny()
+    codes = torch.randint(0, 16, (1, 4, 330))
+    stream = StreamDecoder(tokenizer)
+    assert stream.push(codes[:, :, :40]).shape == (1, 0)
+    parts = [stream.push(codes[:, :, 40:300]), stream.push(codes[:, :, 300:]), stream.flush()]
+    assert [part.shape[1] // 960 for part in parts] == [260, 30, 40]
+    torch.testing.assert_close(parts[0], tokenizer.decode(codes[:, :, :300])[:, : 260 * 960])
+    torch.testing.assert_close(parts[1], tokenizer.decode(codes[:, :, 10:])[:, 250 * 960 : 280 * 960])
+    assert stream.look_ahead_ms == 1600
+    with pytest.raises(ValueError, match="cannot encode a stream exactly"):
+        StreamEncoder(tokenizer)
+
+
+def test_empty_streams_are_refused(streamable: Callable[..., Tokenizer], tiny: Callable[..., Tokenizer]) -> None:
+    for stream in (StreamDecoder(streamable()), StreamDecoder(tiny()), StreamEncoder(streamable())):
+        with pytest.raises(ValueError, match="ended before its first"):
+            stream.flush()

@@ -1,0 +1,125 @@
+"""Manifests and the cache: the same samples however they came, one line for what is wrong."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from tests.helpers.paths import ROOT
+from tests.helpers.speech_corpus import BAD, RATE, assert_equal, speech, take
+from train.data.cache import prepare, read_prepared
+from train.data.manifest import BadClipError, Clip, decode, read, read_manifest
+
+
+def test_the_cache_is_a_lhotse_cut_set_of_the_same_samples(corpus, prepared):
+    lhotse = pytest.importorskip("lhotse")
+    (folder,) = Path(prepared).iterdir()
+    cuts = lhotse.CutSet.from_file(folder / "cuts.jsonl.gz")
+    clips, skipped = read_prepared(folder)
+    assert set(skipped) == set(BAD) - {"short.wav"}
+    for cut, clip in zip(cuts, clips, strict=True):
+        samples, rate = sf.read(corpus / clip.id, dtype="float32")
+        assert np.array_equal(cut.load_audio()[0], samples)
+        assert np.array_equal(read(clip)[0], samples)
+        assert (cut.sampling_rate, cut.supervisions[0].text) == (rate, clip.text)
+
+
+def test_an_interrupted_preparation_goes_on(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("train.data.cache.SHARD_SECONDS", 20.0)
+    manifest = str(corpus / "manifest.jsonl")
+    folder = prepare(manifest, str(corpus), str(tmp_path), workers=2)
+    whole = (folder / "cuts.jsonl.gz").read_bytes()
+    (folder / "cuts.jsonl.gz").unlink()
+    (folder / "shard-00001.jsonl").unlink()
+    times = {path: path.stat().st_mtime_ns for path in folder.glob("*.wav")}
+    assert prepare(manifest, str(corpus), str(tmp_path)) == folder
+    assert (folder / "cuts.jsonl.gz").read_bytes() == whole
+    rewritten = {path.name[:11] for path, then in times.items() if path.stat().st_mtime_ns != then}
+    assert rewritten == {"shard-00001"}
+
+
+def test_a_file_that_was_missing_is_tried_again(tmp_path):
+    rows = [{"audio": f"{k}.wav", "duration": 1.0} for k in range(2)]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for k in range(2):
+        sf.write(tmp_path / f"{k}.wav", speech(1.0, RATE, k), RATE)
+        clips, _ = read_prepared(prepare(str(tmp_path / "m.jsonl"), str(tmp_path), str(tmp_path / "cache")))
+        assert len(clips) == k + 1
+
+
+def test_high_rates_are_brought_down_and_channels_averaged(tmp_path):
+    sf.write(tmp_path / "a.wav", np.stack([speech(1.0, 48000, 0), np.zeros(48000)], axis=1), 48000)
+    (tmp_path / "m.jsonl").write_text(json.dumps({"audio": "a.wav", "duration": 1.0}))
+    (clip,), _ = read_prepared(prepare(str(tmp_path / "m.jsonl"), str(tmp_path), str(tmp_path)))
+    wav, rate = read(clip)
+    assert (wav.shape, rate) == ((RATE,), RATE)
+    assert decode(Clip("a", str(tmp_path / "a.wav"), 1.0, "s"))[0].shape == (48000,)
+
+
+def test_a_truncated_cache_is_noticed(corpus, tmp_path):
+    folder = prepare(str(corpus / "manifest.jsonl"), str(corpus), str(tmp_path))
+    clip = read_prepared(folder)[0][-1]
+    Path(clip.pcm.path).write_bytes(Path(clip.pcm.path).read_bytes()[:-2000])
+    with pytest.raises(BadClipError, match="truncated"):
+        read(clip)
+
+
+def test_a_prepared_corpus_needs_neither_lhotse_nor_torchaudio(prepared):
+    """In a process of its own: nothing that reads a prepared corpus may import them."""
+    (folder,) = Path(prepared).iterdir()
+    code = f"""
+import sys
+sys.modules["lhotse"] = sys.modules["torchaudio"] = None
+import train.data.shar
+from train.data.batches import Render
+from train.data.cache import read_prepared
+from train.data.plan import PlanConfig, whole_plan
+clips, _ = read_prepared({str(folder)!r})
+(planned, *_) = whole_plan(clips, PlanConfig())
+assert Render(24000, None).batch(clips, planned, (0,)).batch.wav.any()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("line", ['{"path": "b.wav"}', "b.wav", '["b.wav"]'])
+def test_lines_that_are_no_clips_are_refused_by_number(tmp_path, line):
+    good = json.dumps({"audio": "a.wav", "duration": 1})
+    for lines, number in (((good, line), 2), ((line, good), 1)):
+        (tmp_path / "m.jsonl").write_text("\n".join(lines))
+        with pytest.raises(ValueError, match=rf"m\.jsonl:{number}: "):
+            read_manifest(str(tmp_path / "m.jsonl"))
+
+
+def test_cut_sets_give_the_batches_of_the_same_jsonl(cuts, corpus, tmp_path, module):
+    cuts.to_file(tmp_path / "cuts.jsonl.gz")
+    lines = (corpus / "manifest.jsonl").read_text().splitlines()[:32]
+    (tmp_path / "clips.jsonl").write_text("\n".join(lines))
+    loaders = [
+        module(cache_dir=None, manifest=str(tmp_path / name)).train_dataloader()
+        for name in ("cuts.jsonl.gz", "clips.jsonl")
+    ]
+    assert_equal(*(take(loader, 10) for loader in loaders))
+
+
+def test_a_transcript_that_a_cut_truncates_is_dropped(cuts, corpus, tmp_path):
+    cut = next(iter(cuts.filter(lambda cut: cut.supervisions[0].text)))
+    truncated = cut.truncate(duration=cut.duration / 2).with_id("truncated")
+    type(cuts).from_cuts([cut, truncated]).to_file(tmp_path / "cuts.jsonl")
+    whole, part = read_manifest(str(tmp_path / "cuts.jsonl"), str(corpus))
+    assert (whole.text, part.text) == (cut.supervisions[0].text, None)
+    assert len(decode(part)[0]) == pytest.approx(len(decode(whole)[0]) / 2, abs=1)
+
+
+def test_relative_recordings_are_taken_from_root(cuts, corpus, tmp_path):
+    rows = [json.loads(json.dumps(cut.to_dict())) for cut in cuts]
+    for row in rows:
+        row["recording"]["sources"][0]["source"] = Path(row["recording"]["sources"][0]["source"]).name
+    (tmp_path / "cuts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    clips = read_manifest(str(tmp_path / "cuts.jsonl"), str(corpus))
+    assert len(decode(clips[0])[0])
+    with pytest.raises(BadClipError, match=r"^missing$"):
+        decode(read_manifest(str(tmp_path / "cuts.jsonl"), str(tmp_path))[0])

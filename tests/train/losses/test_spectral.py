@@ -1,0 +1,164 @@
+"""The losses: zero on equality, independent of padding, finite on silence, and their published values."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from mimotok.config import TokenizerConfig
+from mimotok.model.mel import log_mel
+from train.losses.spectral import (
+    MEL_GAIN,
+    PUBLISHED_SCALES,
+    MelLoss,
+    adversarial_loss,
+    complex_loss,
+    discriminator_loss,
+    feature_matching_loss,
+    mel_loss,
+    stft_loss,
+)
+
+SPECTRAL = {
+    "mel": mel_loss,
+    "log mel": MelLoss(exponents=(0.0,)),
+    "four scales": MelLoss(scales=(*PUBLISHED_SCALES, (256, 1920, 960)), exponents=(0.0,)),
+    "stft": stft_loss,
+    "complex": complex_loss,
+}
+
+
+@pytest.fixture(params=SPECTRAL.values(), ids=SPECTRAL.keys())
+def loss(request):
+    return request.param
+
+
+def noise(*shape: int, seed: int = 0, level: float = 0.1) -> Tensor:
+    return level * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_published_scales_are_those_of_the_paper():
+    assert PUBLISHED_SCALES == ((32, 240, 120), (64, 480, 240), (128, 960, 480))
+
+
+def test_equal_signals_cost_nothing_and_different_ones_something(loss):
+    wav = noise(2, 6000)
+    assert loss(wav, wav) == 0
+    assert loss(wav, noise(2, 6000, seed=1)) > 0.001
+
+
+def test_equal_clips_in_a_batch_cost_what_one_does(loss):
+    prediction, target = noise(1, 6000), noise(1, 6000, seed=1)
+    torch.testing.assert_close(loss(prediction.expand(3, -1), target.expand(3, -1)), loss(prediction, target))
+
+
+def test_padding_and_its_content_do_not_matter(loss):
+    prediction, target = noise(2, 9600), noise(2, 9600, seed=1)
+    single = loss(prediction[:, :7201], target[:, :7201])
+    padded = loss(prediction, target, torch.tensor([7201, 7201]))
+    torch.testing.assert_close(padded, single)
+
+
+def test_each_clip_of_a_padded_batch_counts_by_its_frames():
+    prediction, target = noise(2, 9600), noise(2, 9600, seed=1)
+    scale = ((64, 480, 240),)
+    whole = mel_loss(prediction[:1], target[:1], scales=scale)
+    part = mel_loss(prediction[1:, :4800], target[1:, :4800], scales=scale)
+    batch = mel_loss(prediction, target, torch.tensor([9600, 4800]), scales=scale)
+    torch.testing.assert_close(batch, (41 * whole + 21 * part) / 62)
+
+
+@pytest.mark.parametrize("silent", ["prediction", "target", "both"])
+def test_silence_has_finite_gradients(loss, silent):
+    prediction, target = noise(1, 4800), noise(1, 4800, seed=1)
+    prediction = (prediction * (silent == "target")).requires_grad_()
+    value = loss(prediction, target * (silent == "prediction"))
+    value.backward()
+    assert value.isfinite()
+    assert prediction.grad.isfinite().all()
+
+
+def test_a_prediction_below_the_floor_still_learns():
+    prediction = noise(1, 4800, level=1e-7).requires_grad_()
+    mel_loss(prediction, noise(1, 4800, seed=1), exponents=(0.0,)).backward()
+    assert prediction.grad.abs().max() > 0
+
+
+def test_linear_mel_loss_scales_with_the_signal():
+    prediction, target = noise(1, 4800), noise(1, 4800, seed=1)
+    torch.testing.assert_close(mel_loss(3 * prediction, 3 * target), 3 * mel_loss(prediction, target))
+
+
+def test_the_floor_is_in_the_units_of_the_tokenizer_mel():
+    """White noise has the mel of the tokenizer here, times MEL_GAIN: a floor means the same in both."""
+    wav = noise(1, 96000)
+    scale = ((128, 960, 240),)
+    ours = mel_loss(wav, torch.zeros_like(wav), scales=scale)
+    theirs = log_mel(wav, None, TokenizerConfig())[0].exp().mean()
+    torch.testing.assert_close(MEL_GAIN * ours, theirs, rtol=0.01, atol=0)
+
+
+def test_autocast_leaves_the_loss_in_fp32():
+    prediction, target = noise(1, 4800), noise(1, 4800, seed=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = mel_loss(prediction, target, exponents=(0.0,))
+    assert inside.dtype == torch.float32
+    assert inside == mel_loss(prediction, target, exponents=(0.0,))
+
+
+def test_training_works_after_validation_in_inference_mode():
+    fresh = ((16, 240, 60),)  # a scale no other test has cached
+    with torch.inference_mode():
+        mel_loss(noise(1, 2400), noise(1, 2400), scales=fresh)
+    prediction = noise(1, 2400).requires_grad_()
+    mel_loss(prediction, noise(1, 2400, seed=1), scales=fresh).backward()
+    assert prediction.grad is not None
+
+
+def test_a_scale_with_an_empty_filter_is_refused():
+    with pytest.raises(ValueError, match="fewer bins"):
+        MelLoss(scales=((128, 240, 120),))
+
+
+def test_phase_matters_to_the_complex_loss_only():
+    wav = noise(1, 9600)
+    assert complex_loss(-wav, wav) > 0.5 * complex_loss(torch.zeros_like(wav), wav)
+    assert stft_loss(-wav, wav) < 1e-5
+
+
+def logits(*values: float) -> Tensor:
+    return torch.tensor(values).reshape(1, 1, -1, 1)
+
+
+def test_hinge_values():
+    real, fake = [logits(2.0, 0.0), logits(-1.0)], [logits(-2.0, 0.5), logits(1.0)]
+    # real: (0 + 1) / 2 and 2; fake: (0 + 1.5) / 2 and 2; averaged over the two discriminators
+    assert discriminator_loss(real, fake) == pytest.approx((0.5 + 0.75 + 2 + 2) / 2)
+    assert adversarial_loss(fake) == pytest.approx(((3 + 0.5) / 2 + 0) / 2)
+
+
+def test_confident_discriminator_has_no_loss():
+    assert discriminator_loss([logits(1.0, 3.0)], [logits(-1.0, -4.0)]) == 0
+
+
+def test_feature_matching_is_the_mean_of_means_and_zero_on_equality():
+    features = [[noise(2, 4, 10, 3), noise(2, 8, 5, 2)], [noise(2, 4, 7, 1)]]
+    shifted = [[features[0][0] + 1, features[0][1] - 3], [features[1][0] + 5]]
+    assert feature_matching_loss(features, features) == 0
+    assert feature_matching_loss(features, shifted) == pytest.approx(((1 + 3) / 2 + 5) / 2, rel=1e-5)
+
+
+def test_feature_matching_trains_the_decoded_side_only():
+    real, fake = noise(1, 2, 5, 1).requires_grad_(), noise(1, 2, 5, 1, seed=1).requires_grad_()
+    feature_matching_loss([[real]], [[fake]]).backward()
+    assert real.grad is None
+    assert fake.grad.abs().sum() > 0
+
+
+def test_discriminator_losses_ignore_the_padded_share():
+    real, fake = noise(2, 1, 10, 3), noise(2, 1, 10, 3, seed=1)
+    valid = torch.tensor([0.6, 1.0])
+    spoilt_real, spoilt_fake = real.clone(), fake.clone()
+    spoilt_real[0, :, 6:], spoilt_fake[0, :, 6:] = 100, 100
+    for value in (discriminator_loss, lambda r, f, v: feature_matching_loss([r], [f], v)):
+        assert value([real], [fake], valid) == value([spoilt_real], [spoilt_fake], valid)
+    assert adversarial_loss([fake], valid) == adversarial_loss([spoilt_fake], valid)

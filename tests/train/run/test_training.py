@@ -1,0 +1,189 @@
+"""Both stages on the tiny configuration: resuming, ranks, freezing, export."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.helpers.paths import ROOT
+from tests.helpers.training_runs import configure, make_speech
+
+pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
+
+from mimotok import Tokenizer
+from train.stages.joint import JointStage
+from train.tools.export import export, read_checkpoint
+
+CONFIGS = ROOT / "train" / "configs"
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_speech(tmp_path_factory.mktemp("speech"))
+
+
+def command(config: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "train", "fit", "--config", str(config), *more]
+
+
+def fit(config: Path, *more: str) -> None:
+    done = subprocess.run(
+        command(config, *more), cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def state_of(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    return read_checkpoint(run / "checkpoints" / f"{name}.ckpt")[0]
+
+
+@pytest.fixture(scope="module")
+def joint_run(tmp_path_factory: pytest.TempPathFactory, speech: Path) -> Path:
+    run = tmp_path_factory.mktemp("joint")
+    fit(configure(run, speech, "tiny.yaml"))
+    return run
+
+
+@pytest.fixture(scope="module")
+def exported(joint_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("export") / "mine"
+    export(joint_run / "checkpoints" / "last.ckpt", out, dtype="float32")
+    return out
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    different = [key for key in first if not torch.equal(first[key], second[key])]
+    assert not different
+
+
+def test_killed_and_resumed_equals_uninterrupted(joint_run: Path, speech: Path, tmp_path: Path) -> None:
+    config = configure(tmp_path, speech, "tiny.yaml")
+    running = subprocess.Popen(
+        command(config), cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=-3
+    )
+    saved = tmp_path / "checkpoints" / "step=2.ckpt"
+    deadline = time.monotonic() + 120
+    while not saved.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    assert saved.exists()
+    assert not (tmp_path / "checkpoints" / "step=6.ckpt").exists(), "killed too late to show anything"
+    fit(config)
+    same(state_of(joint_run), state_of(tmp_path))
+    ours, theirs = (
+        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"][0]["state"]
+        for run in (joint_run, tmp_path)
+    )
+    assert all(torch.equal(ours[i][k], theirs[i][k]) for i in ours for k in ours[i] if torch.is_tensor(ours[i][k]))
+
+
+def test_losses_and_code_usage_are_logged(joint_run: Path) -> None:
+    header = (joint_run / "csv" / "version_0" / "metrics.csv").read_text().splitlines()[0].split(",")
+    for name in ("train/text_loss", "train/mel_loss", "train/commitment_loss", "train/gradient_norm"):
+        assert name in header
+    for name in ("val/mel_loss", "val/text_loss", "val/cer", "val/wer", "codes/0_used", "codes/3_perplexity"):
+        assert name in header
+
+
+def test_export_loads_and_decodes(exported: Path, joint_run: Path) -> None:
+    tokenizer = Tokenizer.from_pretrained(exported)
+    wav = 0.1 * torch.randn(1, 24_000)
+    assert torch.isfinite(tokenizer.reconstruct(wav)).all()
+    state = state_of(joint_run)
+    for name, tensor in tokenizer.state_dict().items():
+        assert torch.equal(tensor, state[f"averaged.module.{name}"]), name
+    card = (exported / "README.md").read_text()
+    assert "JointStage, 6 steps" in card
+    assert "val/mel_loss" in card
+    assert all(bool(book.inited) for book in tokenizer.encoder.quantizer.codebooks())
+
+
+def test_transcribe_reads_codes_and_audio(exported: Path, speech: Path, tmp_path: Path) -> None:
+    from mimotok.transcode import encode_file
+    from train.tools.transcribe import transcribe
+
+    tokenizer = Tokenizer.from_pretrained(exported)
+    encode_file(tokenizer, speech / "0.wav", tmp_path / "0.npz")
+    assert transcribe(exported, tmp_path / "0.npz") == transcribe(exported, speech / "0.wav")
+    (tmp_path / "bare").mkdir()
+    tokenizer.save_pretrained(tmp_path / "bare")
+    with pytest.raises(ValueError, match="has no text_decoder/"):
+        transcribe(tmp_path / "bare", speech / "0.wav")
+
+
+def test_a_joint_run_goes_on_from_an_exported_text_decoder(exported: Path) -> None:
+    folder, weights = exported / "text_decoder", {"text": 1.0, "mel": 1.0}
+    stage = JointStage(str(exported), loss_weights=weights, text_decoder=str(folder))
+    assert stage.text_decoder is not None
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        assert torch.equal(stage.text_decoder.state_dict()[name], tensor.float()), name
+    assert stage.text_decoder.training
+    with pytest.raises(ValueError, match="lacks a CTC head"):
+        JointStage(str(exported), loss_weights={**weights, "ctc": 1.0}, text_decoder=str(folder))
+    with pytest.raises(ValueError, match="no text decoder in it"):
+        JointStage(str(exported), loss_weights=weights, text_decoder=str(exported / "none"))
+
+
+@pytest.fixture(scope="module")
+def adversarial_run(exported: Path, speech: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("adversarial")
+    fit(configure(run, speech, "tiny_adversarial.yaml", model=str(exported)))
+    return run
+
+
+def test_the_adversarial_stage_leaves_the_codes_alone(adversarial_run: Path, exported: Path) -> None:
+    before, after = Tokenizer.from_pretrained(exported), state_of(adversarial_run)
+    for name, tensor in before.encoder.state_dict().items():
+        for prefix in ("tokenizer.encoder.", "averaged.module.encoder."):
+            assert torch.equal(tensor, after[prefix + name]), name
+    changed = [n for n, t in before.decoder.state_dict().items() if not torch.equal(t, after[f"tokenizer.decoder.{n}"])]
+    assert len(changed) == len(before.decoder.state_dict())
+    assert torch.load(adversarial_run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
+
+
+def test_the_adversarial_stage_resumes_bit_identically(
+    adversarial_run: Path, exported: Path, speech: Path, tmp_path: Path
+) -> None:
+    config = configure(tmp_path, speech, "tiny_adversarial.yaml", model=str(exported))
+    fit(config, "--trainer.max_steps", "2")
+    fit(config)
+    same(state_of(adversarial_run), state_of(tmp_path))
+
+
+def test_exports_that_cannot_be(tmp_path: Path, joint_run: Path) -> None:
+    (tmp_path / "no.ckpt").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="not a readable checkpoint"):
+        export(tmp_path / "no.ckpt", tmp_path / "out")
+    with pytest.raises(ValueError, match="cannot be read"):
+        export(tmp_path / "missing.ckpt", tmp_path / "out")
+    with pytest.raises(ValueError, match="dtype=int4"):
+        export(joint_run / "checkpoints" / "last.ckpt", tmp_path / "out", dtype="int4")
+    assert not (tmp_path / "out").exists()
+
+
+def test_clips_are_shown_in_tensorboard(exported: Path, tmp_path: Path) -> None:
+    from lightning.pytorch.loggers import TensorBoardLogger
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from train.data.batches import Batch
+    from train.stages.base import show_clips
+
+    logger = TensorBoardLogger(tmp_path)
+    wav = 0.1 * torch.randn(2, 9_600)
+    batch = Batch(wav, torch.tensor([9_600, 4_800]), ["one", None], ["a", "b"])
+    show_clips(logger, batch, 0.5 * wav, Tokenizer.from_pretrained(exported), 3)
+    logger.experiment.flush()
+    events = EventAccumulator(logger.log_dir)
+    events.Reload()
+    assert set(events.Tags()["audio"]) == {"0/original", "0/decoded", "1/original", "1/decoded"}
+    assert "1/decoded_mel" in events.Tags()["images"]

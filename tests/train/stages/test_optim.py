@@ -1,0 +1,138 @@
+"""The optimizer, its schedule, and what happens to steps that went wrong."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
+
+from mimotok import Tokenizer
+from train.stages.optim import (
+    MuonAdamW,
+    OptimizerConfig,
+    SkipCounter,
+    clip_gradients,
+    orthogonalise,
+    parameter_groups,
+    warmup_stable_decay,
+)
+from train.stages.usage import CodeUsage, perplexity
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 40), (2, 40, 16), (1, 8, 8)])
+def test_orthogonalised_matrices_have_singular_values_near_one(shape: tuple[int, int, int]) -> None:
+    values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)).float())
+    assert values.min() > 0.3
+    assert values.max() < 1.5
+
+
+def test_groups(tiny: Callable[..., Tokenizer]) -> None:
+    """Every parameter once; block matrices to Muon, and nothing else; vectors without decay."""
+    model = tiny()
+    model.encoder.conv1.requires_grad_(False)
+    groups = parameter_groups(model, OptimizerConfig())
+    assert sum(len(g["params"]) for g in groups) == len([p for p in model.parameters() if p.requires_grad])
+    muon, decayed, plain = (set(map(id, g["params"])) for g in groups)
+    assert [g["muon"] for g in groups] == [True, False, False]
+    assert [g["weight_decay"] > 0 for g in groups] == [True, True, False]
+    assert id(model.encoder.layers[0].fc1.weight) in muon
+    assert id(model.decoder.vocoder.layers[0].self_attn.q_proj.weight) in muon
+    assert id(model.decoder.vocoder.head.out.weight) in decayed
+    assert id(model.encoder.conv2.weight) in decayed
+    assert id(model.encoder.layers[0].fc1.bias) in plain
+    assert len(parameter_groups(model, OptimizerConfig(muon=False))) == 2
+
+
+class Regression(nn.Module):
+    """A two-layer network whose hidden matrix goes to Muon."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList([nn.Linear(16, 32), nn.Linear(32, 16)])
+
+    def loss(self, step: int) -> torch.Tensor:
+        x = torch.randn(64, 16, generator=torch.Generator().manual_seed(step))
+        return (self.layers[1](self.layers[0](x).relu()) - x.flip(1)).square().mean()
+
+
+def steps(model: Regression, optimizer: MuonAdamW, numbers: range) -> float:
+    for number in numbers:
+        optimizer.zero_grad()
+        loss = model.loss(number)
+        loss.backward()
+        optimizer.step()
+    return loss.item()
+
+
+def test_training_and_going_on() -> None:
+    model = Regression()
+    optimizer = MuonAdamW(parameter_groups(model, OptimizerConfig()), 1e-2)
+    first = model.loss(0).item()
+    steps(model, optimizer, range(100))
+    other = copy.deepcopy(model)
+    resumed = MuonAdamW(parameter_groups(other, OptimizerConfig()), 1e-2)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    last = steps(model, optimizer, range(100, 300))
+    assert steps(other, resumed, range(100, 300)) == last
+    assert last < 0.1 * first
+
+
+def test_adamw_part_equals_torch() -> None:
+    ours, theirs = Regression(), Regression()
+    config = OptimizerConfig(muon=False, weight_decay=0.1)
+    first = MuonAdamW(parameter_groups(ours, config), 1e-2, betas=(0.9, 0.95))
+    plain = [{k: v for k, v in g.items() if k != "muon"} for g in parameter_groups(theirs, config)]
+    second = torch.optim.AdamW(plain, 1e-2, betas=(0.9, 0.95))
+    steps(ours, first, range(20))
+    steps(theirs, second, range(20))  # type: ignore[arg-type]
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_schedule() -> None:
+    factors = [warmup_stable_decay(s, warmup_steps=10, max_steps=100, decay_fraction=0.4) for s in range(101)]
+    assert factors[0] == 0.1
+    assert factors[9:61] == [1.0] * 52
+    assert factors[80] == 0.5
+    assert factors[100] == 0.0
+
+
+def test_steps_that_went_wrong_are_dropped_and_end_the_run_in_the_end() -> None:
+    model, skips = Regression(), SkipCounter(limit=2)
+    optimizer = MuonAdamW(parameter_groups(model, OptimizerConfig()), 1e-2)
+    before = copy.deepcopy(model.state_dict())
+    for attempt in range(3):
+        optimizer.zero_grad()
+        (model.loss(0) * float("nan")).backward()
+        if attempt == 2:
+            with pytest.raises(RuntimeError, match="3 steps in a row without a finite gradient"):
+                clip_gradients(model, 1.0, skips)
+            break
+        clip_gradients(model, 1.0, skips)
+        optimizer.step()
+        assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    good = SkipCounter(limit=2)
+    for scale in (float("inf"), 1.0, float("inf"), 1.0):
+        optimizer.zero_grad()
+        (model.loss(0) * scale).backward()
+        clip_gradients(model, 0.5, good)
+    assert good.in_a_row == 0
+    norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
+    assert norm <= 0.5 + 1e-4
+
+
+def test_code_usage() -> None:
+    usage = CodeUsage((4, 2))
+    codes = torch.tensor([[[0, 1, 2, 3], [0, 0, 0, 1]]])
+    usage.update(codes, torch.tensor([3]))
+    (used, even), (half, one) = usage.summary()
+    assert (used, half) == (0.75, 0.5)
+    assert even == pytest.approx(3.0)
+    assert one == pytest.approx(1.0)
+    assert perplexity(torch.tensor([5, 5, 0])) == pytest.approx(2.0)

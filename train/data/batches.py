@@ -1,0 +1,207 @@
+"""Rendering planned batches, and a loader that knows where it stands."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from train.data.augment import AugmentConfig, augment, resample
+from train.data.cache import skipped_table
+from train.data.manifest import BadClipError, Clip, read
+from train.data.plan import Item, PlannedBatch
+
+log = logging.getLogger(__name__)
+
+SLACK = 0.1  # seconds by which a manifest's duration may be wrong before the text is distrusted
+
+
+class Batch(NamedTuple):
+    """wav: float32 [B, T] at the training rate, zero-padded. lengths: int64 [B], valid samples.
+
+    text: the transcript of exactly this audio, or None where there is none or the audio is a crop.
+    ids: the clips' ids.
+    """
+
+    wav: Tensor
+    lengths: Tensor
+    text: list[str | None]
+    ids: list[str]
+
+
+class Loaded(NamedTuple):
+    """A batch, or None where none of its clips could be read, and those that could not: id to reason."""
+
+    batch: Batch | None
+    skipped: dict[str, str]
+
+
+class Render(NamedTuple):
+    """How planned items become audio at `sample_rate` Hz; `augment` None leaves them as they are."""
+
+    sample_rate: int
+    augment: AugmentConfig | None
+
+    def batch(self, clips: Sequence[Clip], planned: PlannedBatch, seeds: Sequence[int]) -> Loaded:
+        """`seeds` names the batch: with an item's place in it, they seed the item's augmentation."""
+        parts, skipped = [], {}
+        for slot, item in enumerate(planned.items):
+            clip = clips[item.clip]
+            try:
+                wav, text = self._item(clip, item, np.random.default_rng([*seeds, slot]))
+            except BadClipError as error:
+                skipped[clip.id] = str(error)
+            else:
+                parts.append((wav[: planned.samples], text, clip.id))
+        return Loaded(_collate(parts, planned.samples) if parts else None, skipped)
+
+    def _item(self, clip: Clip, item: Item, rng: np.random.Generator) -> tuple[np.ndarray, str | None]:
+        # a whole clip is read to its end, to see whether the manifest has its duration right
+        wav, rate = read(clip) if item.whole else read(clip, item.start, item.seconds)
+        if not len(wav):
+            raise BadClipError("shorter than its manifest says")
+        if self.augment is None:
+            wav = resample(wav, rate * item.speed, self.sample_rate)
+        else:
+            wav = augment(wav, rate, sample_rate=self.sample_rate, speed=item.speed, config=self.augment, rng=rng)
+        expected = item.seconds / item.speed * self.sample_rate
+        complete = item.whole and abs(len(wav) - expected) <= SLACK * self.sample_rate
+        return wav, clip.text if complete else None
+
+
+def _collate(parts: list[tuple[np.ndarray, str | None, str]], samples: int) -> Batch:
+    wav = torch.zeros(len(parts), samples)
+    for row, (part, _, _) in zip(wav, parts, strict=True):
+        row[: len(part)] = torch.from_numpy(part)
+    lengths = torch.tensor([len(part) for part, _, _ in parts])
+    return Batch(wav, lengths, [text for _, text, _ in parts], [name for _, _, name in parts])
+
+
+class TrainDataset(Protocol):
+    """An endless sequence of batches. epoch_batches: of them in an epoch, per rank."""
+
+    epoch_batches: int
+    world_size: int
+
+    def loader(self, first: int, num_workers: int) -> DataLoader[Loaded]:
+        """This rank's batches from number `first` on."""
+
+
+class BatchDataset(Dataset[Loaded]):
+    """Batch number -> `Loaded`, without end: batch `i` is number `i % epoch_batches` of its epoch.
+
+    Batch i of rank r is a pure function of (seed, i, r, world size), so workers do not matter, and resuming
+    decodes nothing twice. plan: epoch -> the batches of all ranks, in order; every epoch is cut, or
+    repeated, to the length of the first, so that a number says which epoch it belongs to.
+    """
+
+    def __init__(
+        self,
+        clips: list[Clip],
+        plan: Callable[[int], list[PlannedBatch]],
+        render: Render,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.clips, self.plan, self.render = clips, plan, render
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self._epoch, self._batches = 0, plan(0)
+        if not self._batches:
+            raise ValueError("no clip is left: check the manifest's `split`, min_seconds and source_weights")
+        self.epoch_batches = max(1, len(self._batches) // world_size)
+
+    def planned(self, index: int) -> tuple[int, int, PlannedBatch]:
+        """Epoch, number within it (over all ranks) and content of this rank's batch `index`."""
+        epoch, number = divmod(index, self.epoch_batches)
+        if self._epoch != epoch:
+            self._epoch, self._batches = epoch, self.plan(epoch)
+        number = number * self.world_size + self.rank
+        return epoch, number, self._batches[number % len(self._batches)]
+
+    def __getitem__(self, index: int) -> Loaded:
+        epoch, number, planned = self.planned(index)
+        return self.render.batch(self.clips, planned, (self.seed, epoch, number))
+
+    def loader(self, first: int, num_workers: int) -> DataLoader[Loaded]:
+        """This rank's batches from number `first` on."""
+        numbers, pin = range(first, sys.maxsize), torch.cuda.is_available()
+        return DataLoader(self, batch_size=None, sampler=numbers, num_workers=num_workers, pin_memory=pin)
+
+
+class ResumableLoader:
+    """Training batches without end, counted; `len` is an epoch's, for Lightning's own epochs.
+
+    Lightning 2.x saves `state_dict()` of a train dataloader that has one (in the checkpoint's
+    loops.fit_loop.state_dict.combined_loader), from rank 0, and calls `load_state_dict` on every rank before
+    the first batch of a resumed fit. The count is of batches handed out, not of those that workers hold
+    ready; and as `len` is known, Lightning fetches none ahead. Resumed on another number of ranks, it goes
+    on after as many batches as all ranks together had heard.
+
+    skipped: clips that are known to be left out, id to reason; all are named in one log line per epoch.
+    """
+
+    def __init__(self, dataset: TrainDataset, *, num_workers: int, skipped: dict[str, str], digest: str) -> None:
+        self.dataset, self.num_workers, self.digest = dataset, num_workers, digest
+        self.skipped = dict(skipped)
+        self.position = 0
+        self._iterator: Iterator[Loaded] | None = None  # so named, Lightning's teardown stops its workers
+
+    def __len__(self) -> int:
+        return self.dataset.epoch_batches
+
+    def __iter__(self) -> ResumableLoader:
+        return self  # workers live on from epoch to epoch
+
+    def __next__(self) -> Batch:
+        if self._iterator is None:
+            self._iterator = iter(self.dataset.loader(self.position, self.num_workers))
+        for _ in range(len(self)):
+            batch, skipped = next(self._iterator)
+            self.skipped.update(skipped)
+            self.position += 1
+            if self.position % len(self) == 0 and self.skipped:
+                log.warning("epoch %d: %s", self.position // len(self) - 1, skipped_table(self.skipped))
+            if batch is not None:
+                return batch
+        raise RuntimeError(f"a whole epoch without one readable clip: {skipped_table(self.skipped, 3)}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch, batches of it handed out on all ranks together, and a digest of what they are drawn from."""
+        epoch, batch = divmod(self.position, len(self))
+        return {"epoch": epoch, "batch": batch * self.dataset.world_size, "digest": self.digest}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue after the batches of `state`; warns if clips, seed or settings have changed since."""
+        if state["digest"] != self.digest:
+            log.warning("clips, seed or settings are not those of the checkpoint: other batches will follow")
+        batch = min(state["batch"] // self.dataset.world_size, len(self) - 1)
+        self.position = state["epoch"] * len(self) + batch
+        self._iterator = None
+
+
+class ValidationLoader:
+    """One pass over a dataset's first epoch, in the calling process."""
+
+    def __init__(self, dataset: BatchDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return self.dataset.epoch_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        skipped: dict[str, str] = {}
+        for number in range(len(self)):
+            loaded = self.dataset[number]
+            skipped |= loaded.skipped
+            if loaded.batch is not None:
+                yield loaded.batch
+        if skipped:
+            log.warning("validation: %s", skipped_table(skipped))

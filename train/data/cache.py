@@ -1,0 +1,223 @@
+"""Decode a corpus once: 16-bit WAV shards and a Lhotse CutSet that describes them.
+
+Training then reads samples by offset instead of decoding a compressed file per clip and epoch. Clips keep
+their own rate up to `sample_rate` and are resampled when read, as in inference: quantizing after the
+resampling would put a noise floor into the band above a narrow-band clip, and no input has one there.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import logging
+import wave
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from mimotok.io.files import atomic_path
+from train.data.augment import resample
+from train.data.manifest import BadClipError, Clip, Pcm, decode, read_manifest
+
+log = logging.getLogger(__name__)
+
+SHARD_SECONDS = 1800.0  # one unit of work: small enough to spread over processes and to lose to a kill
+INDEX = "cuts.jsonl.gz"
+SKIPPED = "skipped.json"
+
+
+def prepare(manifest: str | list[str], root: str, out: str, *, sample_rate: int = 24000, workers: int = 1) -> Path:
+    """Decode every clip of a manifest into a folder under `out`, and return that folder.
+
+    The folder is named by a hash of the clips, so that one `out` serves many manifests. It holds
+    `cuts.jsonl.gz`, a Lhotse CutSet, its WAV shards, and `skipped.json`, the clips left out and why. A
+    second call returns at once; a killed one goes on with the shards that it lacks; clips whose file was
+    missing are tried again once it is there. Raises ValueError if no clip at all can be read.
+
+    Args:
+        manifest: JSONL or Lhotse CutSet file(s).
+        root: folder of relative audio paths.
+        out: folder of caches.
+        sample_rate: Hz; clips of a higher rate are resampled to it.
+        workers: processes.
+    """
+    clips = read_manifest(manifest, root)
+    folder = Path(out) / _fingerprint(clips, sample_rate)
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = _shards(clips)
+    todo = [number for number, shard in enumerate(shards) if not _is_done(folder, number, shard)]
+    if not todo and (folder / INDEX).exists():
+        return folder
+    jobs = ([shards[number] for number in todo], repeat(folder), todo, repeat(sample_rate))
+    if workers > 1 and len(todo) > 1:
+        # spawn: forking a process that runs torch's threads can deadlock
+        with ProcessPoolExecutor(min(workers, len(todo)), mp_context=get_context("spawn")) as pool:
+            _watch(pool.map(_write_shard, *jobs), len(todo))
+    else:
+        _watch(map(_write_shard, *jobs), len(todo))
+    skipped = _write_index(folder, len(shards))
+    if skipped:
+        log.warning("%s", skipped_table(skipped))
+    return folder
+
+
+def _watch(jobs: Iterable[None], total: int) -> None:
+    for _ in track(jobs, "Decoding the corpus", total, console=Console(stderr=True)):
+        pass
+
+
+def read_prepared(folder: str | Path) -> tuple[list[Clip], dict[str, str]]:
+    """The clips of a folder that `prepare` made, and the skipped ones: id to reason."""
+    folder = Path(folder)
+    with gzip.open(folder / INDEX, "rt", encoding="utf-8") as file:
+        clips = [_from_cut(json.loads(line), folder) for line in file]
+    return clips, json.loads((folder / SKIPPED).read_text(encoding="utf-8"))
+
+
+def _fingerprint(clips: list[Clip], sample_rate: int) -> str:
+    digest = hashlib.sha256(f"1 {sample_rate}".encode())
+    for clip in clips:
+        fields = (clip.id, clip.duration, clip.source, clip.text, clip.split, clip.speaker, clip.language)
+        digest.update(json.dumps(fields).encode())
+    return digest.hexdigest()[:12]
+
+
+def _shards(clips: list[Clip]) -> list[list[Clip]]:
+    shards: list[list[Clip]] = [[]]
+    seconds = 0.0
+    for clip in clips:
+        if shards[-1] and seconds + clip.duration > SHARD_SECONDS:
+            shards.append([])
+            seconds = 0.0
+        shards[-1].append(clip)
+        seconds += clip.duration
+    return shards
+
+
+def _names(folder: Path, number: int) -> tuple[Path, Path]:
+    return folder / f"shard-{number:05d}.jsonl", folder / f"shard-{number:05d}.skipped.json"
+
+
+def _is_done(folder: Path, number: int, clips: list[Clip]) -> bool:
+    index, skipped = _names(folder, number)
+    if not index.exists() or not skipped.exists():
+        return False
+    reasons = json.loads(skipped.read_text(encoding="utf-8"))
+    missing = {name for name, reason in reasons.items() if reason == "missing"}
+    return not any(clip.id in missing and Path(clip.audio).exists() for clip in clips)
+
+
+def _write_shard(clips: list[Clip], folder: Path, number: int, sample_rate: int) -> None:
+    """One shard: a WAV file per rate, the cuts in them, and the clips skipped; the cuts' file comes last."""
+    samples: dict[int, list[np.ndarray]] = {}
+    filled: dict[int, int] = {}
+    cuts, skipped = [], {}
+    for clip in clips:
+        try:
+            wav, rate = decode(clip)
+        except BadClipError as error:
+            skipped[clip.id] = str(error)
+            continue
+        if rate > sample_rate:
+            wav, rate = resample(wav, rate, sample_rate), sample_rate
+        pcm = np.round(np.clip(wav, -1, 32767 / 32768) * 32768).astype("<i2")
+        path = folder / f"shard-{number:05d}-{rate}.wav"
+        cuts.append(_to_cut(clip, Pcm(str(path.resolve()), rate, filled.get(rate, 0), len(pcm))))
+        samples.setdefault(rate, []).append(pcm)
+        filled[rate] = filled.get(rate, 0) + len(pcm)
+    for rate, parts in samples.items():
+        _write_wav(folder / f"shard-{number:05d}-{rate}.wav", np.concatenate(parts), rate)
+        for cut in (c for c in cuts if c["recording"]["sampling_rate"] == rate):
+            cut["recording"].update(num_samples=filled[rate], duration=filled[rate] / rate)
+    index, skipped_file = _names(folder, number)
+    _write(skipped_file, json.dumps(skipped, ensure_ascii=False).encode())
+    _write(index, "".join(json.dumps(cut, ensure_ascii=False) + "\n" for cut in cuts).encode())
+
+
+def _write_index(folder: Path, count: int) -> dict[str, str]:
+    lines, skipped = [], {}
+    for number in range(count):
+        index, skipped_file = _names(folder, number)
+        lines.append(index.read_bytes())
+        skipped.update(json.loads(skipped_file.read_text(encoding="utf-8")))
+    if not any(lines):
+        first = next(iter(skipped.items()), "none is in the manifest")
+        raise ValueError(f"not one of {len(skipped)} clips can be read, e.g. {first}; is `root` right?")
+    _write(folder / SKIPPED, json.dumps(skipped, ensure_ascii=False, indent=0).encode())
+    _write(folder / INDEX, gzip.compress(b"".join(lines), mtime=0))
+    return skipped
+
+
+def _write(path: Path, data: bytes) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def _write_wav(path: Path, pcm: np.ndarray, rate: int) -> None:
+    with atomic_path(path) as temporary, wave.open(str(temporary), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(pcm.tobytes())
+
+
+def _to_cut(clip: Clip, pcm: Pcm) -> dict[str, Any]:
+    """A MonoCut in Lhotse's JSON, written without Lhotse: machines that only train need not have it."""
+    duration = pcm.frames / pcm.rate
+    shard = Path(pcm.path).stem
+    source = {"type": "file", "channels": [0], "source": pcm.path}
+    return {
+        "id": clip.id,
+        "start": pcm.start / pcm.rate,
+        "duration": duration,
+        "channel": 0,
+        "supervisions": [
+            {
+                "id": clip.id,
+                "recording_id": shard,
+                "start": 0.0,
+                "duration": duration,
+                "channel": 0,
+                "text": clip.text,
+                "language": clip.language,
+                "speaker": clip.speaker,
+            }
+        ],
+        "recording": {"id": shard, "sources": [source], "sampling_rate": pcm.rate, "channel_ids": [0]},
+        "custom": {"source": clip.source, "split": clip.split},
+        "type": "MonoCut",
+    }
+
+
+def _from_cut(cut: dict[str, Any], folder: Path) -> Clip:
+    rate = cut["recording"]["sampling_rate"]
+    # the stored path is for Lhotse; the folder may have moved since
+    path = folder / Path(cut["recording"]["sources"][0]["source"]).name
+    supervision = cut["supervisions"][0]
+    pcm = Pcm(str(path), rate, round(cut["start"] * rate), round(cut["duration"] * rate))
+    return Clip(
+        id=cut["id"],
+        audio="",
+        duration=cut["duration"],
+        source=cut["custom"]["source"],
+        text=supervision["text"],
+        split=cut["custom"]["split"],
+        speaker=supervision["speaker"],
+        language=supervision["language"],
+        pcm=pcm,
+    )
+
+
+def skipped_table(skipped: dict[str, str], limit: int = 30) -> str:
+    """`3 clips skipped: a (missing), ...` on one line, the first `limit` by name."""
+    named = [f"{name} ({reason})" for name, reason in sorted(skipped.items())[:limit]]
+    more = f", and {len(skipped) - limit} more" if len(skipped) > limit else ""
+    return f"{len(skipped)} clips skipped: {', '.join(named)}{more}"

@@ -1,0 +1,208 @@
+"""What a corpus is: one `Clip` per utterance, read from a JSONL manifest or a Lhotse CutSet."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile as sf
+
+from mimotok.corpus.cuts import is_cut, load_cut, make_cut
+from mimotok.io.audio import load_audio
+
+WAV_HEADER = 44  # bytes: a canonical RIFF header, as the standard library's `wave` writes it
+SILENCE = 1e-3  # peak, -60 dBFS: below it a whole clip holds no speech
+
+
+class BadClipError(Exception):
+    """A clip that cannot be trained on; the message says why in a few words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pcm:
+    """Where a clip lies in a 16-bit mono WAV file: `frames` samples from sample `start`, at `rate` Hz."""
+
+    path: str
+    rate: int
+    start: int
+    frames: int
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One utterance or recording.
+
+    audio: path of the audio file, "" where there is none. Samples come from `pcm` (prepared) or else from `cut`
+    (a Lhotse cut), if there is one.
+    duration: seconds. text: the transcript of the whole clip, or None. split: "train", "dev" or "test".
+    """
+
+    id: str
+    audio: str
+    duration: float
+    source: str
+    text: str | None = None
+    split: str = "train"
+    speaker: str | None = None
+    language: str | None = None
+    pcm: Pcm | None = None
+    cut: Any = None
+
+
+@cache
+def _samples(path: str) -> np.memmap:
+    return np.memmap(path, dtype="<i2", mode="r", offset=WAV_HEADER)
+
+
+def decode(clip: Clip) -> tuple[np.ndarray, int]:
+    """The whole clip as float32 [T], mono, and its own rate in Hz.
+
+    Raises BadClipError for a missing, unreadable, empty or silent file.
+    """
+    if (clip.audio or clip.cut is None) and not Path(clip.audio).is_file():
+        raise BadClipError("missing")
+    try:
+        wav, rate = _cut_audio(clip.cut) if clip.cut is not None else _file_audio(clip.audio)
+    except Exception as error:  # every backend has its own errors, and none may stop a run
+        raise BadClipError(f"corrupt: {type(error).__name__}: {error}".replace("\n", " ")[:200]) from error
+    if not len(wav):
+        raise BadClipError("empty")
+    if not np.abs(wav).max() >= SILENCE:  # `not >=`: a NaN peak is as useless as silence
+        raise BadClipError("silent")
+    return wav, rate
+
+
+def _file_audio(path: str) -> tuple[np.ndarray, int]:
+    rate = sf.info(path).samplerate
+    return load_audio(path, rate)[0].numpy(), rate
+
+
+def _cut_audio(cut: Any) -> tuple[np.ndarray, int]:
+    return load_cut(cut), cut.sampling_rate
+
+
+def read(clip: Clip, start: float = 0.0, seconds: float = 1e6) -> tuple[np.ndarray, int]:
+    """`seconds` of a clip from second `start` (fewer at its end) as float32 [T], and the rate in Hz.
+
+    Raises BadClipError as `decode` does.
+    """
+    if clip.pcm is None:
+        wav, rate = decode(clip)
+        first = round(start * rate)
+        return wav[first : first + round(seconds * rate)], rate
+    rate, frames = clip.pcm.rate, clip.pcm.frames
+    first = min(round(start * rate), frames)
+    count = min(round(seconds * rate), frames - first)
+    begin = clip.pcm.start + first
+    try:
+        part = _samples(clip.pcm.path)[begin : begin + count]
+    except (OSError, ValueError) as error:
+        raise BadClipError(f"corrupt: {clip.pcm.path}: {error}") from error
+    if len(part) < count:
+        raise BadClipError(f"corrupt: {clip.pcm.path} is truncated")
+    return part.astype(np.float32) / 32768, rate
+
+
+def read_manifest(paths: str | Iterable[str], root: str = ".") -> list[Clip]:
+    """The clips of one or several manifests, in order.
+
+    A manifest is a JSONL file with `audio`, `duration` and optionally `text`, `speaker`, `language`,
+    `source`, `split` and `id` on each line, or a Lhotse CutSet (.jsonl or .jsonl.gz; needs lhotse). Relative
+    audio paths are taken from `root`. A clip without `source` gets the file's name, one without `split` is
+    for training. Raises FileNotFoundError, and ValueError naming a line that is not understood or a folder
+    (Shar is streamed).
+    """
+    clips: list[Clip] = []
+    for path in [paths] if isinstance(paths, str) else paths:
+        if Path(path).is_dir():
+            raise ValueError(f"{path}: a folder; a Shar folder is for training only, and needs no preparation")
+        clips += _read_cuts(path, root) if _is_cut_set(path) else _read_jsonl(path, root)
+    return clips
+
+
+def _lines(path: str) -> Iterator[str]:
+    opened = gzip.open if path.endswith(".gz") else open
+    with opened(path, "rt", encoding="utf-8") as file:
+        yield from (line for line in file if line.strip())
+
+
+def _is_cut_set(path: str) -> bool:
+    # parsed by `_row`, so that a first line that is no JSON is named as any other
+    return is_cut(_row(path, 1, next(_lines(path), "{}")))
+
+
+def _row(path: str, number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{number}: not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{path}:{number}: a clip is a JSON object, not {line.strip()[:40]}")
+    return row
+
+
+def _read_jsonl(path: str, root: str) -> list[Clip]:
+    clips = []
+    for number, line in enumerate(_lines(path), 1):
+        row = _row(path, number, line)
+        if "audio" not in row or "duration" not in row:
+            raise ValueError(f"{path}:{number}: a clip needs `audio` and `duration`, this has {sorted(row)}")
+        clips.append(
+            Clip(
+                id=row.get("id") or row["audio"],
+                audio=str(Path(root, row["audio"])),
+                duration=float(row["duration"]),
+                source=row.get("source") or Path(path).name.split(".")[0],
+                text=(row.get("text") or "").strip() or None,
+                split=row.get("split") or "train",
+                speaker=row.get("speaker"),
+                language=row.get("language"),
+            )
+        )
+    return clips
+
+
+def _read_cuts(path: str, root: str) -> list[Clip]:
+    source = Path(path).name.split(".")[0]
+    return [cut_clip(cut, source) for cut in read_cuts(path, lambda row: make_cut(row, root, str(Path(path).parent)))]
+
+
+def read_cuts(path: str, make: Callable[[dict[str, Any]], Any]) -> Iterator[Any]:
+    """What `make` makes of each line of a CutSet. Raises its ValueError with the file and the line number before it."""
+    for number, line in enumerate(_lines(path), 1):
+        row = _row(path, number, line)
+        try:
+            yield make(row)
+        except ValueError as error:
+            raise ValueError(f"{path}:{number}: {error}") from None
+
+
+def cut_clip(cut: Any, source: str) -> Clip:
+    """A Lhotse cut as a `Clip`; `source` and `split` come from the cut's custom fields where it has them."""
+    custom = cut.custom or {}
+    supervision = cut.supervisions[0] if len(cut.supervisions) == 1 else None
+    # a supervision that the cut truncates is no transcript of what is heard
+    whole = supervision is not None and supervision.start >= -0.05 and supervision.end <= cut.duration + 0.05
+    files = _files(cut)
+    return Clip(
+        id=cut.id,
+        audio=files[0] if files else "",
+        duration=cut.duration,
+        source=custom.get("source") or source,
+        text=(getattr(supervision, "text", None) or "").strip() or None if whole else None,
+        split=custom.get("split") or "train",
+        speaker=getattr(supervision, "speaker", None),
+        language=getattr(supervision, "language", None),
+        cut=cut,
+    )
+
+
+def _files(cut: Any) -> list[str]:
+    recording = getattr(cut, "recording", None)
+    return [str(source.source) for source in getattr(recording, "sources", []) if source.type == "file"]

@@ -1,0 +1,176 @@
+"""`SpeechDataModule`: a manifest of speech in, batches for the joint and the adversarial stage out."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from functools import partial
+from pathlib import Path
+
+import lightning as L
+
+from train.data.augment import AugmentConfig
+from train.data.batches import Batch, BatchDataset, Render, ResumableLoader, TrainDataset, ValidationLoader
+from train.data.cache import prepare, read_prepared
+from train.data.manifest import Clip, read_manifest
+from train.data.plan import PlanConfig, PlannedBatch, check_weights, train_plan, whole_plan
+from train.data.shar import ShardBatches, find_shards
+
+__all__ = ["Batch", "SpeechDataModule"]
+
+log = logging.getLogger(__name__)
+
+AUGMENT = AugmentConfig()
+
+
+class SpeechDataModule(L.LightningDataModule):
+    """Speech for training and validation, from a manifest.
+
+    A training batch holds about `batch_seconds` of audio, padded to one length: whole utterances with their
+    text, and crops without text from clips that have none or are too long. Validation is the manifest's
+    "dev" split, or all of `val_manifest`: whole clips, not augmented, always in the same order.
+
+    Args:
+        manifest: JSONL or Lhotse CutSet file(s), or Lhotse Shar folder(s); see train/README.md.
+        root: folder of relative audio paths.
+        val_manifest: JSONL or CutSet file(s) for validation, instead of the manifest's own dev split.
+        sample_rate: Hz.
+        batch_seconds: padded audio in a batch, to the nearest whole number of clips.
+        max_seconds: longest whole utterance; 0 crops every clip that is longer than a crop.
+        crop_seconds: shortest and longest crop. Clips shorter than their crop come whole.
+        min_seconds: shorter training clips are skipped.
+        pad_samples: padded lengths are multiples of this many samples, so a compiled model sees few shapes.
+        source_weights: how often a source's clips are heard per epoch, by glob pattern of the source's
+            name, e.g. {"*kerstin*": 2}; the first match counts, and others have 1.
+        augment: see `AugmentConfig`; null for none.
+        cache_dir: clips are decoded into it once, at first use; null decodes them every time. Not for Shar.
+        num_workers: processes that load batches; 0: the training process itself.
+        seed: of order, crops and augmentation.
+    """
+
+    def __init__(
+        self,
+        manifest: str | list[str],
+        root: str = ".",
+        *,
+        val_manifest: str | list[str] | None = None,
+        sample_rate: int = 24000,
+        batch_seconds: float = 24.0,
+        max_seconds: float = 12.0,
+        crop_seconds: tuple[float, float] = (2.4, 7.2),
+        min_seconds: float = 0.5,
+        pad_samples: int = 11520,
+        source_weights: dict[str, float] | None = None,
+        augment: AugmentConfig | None = AUGMENT,
+        cache_dir: str | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.manifest, self.root, self.val_manifest = manifest, root, val_manifest
+        self.plan_config = PlanConfig(
+            sample_rate=sample_rate,
+            batch_seconds=batch_seconds,
+            max_seconds=max_seconds,
+            crop_seconds=crop_seconds,
+            min_seconds=min_seconds,
+            pad_samples=pad_samples,
+            source_weights=source_weights,
+        )
+        self.augment, self.cache_dir, self.num_workers, self.seed = augment, cache_dir, num_workers, seed
+        self.train_clips: list[Clip] = []
+        self.val_clips: list[Clip] = []
+        self.skipped: dict[str, str] = {}
+
+    def prepare_data(self) -> None:
+        """Decode the corpus into `cache_dir`, where that has not been done."""
+        for manifest in (self.manifest, self.val_manifest):
+            if self.cache_dir is not None and manifest is not None and not _is_shar(manifest):
+                self._prepare(manifest, self.cache_dir)
+
+    def _prepare(self, manifest: str | list[str], cache_dir: str) -> Path:
+        rate, workers = self.plan_config.sample_rate, max(1, self.num_workers)
+        return prepare(manifest, self.root, cache_dir, sample_rate=rate, workers=workers)
+
+    def _read(self, manifest: str | list[str]) -> tuple[list[Clip], dict[str, str]]:
+        if _is_shar(manifest):
+            return [], {}
+        if self.cache_dir is None:
+            return read_manifest(manifest, self.root), {}
+        return read_prepared(self._prepare(manifest, self.cache_dir))
+
+    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002
+        """Read the clips. Every rank does, once `prepare_data` has made the cache on one of them."""
+        if self.train_clips or self.val_clips:
+            return
+        clips, self.skipped = self._read(self.manifest)
+        self.train_clips = [clip for clip in clips if clip.split == "train"]
+        self.val_clips = [clip for clip in clips if clip.split == "dev"]
+        if self.val_manifest is not None:
+            self.val_clips, skipped = self._read(self.val_manifest)
+            self.skipped |= skipped
+        for clip in self.train_clips:
+            if clip.duration < self.plan_config.min_seconds:
+                self.skipped[clip.id] = f"short: {clip.duration:.2f} s"
+
+    def train_dataloader(self) -> ResumableLoader:
+        """This rank's endless training batches; `len` is an epoch's, equal on all ranks."""
+        self.setup()
+        rank, world_size = self._ranks()
+        dataset = self._shards(rank, world_size) if _is_shar(self.manifest) else self._clips(rank, world_size)
+        log.info("train: %d batches an epoch on each of %d ranks", dataset.epoch_batches, world_size)
+        return ResumableLoader(
+            dataset,
+            num_workers=self.num_workers,
+            skipped=self.skipped if rank == 0 else {},
+            digest=self._digest(),
+        )
+
+    def _clips(self, rank: int, world_size: int) -> TrainDataset:
+        check_weights(self.train_clips, self.plan_config.source_weights)
+        return BatchDataset(
+            self.train_clips,
+            partial(_epoch_plan, self.train_clips, self.plan_config, self.augment, self.seed),
+            Render(self.plan_config.sample_rate, self.augment),
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def _shards(self, rank: int, world_size: int) -> TrainDataset:
+        shards = find_shards(self.manifest)
+        return ShardBatches(shards, self.plan_config, self.augment, seed=self.seed, rank=rank, world_size=world_size)
+
+    def val_dataloader(self) -> ValidationLoader | list[ValidationLoader]:
+        """Whole dev clips; among several ranks the first batches repeat, so that all have equally many."""
+        self.setup()
+        if not self.val_clips:
+            return []
+        rank, world_size = self._ranks()
+        batches = whole_plan(self.val_clips, self.plan_config)
+        batches += batches[: -len(batches) % world_size]
+        render = Render(self.plan_config.sample_rate, None)
+        return ValidationLoader(
+            BatchDataset(self.val_clips, lambda _: batches, render, seed=self.seed, rank=rank, world_size=world_size)
+        )
+
+    def _ranks(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    def _digest(self) -> str:
+        clips = [(clip.id, clip.duration, clip.text, clip.source) for clip in self.train_clips]
+        sources = find_shards(self.manifest) if _is_shar(self.manifest) else []
+        # only Shar's order depends on the workers
+        streams = [(Path(s.cuts).name, s.source) for s in sources] + [self.num_workers] * bool(sources)
+        what = (self.seed, self.plan_config, self.augment, clips, streams)
+        return hashlib.sha256(repr(what).encode()).hexdigest()[:16]
+
+
+def _is_shar(manifest: str | list[str]) -> bool:
+    return Path(manifest if isinstance(manifest, str) else manifest[0]).is_dir()
+
+
+def _epoch_plan(
+    clips: list[Clip], config: PlanConfig, augment: AugmentConfig | None, seed: int, epoch: int
+) -> list[PlannedBatch]:
+    return train_plan(clips, config, augment, (seed, epoch))

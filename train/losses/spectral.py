@@ -1,0 +1,207 @@
+"""The losses of both stages as pure functions of tensors; their weights are data and live in the config.
+
+Equation numbers are those of "MiMo-Audio: Audio Language Models are Few-Shot Learners", section 2.2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from mimotok.model.lengths import mel_frames, valid_mask
+from mimotok.model.mel import mel_filterbank
+from train.losses.spectra import frame_mean, prepared, stft
+
+MelScale = tuple[int, int, int]
+Resolution = tuple[int, int]
+
+PUBLISHED_SCALES: tuple[MelScale, ...] = tuple((2**i, 15 * 2 ** (i - 1), 15 * 2 ** (i - 2)) for i in (5, 6, 7))
+RESOLUTIONS: tuple[Resolution, ...] = ((480, 120), (960, 240), (1920, 480))
+
+# What a periodic Hann window of 960 samples, that of mimotok's log-mel, multiplies a noise magnitude by.
+# Floors are given in the units of that mel and divided by this, as the spectra here are normalised.
+MEL_GAIN = math.sqrt(960 * 3 / 8)
+
+
+@dataclass(frozen=True)
+class MelLoss:
+    """`mel_loss` with its settings bound, for a config.
+
+    scales: (n_mels, window, hop) each, window and hop in samples; the others as in `mel_loss`.
+    Raises ValueError where a scale has a filter without input.
+    """
+
+    scales: Sequence[MelScale] = PUBLISHED_SCALES
+    exponents: Sequence[float] = (1.0,)
+    floor: float = 1e-3
+    sample_rate: int = 24000
+
+    def __post_init__(self) -> None:
+        if not self.exponents or min(self.exponents) < 0:
+            raise ValueError(f"exponents={list(self.exponents)}: give one or more, 0 for the logarithm or above")
+        for n_mels, window, _ in self.scales:
+            bank = mel_filterbank(n_mels, window, self.sample_rate, 0.0, self.sample_rate / 2)
+            if empty := int((bank.sum(0) == 0).sum()):
+                raise ValueError(
+                    f"mel scale ({n_mels} bins, window {window}): {empty} filters lie between two FFT bins "
+                    f"and would never train; use fewer bins or a wider window"
+                )
+
+    def __call__(self, prediction: Tensor, target: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """prediction, target: wav [B, T]; lengths: [B] samples. Returns the scalar loss."""
+        return mel_loss(
+            prediction,
+            target,
+            lengths,
+            scales=self.scales,
+            exponents=self.exponents,
+            floor=self.floor,
+            sample_rate=self.sample_rate,
+        )
+
+
+def mel_loss(
+    prediction: Tensor,
+    target: Tensor,
+    lengths: Tensor | None = None,
+    *,
+    scales: Sequence[MelScale] = PUBLISHED_SCALES,
+    exponents: Sequence[float] = (1.0,),
+    floor: float = 1e-3,
+    sample_rate: int = 24000,
+) -> Tensor:
+    """Multi-scale L1 between mel spectrograms (eq. 2): mean over valid frames and bins, sum over scales and exponents.
+
+    prediction, target: wav [B, T]; lengths: [B] samples, beyond which nothing counts.
+    exponents: what is compared is (mel + floor)^e / e, and for 0 its limit, the logarithm (Box and Cox, 1964): 1 as
+    published hears only what is loud, 0 hears loud and soft alike, 0.3 hears about as loudness does (Stevens, 1957).
+    The floor is in the units of mimotok's own mel, and added, not clamped, so that a prediction below it still
+    receives a gradient. Computed in fp32 whatever autocast says.
+    """
+    prediction, target = prepared(prediction, lengths), prepared(target, lengths)
+    with torch.autocast(prediction.device.type, enabled=False):
+        total = prediction.new_zeros(())
+        for n_mels, window, hop in scales:
+            bank = _normalised_bank(n_mels, window, sample_rate, prediction.device)
+            predicted = stft(prediction, window, hop).abs() @ bank + floor / MEL_GAIN
+            wanted = stft(target, window, hop).abs() @ bank + floor / MEL_GAIN
+            for exponent in exponents:
+                error = (_box_cox(predicted, exponent) - _box_cox(wanted, exponent)).abs()
+                total = total + frame_mean(error, lengths, hop)
+        return total
+
+
+def _box_cox(x: Tensor, exponent: float) -> Tensor:
+    """The transform without its constant, which differences do not see."""
+    return x.log() if exponent == 0 else x**exponent / exponent
+
+
+def stft_loss(
+    prediction: Tensor,
+    target: Tensor,
+    lengths: Tensor | None = None,
+    *,
+    resolutions: Sequence[Resolution] = RESOLUTIONS,
+    floor: float = 1e-3,
+) -> Tensor:
+    """Multi-resolution STFT loss (Yamamoto et al. 2020, "Parallel WaveGAN"), averaged over resolutions.
+
+    Spectral convergence (per clip, then averaged) plus L1 of ln(magnitude + floor). Tensors, lengths and
+    floor as in `mel_loss`; resolutions: (window, hop) in samples.
+    """
+    prediction, target = prepared(prediction, lengths), prepared(target, lengths)
+    total = prediction.new_zeros(())
+    for window, hop in resolutions:
+        # the floor also bounds the ratio below: on a silent clip it would divide by zero
+        predicted = stft(prediction, window, hop).abs() + floor / MEL_GAIN
+        wanted = stft(target, window, hop).abs() + floor / MEL_GAIN
+        log_error = (predicted.log() - wanted.log()).abs()
+        if lengths is not None:
+            mask = valid_mask(mel_frames(lengths, hop), wanted.shape[1])[..., None]
+            predicted, wanted = predicted * mask, wanted * mask
+        error = torch.linalg.vector_norm(predicted - wanted, dim=(1, 2))
+        level = torch.linalg.vector_norm(wanted, dim=(1, 2))
+        total = total + (error / level).mean() + frame_mean(log_error, lengths, hop)
+    return total / len(resolutions)
+
+
+def complex_loss(
+    prediction: Tensor,
+    target: Tensor,
+    lengths: Tensor | None = None,
+    *,
+    resolutions: Sequence[Resolution] = RESOLUTIONS,
+    power: float = 0.3,
+    floor: float = 1e-3,
+) -> Tensor:
+    """Phase-aware L1 of compressed spectra |S|^power e^(j phase), averaged over resolutions.
+
+    The compression is that of Ephrat et al. 2018 ("Looking to Listen"), with |S| softened by `floor`, where
+    the power would have an infinite slope. Tensors, lengths and floor as in `mel_loss`.
+    """
+    prediction, target = prepared(prediction, lengths), prepared(target, lengths)
+    total = prediction.new_zeros(())
+    for window, hop in resolutions:
+        predicted = _compressed(stft(prediction, window, hop), power, floor / MEL_GAIN)
+        wanted = _compressed(stft(target, window, hop), power, floor / MEL_GAIN)
+        total = total + frame_mean((predicted - wanted).abs(), lengths, hop)
+    return total / len(resolutions)
+
+
+def discriminator_loss(real: Sequence[Tensor], fake: Sequence[Tensor], valid: Tensor | None = None) -> Tensor:
+    """Hinge loss of the discriminators (eq. 4): mean over the K of E max(0, 1 - D(x)) + E max(0, 1 + D(x')).
+
+    real, fake: K logits [B, 1, time, *] on real and decoded audio, which the caller has detached.
+    valid: [B], the share of each clip that is not padding.
+    """
+    terms = [
+        _valid_mean((1 - r).relu(), valid) + _valid_mean((1 + f).relu(), valid) for r, f in zip(real, fake, strict=True)
+    ]
+    return torch.stack(terms).mean()
+
+
+def adversarial_loss(fake: Sequence[Tensor], valid: Tensor | None = None) -> Tensor:
+    """Hinge loss of the generator (eq. 5): mean over the K of E max(0, 1 - D(x')). Arguments as above."""
+    return torch.stack([_valid_mean((1 - f).relu(), valid) for f in fake]).mean()
+
+
+def feature_matching_loss(
+    real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[Tensor]], valid: Tensor | None = None
+) -> Tensor:
+    """L1 between the discriminators' features, averaged over layers, then over discriminators (eq. 6).
+
+    real, fake: each discriminator's features [B, C, time, *] by layer; the real side gets no gradient.
+    """
+    per_discriminator = [
+        torch.stack([_valid_mean((f - r.detach()).abs(), valid) for r, f in zip(reals, fakes, strict=True)]).mean()
+        for reals, fakes in zip(real, fake, strict=True)
+    ]
+    return torch.stack(per_discriminator).mean()
+
+
+@lru_cache(maxsize=64)
+def _normalised_bank(n_mels: int, window: int, sample_rate: int, device: torch.device) -> Tensor:
+    # a tensor made in inference mode (a validation loop's) could not be saved for a later backward pass
+    with torch.inference_mode(False):
+        return mel_filterbank(n_mels, window, sample_rate, 0.0, sample_rate / 2).to(device)
+
+
+def _compressed(spectrum: Tensor, power: float, floor: float) -> Tensor:
+    """Complex [B, F, K] -> its real and imaginary parts [B, F, 2 K] with the magnitude raised to `power`."""
+    parts = torch.view_as_real(spectrum)
+    gain = (parts.square().sum(-1, keepdim=True) + floor**2) ** ((power - 1) / 2)
+    return (parts * gain).flatten(2)
+
+
+def _valid_mean(value: Tensor, valid: Tensor | None) -> Tensor:
+    """value: [B, C, time, *] -> its mean over the first `valid` [B] share of the time steps of each clip."""
+    value = value.float()
+    if valid is None:
+        return value.mean()
+    mask = valid_mask((valid * value.shape[2]).ceil(), value.shape[2])
+    return (value.flatten(3).mean((1, 3)) * mask).sum() / mask.sum()

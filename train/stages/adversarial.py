@@ -1,0 +1,127 @@
+"""The adversarial stage: decoder and vocoder against discriminators, encoder and codebooks frozen (section 2.2)."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from train.data.batches import Batch
+from train.losses.discriminators import Discriminators, Judgements
+from train.losses.spectral import adversarial_loss, discriminator_loss, feature_matching_loss
+from train.stages.base import RECONSTRUCTION_LOSSES, Segment, Stage, StageConfig
+from train.stages.optim import OptimizerConfig, SkipCounter, clip_gradients, make_optimizer
+
+PUBLISHED_WEIGHTS = {"mel": 1.0, "adversarial": 1.0, "feature_matching": 2.0}
+
+
+class AdversarialStage(Stage):
+    """Trains decoder and vocoder; codes of the model it starts from stay valid.
+
+    loss_weights: of mel, adversarial and feature_matching losses (eq. 7 by default); the RECONSTRUCTION_LOSSES
+        where they have a weight.
+    discriminators: their sizes. discriminator_optimizer: theirs has no weight decay, as published.
+    default_ratio: share of clips decoded from the default number of codebooks; the rest draw 1 to all of them.
+    Other arguments as in Stage. One step updates the discriminators, then the generator; step counts are the
+    generator's.
+    """
+
+    LOSSES = ("mel", *RECONSTRUCTION_LOSSES, "adversarial", "feature_matching")
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        loss_weights: dict[str, float] | None = None,
+        training: StageConfig | None = None,
+        discriminators: Discriminators | None = None,
+        discriminator_optimizer: OptimizerConfig | None = None,
+        default_ratio: float = 0.7,
+    ) -> None:
+        super().__init__(model, loss_weights or PUBLISHED_WEIGHTS, training or StageConfig())
+        self.automatic_optimization = False
+        self.tokenizer.encoder.requires_grad_(False)
+        self.discriminators = discriminators or Discriminators()
+        self.discriminator_config = discriminator_optimizer or OptimizerConfig(muon=False, weight_decay=0.0)
+        # of their own: a finite step of theirs must not end a row of the generator's that are not
+        self.discriminator_skips = SkipCounter(self.discriminator_config.max_skipped)
+        self.default_ratio = default_ratio
+
+    def configure_model(self) -> None:
+        """Called by Lightning. Raises ValueError under a ModelParallelStrategy: discriminators are not sharded."""
+        if self.device_mesh is not None:
+            raise ValueError("the adversarial stage cannot shard its weights: set the trainer's strategy to ddp")
+
+    def training_step(self, batch: Batch, batch_index: int) -> None:  # noqa: ARG002
+        self.begin_step(batch)
+        segment = self._segment(batch)
+        wav = self.tokenizer.decoder(segment.latents, segment.lengths)
+        # every clip of a batch keeps the same share of its segment, whatever the layer's rate
+        valid = segment.lengths / segment.latents.shape[1]
+        self._train_discriminators(segment.wav, wav.detach(), valid)
+        self._train_generator(segment, wav, valid)
+        self.average()
+
+    @torch.no_grad()
+    def _segment(self, batch: Batch) -> Segment:
+        latents, lengths = self.encode_mel(batch)
+        quantizer, every = self.tokenizer.encoder.quantizer, self.tokenizer.config.num_quantizers
+        codes = quantizer.encode(latents, every)
+        n_q = torch.randint(1, every + 1, (len(codes),))
+        n_q[torch.rand(len(codes)) < self.default_ratio] = self.tokenizer.n_q
+        return self.segment(_dequantize(self, codes, n_q.to(codes.device)), lengths, batch.wav)
+
+    def _train_discriminators(self, real: Tensor, fake: Tensor, valid: Tensor) -> None:
+        _, optimizer = self._optimizers()
+        loss = discriminator_loss(self.discriminators(real).logits, self.discriminators(fake).logits, valid)
+        self.log("train/discriminator_loss", loss.detach())
+        self.log("train/skipped_discriminator_steps", float(self.discriminator_skips.total))
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        clip_gradients(self.discriminators, self.discriminator_config.gradient_clip, self.discriminator_skips)
+        # the wrapped optimizer: Lightning would count this as a step of its own
+        optimizer.optimizer.step()
+
+    def _train_generator(self, segment: Segment, wav: Tensor, valid: Tensor) -> None:
+        optimizer, _ = self._optimizers()
+        self.discriminators.requires_grad_(False)
+        with torch.no_grad():
+            real = self.discriminators(segment.wav)
+        losses = self._generator_losses(segment, wav, real, self.discriminators(wav), valid)
+        optimizer.zero_grad()
+        self.manual_backward(self.total(losses))
+        self.discriminators.requires_grad_(True)
+        norm = clip_gradients(self.tokenizer.decoder, self.config.optimizer.gradient_clip, self.skips)
+        self.log("train/gradient_norm", norm)
+        optimizer.step()
+        for schedule in cast(list, self.lr_schedulers()):
+            schedule.step()
+
+    def _generator_losses(
+        self, segment: Segment, wav: Tensor, real: Judgements, fake: Judgements, valid: Tensor
+    ) -> dict[str, Tensor]:
+        return self.reconstruction_losses(wav, segment.wav, segment.samples) | {
+            "adversarial": adversarial_loss(fake.logits, valid),
+            "feature_matching": feature_matching_loss(real.features, fake.features, valid),
+        }
+
+    def _optimizers(self) -> list[Any]:
+        return cast(list, self.optimizers())
+
+    def configure_optimizers(self) -> Any:
+        return [
+            make_optimizer([self.tokenizer.decoder], self.config.optimizer),
+            make_optimizer([self.discriminators], self.discriminator_config),
+        ]
+
+
+def _dequantize(stage: Stage, codes: Tensor, n_q: Tensor) -> Tensor:
+    """codes: [B, all, F]; n_q: [B] codebooks in use per clip. Returns quantized [B, F, D]."""
+    books = stage.tokenizer.encoder.quantizer.codebooks()
+    return torch.stack(
+        [
+            (n_q > i)[:, None, None] * book.embed[code]
+            for i, (book, code) in enumerate(zip(books, codes.unbind(1), strict=True))
+        ]
+    ).sum(0)

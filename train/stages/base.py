@@ -1,0 +1,225 @@
+"""What both stages share: the model and its moving average, segments, validation, and what a checkpoint tells."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from mimotok.model.mel import log_mel
+from mimotok.tokenizer import Tokenizer
+from train.data.batches import Batch
+from train.losses.perceptual import disturbance_loss, stoi_loss
+from train.losses.spectral import MelLoss, complex_loss, stft_loss
+from train.stages.model import build_tokenizer
+from train.stages.optim import OptimizerConfig, SkipCounter
+from train.stages.plain import PlainLoading
+from train.stages.usage import CodeUsage
+
+# Clips of the first validation batch that TensorBoard gets to hear and see.
+SHOWN_CLIPS = 4
+# Beside the mel loss, which has settings of its own.
+RECONSTRUCTION_LOSSES: dict[str, Callable[..., Tensor]] = {
+    "stft": stft_loss,
+    "complex": complex_loss,
+    "disturbance": disturbance_loss,
+    "stoi": stoi_loss,
+}
+
+
+class Segment(NamedTuple):
+    """A stretch of each clip: latents [B, S, D], valid lengths [B], wav [B, S * frame_size], valid samples [B]."""
+
+    latents: Tensor
+    lengths: Tensor
+    wav: Tensor
+    samples: Tensor
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """What both stages are told.
+
+    optimizer: of the tokenizer. segment_seconds: the stretch of each clip that is decoded; the encoder always sees
+    whole clips. compile: run the Transformer stacks through torch.compile.
+    """
+
+    mel_loss: MelLoss = field(default_factory=MelLoss)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    segment_seconds: float = 2.4
+    compile: bool = False
+    seed: int = 0
+
+
+class Stage(PlainLoading):
+    """The base of both stages; a subclass computes losses and says what is trained.
+
+    model: folder or hub id to start from, or a config.json to start from scratch.
+    loss_weights: by name, of the LOSSES of the stage; one without a weight trains nothing.
+    """
+
+    LOSSES: tuple[str, ...] = ()
+
+    def __init__(self, model: str, loss_weights: dict[str, float], config: StageConfig) -> None:
+        super().__init__()
+        if unknown := set(loss_weights) - set(self.LOSSES):
+            raise ValueError(f"loss_weights: {', '.join(sorted(unknown))}; this stage has {', '.join(self.LOSSES)}")
+        self.tokenizer = build_tokenizer(model)
+        self.loss_weights = loss_weights
+        self.config = config
+        self.segment_frames = round(config.segment_seconds * self.tokenizer.frame_rate)
+        average = get_ema_multi_avg_fn(config.optimizer.average_decay)
+        self.averaged = AveragedModel(self.tokenizer, multi_avg_fn=average)
+        self.averaged.requires_grad_(False)
+        self.skips = SkipCounter(config.optimizer.max_skipped)
+        self.usage = CodeUsage(self.tokenizer.codebook_sizes)
+        self.audio_seconds = 0.0
+        self._started = time.perf_counter()
+        if config.compile:
+            self._compile()
+
+    def _compile(self) -> None:
+        decoder = self.tokenizer.decoder
+        for stack in (self.tokenizer.encoder.layers, decoder.layers, decoder.vocoder.layers):
+            stack.compile(dynamic=True)
+
+    def uses(self, loss: str) -> bool:
+        """Whether this loss has a weight."""
+        return self.loss_weights.get(loss, 0.0) > 0
+
+    def checkpoint_bytes(self) -> int:
+        """About the size of a checkpoint: weights, their moving average, codebooks and the optimizers' states."""
+        made: Any = self.configure_optimizers()
+        states = sum(one["optimizer"].state_bytes() for one in (made if isinstance(made, list) else [made]))
+        return states + sum(tensor.numel() * tensor.element_size() for tensor in self.state_dict().values())
+
+    def export_tokenizer(self) -> Tokenizer:
+        """The model with averaged weights, as evaluated and exported."""
+        return cast(Tokenizer, self.averaged.module)
+
+    def begin_step(self, batch: Batch) -> None:
+        """All randomness of a step follows from its number: a resumed run repeats an uninterrupted one."""
+        self.audio_seconds += self._seconds(batch)
+        step = self.config.seed * 1_000_003 + self.global_step
+        torch.manual_seed(step * self.trainer.world_size + self.global_rank)
+
+    def _seconds(self, batch: Batch) -> float:
+        return float(batch.lengths.sum()) / self.tokenizer.sample_rate * self.trainer.world_size
+
+    def average(self) -> None:
+        """Moves the averaged weights. Part of the step: Lightning saves checkpoints before `on_train_batch_end`."""
+        self.averaged.update_parameters(self.tokenizer)
+
+    def total(self, losses: dict[str, Tensor]) -> Tensor:
+        """The weighted sum; each loss is logged by name."""
+        self.log_dict({f"train/{name}_loss": loss.detach() for name, loss in losses.items()})
+        weighted = [self.loss_weights[name] * loss for name, loss in losses.items() if self.uses(name)]
+        if not weighted:
+            raise ValueError(f"loss_weights={self.loss_weights}: nothing to train; give one of them more than 0")
+        return torch.stack(weighted).sum()
+
+    def segment(self, latents: Tensor, lengths: Tensor, wav: Tensor) -> Segment:
+        """A random stretch of each clip. latents: [B, F, D], lengths: [B] frames, wav: [B, T], zero past its end."""
+        size, samples = min(self.segment_frames, latents.shape[1]), self.tokenizer.frame_size
+        room = (lengths - size).clamp(min=0)
+        start = (torch.rand(len(lengths)).to(room.device) * (room + 1)).long()
+        frames = start[:, None] + torch.arange(size, device=start.device)
+        latents = latents.gather(1, frames[..., None].expand(-1, -1, latents.shape[2]))
+        wav = F.pad(wav, (0, max(0, int((start + size).max()) * samples - wav.shape[1])))
+        index = (start * samples)[:, None] + torch.arange(size * samples, device=start.device)
+        lengths = lengths.clamp(max=size)
+        return Segment(latents, lengths, wav.gather(1, index), lengths * samples)
+
+    def reconstruction_losses(self, wav: Tensor, target: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        """wav, target: [B, T], lengths: [B] samples. The mel loss and RECONSTRUCTION_LOSSES, those with a weight."""
+        functions: dict[str, Callable[..., Tensor]] = {"mel": self.config.mel_loss, **RECONSTRUCTION_LOSSES}
+        return {name: loss(wav, target, lengths) for name, loss in functions.items() if self.uses(name)}
+
+    def encode_mel(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Latents [B, F, D] of whole clips and their lengths [B], with gradients."""
+        mel, mel_lengths = log_mel(batch.wav, batch.lengths, self.tokenizer.config)
+        latents, lengths = self.tokenizer.encoder(mel, mel_lengths)
+        return latents, cast(Tensor, lengths)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:  # noqa: ARG002
+        now = time.perf_counter()
+        self.log("audio_s_per_s", self._seconds(batch) / (now - self._started))
+        self.log("train/skipped_steps", float(self.skips.total))
+        self._started = now
+
+    def on_validation_start(self) -> None:
+        self.usage.reset()
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        latents, lengths = self.export_tokenizer().encode_latents(batch.wav, batch.lengths)
+        self.validate(latents, lengths, batch, batch_index)
+
+    def validate(self, latents: Tensor, lengths: Tensor, batch: Batch, batch_index: int) -> Tensor:
+        """Logs the reconstruction of whole clips with the default codebooks and with none. Returns the quantized
+        latents [B, F, D]."""
+        model = self.export_tokenizer()
+        codes = model.encoder.quantizer.encode(latents, model.config.num_quantizers)
+        self.usage.update(codes, lengths)
+        quantized = model.encoder.quantizer.decode(codes[:, : model.n_q])
+        target = F.pad(batch.wav, (0, max(0, latents.shape[1] * model.frame_size - batch.wav.shape[1])))
+        for kind, hidden in (("unquantized_", latents), ("", quantized)):
+            wav = model.decoder(hidden, lengths)
+            losses = self.reconstruction_losses(wav, target[:, : wav.shape[1]], batch.lengths)
+            for name, loss in losses.items():
+                self.log(f"val/{kind}{name}_loss", loss, batch_size=len(wav), sync_dist=True)
+        if batch_index == 0:
+            self._show(batch, wav)
+        return quantized
+
+    def _show(self, batch: Batch, wav: Tensor) -> None:
+        for logger in self.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                show_clips(logger, batch, wav, self.export_tokenizer(), self.global_step)
+
+    def on_validation_epoch_end(self) -> None:
+        for book, (used, perplexity) in enumerate(self.usage.summary()):
+            self.log(f"codes/{book}_used", used)
+            self.log(f"codes/{book}_perplexity", perplexity)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        checkpoint["mimotok"] = {
+            "config": self.tokenizer.config.to_official(),
+            "stage": type(self).__name__,
+            "steps": self.global_step,
+            "audio_hours": self.audio_seconds / 3600,
+            "command": " ".join(["python -m train", *sys.argv[1:]]),
+            "metrics": metrics,
+            "codes": self.usage.summary(),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As nn.Module's. Raises ValueError where `state_dict` is of a model of another shape."""
+        try:
+            return super().load_state_dict(state_dict, *args, **kwargs)
+        except RuntimeError as error:
+            problem = " ".join(str(error).split())
+            raise ValueError(f"the checkpoint is of another model than the config's: {problem:.300}") from error
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.audio_seconds = checkpoint["mimotok"]["audio_hours"] * 3600
+
+
+def show_clips(logger: TensorBoardLogger, batch: Batch, wav: Tensor, model: Tokenizer, step: int) -> None:
+    """Puts the first clips, original and decoded, into TensorBoard as audio and as mel pictures."""
+    board = logger.experiment
+    for row, samples in enumerate(batch.lengths[:SHOWN_CLIPS].tolist()):
+        for name, clip in (("original", batch.wav[row, :samples]), ("decoded", wav[row, :samples])):
+            board.add_audio(f"{row}/{name}", clip.float().clamp(-1, 1).cpu(), step, model.sample_rate)
+            mel, _ = log_mel(clip[None], None, model.config)
+            picture = mel[0].T.flip(0)
+            picture = (picture - picture.min()) / (picture.max() - picture.min()).clamp(min=1e-5)
+            board.add_image(f"{row}/{name}_mel", picture[None].cpu(), step)

@@ -1,0 +1,193 @@
+"""The joint stage: reconstruction and audio-to-text together, everything from scratch (MiMo-Audio, section 2.2)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mimotok.text import ErrorRates, error_rates, normalize_text
+from train.data.batches import Batch
+from train.stages.base import RECONSTRUCTION_LOSSES, Stage, StageConfig
+from train.stages.optim import clip_gradients, make_optimizer
+from train.stages.quantizer import TrainingQuantizer
+from train.stages.sharding import replicate, shard_text_decoder, shard_tokenizer
+from train.stages.text_decoder import TextDecoder, TextDecoderConfig
+
+PUBLISHED_WEIGHTS = {"text": 10.0, "mel": 1.0, "commitment": 1.0}
+
+
+@dataclass(frozen=True)
+class QuantizerConfig:
+    """How codebooks are trained.
+
+    decay: of their moving averages. dead_code_fraction: see `TrainingQuantizer`.
+    unquantized_ratio: share of clips whose latents reach the decoder as they are (as in Mimi: Defossez et al., 2024),
+        which keeps the continuous latents decodable and gives the encoder an exact gradient.
+    default_ratio: share of the others that uses the default number of codebooks; the rest draw 1 to all of them.
+    """
+
+    decay: float = 0.99
+    dead_code_fraction: float = 0.1
+    unquantized_ratio: float = 0.2
+    default_ratio: float = 0.5
+
+
+class JointStage(Stage):
+    """Trains encoder, codebooks, decoder, vocoder and text decoder.
+
+    Among several ranks each loss is a mean over the rank's own valid frames, clips or tokens, and gradients are means
+    over ranks: a step equals one of a single process on the joined batch where the ranks hold equally much, as a
+    data module's batches of equal padded seconds nearly do. Codebooks sum over all ranks, and are exact.
+
+    loss_weights: of text, mel and commitment losses (eq. 1 and 2 by default); ctc (see TextDecoder) and the
+    RECONSTRUCTION_LOSSES where they have a weight. model: as in Stage. text_decoder: the shape of a new one, or the
+    folder of an exported one to go on from.
+    """
+
+    LOSSES = ("text", "ctc", "mel", *RECONSTRUCTION_LOSSES, "commitment")
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        loss_weights: dict[str, float] | None = None,
+        training: StageConfig | None = None,
+        text_decoder: TextDecoderConfig | str | None = None,
+        quantizer: QuantizerConfig | None = None,
+    ) -> None:
+        super().__init__(model, loss_weights or PUBLISHED_WEIGHTS, training or StageConfig())
+        self.quantizer_config = quantizer or QuantizerConfig()
+        self.quantizer = TrainingQuantizer(
+            self.tokenizer.encoder.quantizer,
+            decay=self.quantizer_config.decay,
+            dead_code_fraction=self.quantizer_config.dead_code_fraction,
+        )
+        if self.uses("ctc") and not self.uses("text"):
+            raise ValueError("loss_weights: ctc is of the text decoder; give text a weight too")
+        self.text_decoder = self._build_text_decoder(text_decoder) if self.uses("text") else None
+        self.sharded = False
+
+    def _build_text_decoder(self, source: TextDecoderConfig | str | None) -> TextDecoder:
+        if not isinstance(source, str):
+            return TextDecoder(
+                self.tokenizer.config.d_model, replace(source or TextDecoderConfig(), ctc=self.uses("ctc"))
+            )
+        decoder = TextDecoder.load(source)
+        if decoder.config.ctc != self.uses("ctc"):
+            has = "has" if decoder.config.ctc else "lacks"
+            raise ValueError(f"text_decoder={source} {has} a CTC head: give loss_weights ctc where there is one")
+        return decoder.train()
+
+    def configure_model(self) -> None:
+        """Called by Lightning on every rank; shards the weights where the strategy is a ModelParallelStrategy.
+
+        Raises ValueError where the optimizer is Muon: it needs whole matrices, and would gather each at each step.
+        """
+        mesh = self.device_mesh
+        if mesh is None or self.sharded:
+            return
+        if self.config.optimizer.muon:
+            raise ValueError("Muon needs whole matrices: set optimizer.muon to false, or the trainer's strategy to ddp")
+        replicate(self, self.trainer.strategy.root_device)
+        for tokenizer in (self.tokenizer, self.export_tokenizer()):
+            shard_tokenizer(tokenizer, mesh["data_parallel"])
+        if self.text_decoder is not None:
+            shard_text_decoder(self.text_decoder, mesh["data_parallel"])
+        self.sharded = True
+
+    def on_fit_start(self) -> None:
+        self.quantizer.synchronise()
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:  # noqa: ARG002
+        self.begin_step(batch)
+        return self.total(self.losses(batch))
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The losses of one batch by name, unweighted."""
+        latents, lengths = self.encode_mel(batch)
+        quantized, _, commitment_loss = self.quantizer(latents, lengths, self._draw_n_q(len(batch.wav)))
+        segment = self.segment(quantized, lengths, batch.wav)
+        wav = self.tokenizer.decoder(segment.latents, segment.lengths)
+        losses = self.reconstruction_losses(wav, segment.wav, segment.samples) | {"commitment": commitment_loss}
+        if self.text_decoder is not None:
+            losses |= text_losses(self.text_decoder, quantized, lengths, batch.text)
+        return losses
+
+    def _draw_n_q(self, count: int) -> Tensor:
+        """Codebooks in use per clip, [count]; the first clip uses all (see TrainingQuantizer)."""
+        config, every = self.quantizer_config, self.tokenizer.config.num_quantizers
+        draw = torch.rand(count)
+        n_q = torch.randint(1, every + 1, (count,))
+        n_q[draw < config.unquantized_ratio + (1 - config.unquantized_ratio) * config.default_ratio] = (
+            self.tokenizer.n_q
+        )
+        n_q[draw < config.unquantized_ratio] = 0
+        n_q[0] = every
+        return n_q.to(self.device)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.average()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:  # noqa: ARG002
+        self.log("train/gradient_norm", clip_gradients(self, self.config.optimizer.gradient_clip, self.skips))
+
+    def on_validation_start(self) -> None:
+        super().on_validation_start()
+        self._publish_codebooks()
+
+    def _publish_codebooks(self) -> None:
+        for model in (self.tokenizer, self.export_tokenizer()):
+            self.quantizer.write_back(model.encoder.quantizer)
+
+    def validate(self, latents: Tensor, lengths: Tensor, batch: Batch, batch_index: int) -> Tensor:
+        """As Stage's, and the text loss, CER and WER of what the text decoder reads in the tokens."""
+        quantized = super().validate(latents, lengths, batch, batch_index)
+        if self.text_decoder is not None:
+            texts = [text if text and normalize_text(text) else None for text in batch.text]
+            told = len(texts) - texts.count(None)
+            metrics = self._read_tokens(self.text_decoder, quantized, lengths, texts)
+            # every rank takes part where one has a text: those without weigh nothing
+            if self.trainer.strategy.reduce(torch.tensor(told, device=self.device), reduce_op="sum") > 0:
+                for name, value in metrics.items():
+                    self.log(f"val/{name}", value, batch_size=told, sync_dist=True)
+        return quantized
+
+    def _read_tokens(
+        self, decoder: TextDecoder, quantized: Tensor, lengths: Tensor, texts: list[str | None]
+    ) -> dict[str, Tensor | float]:
+        told = [i for i, text in enumerate(texts) if text]
+        losses = text_losses(decoder, quantized, lengths, texts)
+        # also without a text: where weights are sharded, they are gathered from every rank
+        heard = decoder.transcribe(quantized[told or [0]], lengths[told or [0]])
+        rates = error_rates([texts[i] or "" for i in told], heard) if told else ErrorRates(0.0, 0.0)
+        return {**{f"{name}_loss": loss for name, loss in losses.items()}, **rates._asdict()}
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """As nn.Module's; the model in it carries the codebooks of this very step."""
+        self._publish_codebooks()
+        return super().state_dict(*args, **kwargs)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.text_decoder is not None:
+            checkpoint["mimotok"]["text_decoder"] = asdict(self.text_decoder.config)
+
+    def configure_optimizers(self) -> Any:
+        trained = [module for module in (self.tokenizer, self.text_decoder) if module is not None]
+        return make_optimizer(trained, self.config.optimizer)
+
+
+def text_losses(decoder: TextDecoder, quantized: Tensor, lengths: Tensor, texts: list[str | None]) -> dict[str, Tensor]:
+    """Eq. 1, and CTC where the decoder has it, over the clips that have a text; zero where none has.
+
+    quantized: [B, F, D], lengths: [B] frames.
+    """
+    told = [i for i, text in enumerate(texts) if text]
+    # an empty text where there is none: among several ranks, every parameter must take part in each step of each
+    used = told or [0]
+    losses = decoder(quantized[used], lengths[used], [texts[i] or "" for i in used])._asdict()
+    return {name: loss if told else 0 * loss for name, loss in losses.items() if loss is not None}

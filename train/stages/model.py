@@ -1,0 +1,40 @@
+"""The model that a stage starts from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mimotok.config import TokenizerConfig
+from mimotok.model.transformer import Stack
+from mimotok.tokenizer import Tokenizer
+
+
+def build_tokenizer(source: str) -> Tokenizer:
+    """A checkpoint folder or hub id, or a config.json for a model from scratch."""
+    if Path(source).suffix != ".json":
+        return Tokenizer.from_pretrained(source)
+    tokenizer = Tokenizer(TokenizerConfig.load(source), name=Path(source).stem)
+    initialise(tokenizer)
+    return tokenizer
+
+
+@torch.no_grad()
+def initialise(tokenizer: Tokenizer) -> None:
+    """Truncated normal of 0.02 for projections, zero biases, and residual branches scaled down by depth (GPT-2)."""
+    for module in tokenizer.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for stack in stacks(tokenizer):
+        for block in stack.blocks():
+            for branch in (block.self_attn.out_proj, block.fc2):
+                branch.weight.mul_((2 * len(stack)) ** -0.5)
+
+
+def stacks(tokenizer: Tokenizer) -> tuple[Stack, Stack, Stack]:
+    """The encoder's, the decoder's and the vocoder's."""
+    return tokenizer.encoder.layers, tokenizer.decoder.layers, tokenizer.decoder.vocoder.layers

@@ -1,0 +1,117 @@
+"""The quantizer in training: vector-quantize-pytorch on the model's own codebooks.
+
+Imported by training only; inference searches plain tables (`mimotok.model.quantizer`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, cast
+
+import torch
+import torch.distributed as distributed
+from torch import Tensor, nn
+from vector_quantize_pytorch import VectorQuantize
+from vector_quantize_pytorch import vector_quantize_pytorch as library
+
+from mimotok.model.lengths import valid_mask
+from mimotok.model.quantizer import Codebook, ResidualQuantizer
+
+
+class Quantized(NamedTuple):
+    """quantized: [B, F, D], gradients reach the latents; codes: int64 [B, n_q, F], -1 where a frame is padding or an
+    item does not use the codebook; commitment_loss: scalar."""
+
+    quantized: Tensor
+    codes: Tensor
+    commitment_loss: Tensor
+
+
+class TrainingQuantizer(nn.Module):
+    """EMA codebooks with k-means initialisation, dead-code revival and a number of codebooks per item.
+
+    A code is dead when its moving count falls below `dead_code_fraction` of its codebook's mean count: an absolute
+    limit, such as the official 2, would depend on the batch. It is revived as a random latent of the batch with half
+    the mean count, enough to survive until it is used. Padded frames and unused codebooks never touch the statistics.
+    """
+
+    def __init__(self, source: ResidualQuantizer, *, decay: float = 0.99, dead_code_fraction: float = 0.1) -> None:
+        super().__init__()
+        self.dead_code_fraction = dead_code_fraction
+        books = source.codebooks()
+        self.layers = nn.ModuleList(
+            VectorQuantize(
+                dim=book.embed.shape[1],
+                codebook_size=book.embed.shape[0],
+                decay=decay,
+                kmeans_init=True,
+                threshold_ema_dead_code=1,  # any value above 0 turns revival on; set before each step
+                route_gradients_to_input=False,
+                sync_codebook=False,  # the process group does not exist yet: see `synchronise`
+            )
+            for book in books
+        )
+        for book, codebook in zip(books, self._codebooks(), strict=True):
+            if bool(book.inited.any()):
+                codebook.embed.data.copy_(book.embed[None])
+                codebook.embed_avg.data.copy_(book.embed_avg[None])
+                codebook.cluster_size.data.copy_(book.cluster_size[None])
+                codebook.initted.data.fill_(True)
+
+    def _codebooks(self) -> Iterator[library.Codebook]:
+        return (cast(VectorQuantize, layer)._codebook for layer in self.layers)
+
+    def synchronise(self) -> None:
+        """Makes every rank train the same codebooks. Call once the process group exists."""
+        if not (distributed.is_initialized() and distributed.get_world_size() > 1):
+            return
+        for codebook in self._codebooks():
+            codebook.use_ddp = True
+            codebook.sample_fn = codebook.replace_sample_fn = library.sample_vectors_distributed
+            codebook.all_reduce_fn = codebook.kmeans_all_reduce_fn = distributed.all_reduce
+
+    def forward(self, latents: Tensor, lengths: Tensor, n_q: Tensor) -> Quantized:
+        """latents: [B, F, D]; lengths: [B] valid frames; n_q: [B] codebooks in use, 0 leaves the item unquantized.
+
+        The first item must use every codebook, so that no rank skips a codebook that another one updates.
+        The commitment loss is the mean over the codebooks of the latents' squared distance to their codes.
+        """
+        with torch.autocast(latents.device.type, enabled=False):
+            return self._forward(latents.float(), valid_mask(lengths, latents.shape[1]), n_q)
+
+    def _forward(self, latents: Tensor, valid: Tensor, n_q: Tensor) -> Quantized:
+        # a step that went wrong is dropped later; one NaN in the moving averages would stay for ever
+        finite = latents.isfinite().all(-1)
+        valid = valid & finite
+        residual, total = torch.where(finite[..., None], latents, 0.0), torch.zeros_like(latents)
+        codes, losses = [], []
+        for index, layer in enumerate(self.layers):
+            self._set_dead_threshold(cast(VectorQuantize, layer)._codebook)
+            in_use = valid & (n_q > index)[:, None]
+            entries, code, loss = layer(residual, mask=in_use)
+            residual = residual - entries.detach()
+            total = total + entries.detach()
+            codes.append(code)
+            losses.append(loss)
+        # one straight-through step around the whole sum: one around each codebook would count the gradient n_q times
+        straight = latents + (total - latents).detach()
+        quantized = torch.where((n_q > 0)[:, None, None], straight, latents)
+        return Quantized(quantized, torch.stack(codes, 1), torch.stack(losses).mean())
+
+    def _set_dead_threshold(self, codebook: library.Codebook) -> None:
+        mean = float(codebook.cluster_size.mean()) if bool(codebook.initted) else 0.0
+        codebook.threshold_ema_dead_code = self.dead_code_fraction * mean
+        codebook.reset_cluster_size = 0.5 * mean
+
+    @torch.no_grad()
+    def write_back(self, target: ResidualQuantizer) -> None:
+        """Copies the codebooks and their statistics into the model's own."""
+        for book, codebook in zip(target.codebooks(), self._codebooks(), strict=True):
+            _copy(codebook, book)
+
+
+def _copy(source: library.Codebook, target: Codebook) -> None:
+    target.embed.copy_(source.embed[0])
+    target.embed_avg.copy_(source.embed_avg[0])
+    target.cluster_size.copy_(source.cluster_size[0])
+    target.inited.fill_(float(source.initted))

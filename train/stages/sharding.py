@@ -1,0 +1,42 @@
+"""Fully sharded data parallelism (FSDP2) of the joint stage: each rank holds its part of the weights, of their moving
+average and of the optimizer's moments; codebooks, which are buffers, are whole on every rank.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import torch
+import torch.distributed as distributed
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+from mimotok.tokenizer import Tokenizer
+from train.stages.text_decoder import TextDecoder
+
+
+def replicate(module: nn.Module, device: torch.device) -> None:
+    """Moves `module` to `device` and gives every rank the weights and buffers of rank 0."""
+    module.to(device)
+    for tensor in chain(module.parameters(), module.buffers()):
+        distributed.broadcast(tensor.detach(), 0)
+
+
+def shard_tokenizer(tokenizer: Tokenizer, mesh: DeviceMesh) -> None:
+    """Shards encoder and decoder, whose forward is what training calls, block by block.
+
+    They are whole during their forward only: after a validation the moving average goes on on shards.
+    """
+    decoder = tokenizer.decoder
+    for stack in (tokenizer.encoder.layers, decoder.layers, decoder.vocoder.layers):
+        for block in stack.blocks():
+            fully_shard(block, mesh=mesh)
+    for module in (tokenizer.encoder, decoder):
+        fully_shard(module, mesh=mesh, reshard_after_forward=True)
+
+
+def shard_text_decoder(text_decoder: TextDecoder, mesh: DeviceMesh) -> None:
+    """Shards the text decoder as one: ranks write texts of different lengths, and must not wait for each other's."""
+    fully_shard(text_decoder, mesh=mesh, reshard_after_forward=True)
+    register_fsdp_forward_method(text_decoder, "transcribe")

@@ -1,0 +1,90 @@
+"""From a training checkpoint to a folder that `Tokenizer.from_pretrained` loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mimotok.config import TokenizerConfig
+from mimotok.io.files import atomic_path
+from mimotok.tokenizer import Tokenizer
+from train.stages.plain import read_plain
+from train.stages.text_decoder import TextDecoder, TextDecoderConfig
+
+AVERAGED = "averaged.module."
+TEXT_DECODER = "text_decoder."
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def export(checkpoint: str | Path, out: str | Path, *, dtype: str = "float16") -> None:
+    """Writes config.json, model.safetensors (averaged weights; codebooks in fp32), README.md, and the text decoder.
+
+    Raises ValueError where `checkpoint` is not one of this package's training checkpoints, or for an unknown dtype.
+    """
+    stored = checked_dtype(dtype)
+    state, facts = read_checkpoint(checkpoint)
+    tokenizer = Tokenizer(TokenizerConfig.from_official(facts["config"]))
+    tokenizer.load_state_dict(_part(state, AVERAGED))
+    folder = Path(out)
+    tokenizer.save_pretrained(folder, dtype=stored)
+    if "text_decoder" in facts:
+        decoder = TextDecoder(tokenizer.config.d_model, TextDecoderConfig(**facts["text_decoder"]))
+        decoder.load_state_dict(_part(state, TEXT_DECODER))
+        decoder.to(stored).save(folder / "text_decoder")
+    with atomic_path(folder / "README.md") as temporary:
+        temporary.write_text(model_card(folder.name, tokenizer, facts, dtype), encoding="utf-8")
+
+
+def checked_dtype(dtype: str) -> torch.dtype:
+    """What a name of DTYPES stands for. Raises ValueError for another."""
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype}: choose from {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The state dict of a Lightning checkpoint and what the stage said of itself."""
+    checkpoint = read_plain(path)
+    if not isinstance(checkpoint.get("state_dict"), dict) or not isinstance(checkpoint.get("mimotok"), dict):
+        raise ValueError(f"{path}: not a checkpoint of `python -m train fit`")
+    return checkpoint["state_dict"], checkpoint["mimotok"]
+
+
+def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def model_card(name: str, tokenizer: Tokenizer, facts: dict[str, Any], dtype: str) -> str:
+    """A README in Markdown: what the model is, how it was trained, and what the last validation measured."""
+    config = tokenizer.config
+    millions = sum(parameter.numel() for parameter in tokenizer.parameters()) / 1e6
+    rows = "\n".join(f"| {key} | {value:.4g} |" for key, value in sorted(facts["metrics"].items()) if "val/" in key)
+    books = "\n".join(
+        f"| {i} | {config.codebook_sizes[i]} | {used:.1%} | {perplexity:.0f} |"
+        for i, (used, perplexity) in enumerate(facts["codes"])
+    )
+    return f"""---
+library_name: mimotok
+tags: [audio-codec, speech-tokenizer]
+---
+# {name}
+
+A speech tokenizer of the MiMo-Audio family: {config.sample_rate} Hz mono, {config.frame_rate:g} Hz frames,
+{config.n_q} of {config.num_quantizers} codebooks in use by default = {config.bitrate():.0f} bit/s.
+{millions:.1f} M parameters, stored as {dtype} (codebooks as float32).
+
+## Training
+- last stage: {facts["stage"]}, {facts["steps"]} steps, {facts["audio_hours"]:.1f} hours of audio heard
+- command: `{facts["command"]}`
+
+## Validation at the last evaluated step
+| metric | value |
+|---|---|
+{rows}
+
+| codebook | entries | used | perplexity |
+|---|---|---|---|
+{books}
+"""

@@ -1,0 +1,120 @@
+"""A narrower model out of a wide one: feed-forward units that the rest can stand in for are removed.
+
+Units go one at a time, always the one whose loss costs the layer's output least; the weights of those that stay, and
+the bias, are refitted each time by least squares ("optimal brain surgeon"; Hassibi and Stork, 1993. On rows of
+Transformers: Kurtic et al., 2023, "ZipLM"). Training then goes on from there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mimotok.model.transformer import Block
+from mimotok.tokenizer import Tokenizer
+from train.data.augment import resample
+from train.data.manifest import BadClipError, decode, read_manifest
+from train.stages.model import stacks
+from train.tools.export import checked_dtype
+
+# Of the mean square of the units: what keeps the inverse of their second moments finite.
+DAMPING = 1e-4
+
+
+def prune(
+    source: str | Path,
+    out: str | Path,
+    manifest: str,
+    *,
+    root: str = ".",
+    widths: Mapping[str, int | None],
+    seconds: float = 300.0,
+    dtype: str = "float16",
+) -> None:
+    """Writes `source` with narrower feed-forward layers.
+
+    source: folder or hub id. manifest, root: of speech, of whose training clips `seconds` are heard. widths: of
+    encoder_ffn_dim, decoder_ffn_dim and vocoder_intermediate_dim; one that is None or left out stays as it is. The
+    codebooks stay, the codes do not. Raises ValueError for a width that is not narrower, for no clips, and for an
+    unknown dtype.
+    """
+    stored = checked_dtype(dtype)
+    wide = Tokenizer.from_pretrained(source)
+    narrower: dict[str, Any] = {name: width for name, width in widths.items() if width is not None}
+    for name, width in narrower.items():
+        if not 0 < width < getattr(wide.config, name):
+            raise ValueError(f"{name}={width}: give 1 to {getattr(wide.config, name) - 1}, or leave it out")
+    narrow = Tokenizer(dataclasses.replace(wide.config, **narrower))
+    pairs = zip(_blocks(wide), _blocks(narrow), strict=True)
+    changed = {block: new.fc1.out_features for block, new in pairs if new.fc1.out_features < block.fc1.out_features}
+    moments = second_moments(wide, list(changed), speech(manifest, root, seconds, wide.sample_rate))
+    for block, width in changed.items():
+        remove_units(block, width, moments[block])
+    narrow.load_state_dict(wide.state_dict())
+    narrow.save_pretrained(out, dtype=stored)
+
+
+def _blocks(tokenizer: Tokenizer) -> list[Block]:
+    return [block for stack in stacks(tokenizer) for block in stack.blocks()]
+
+
+def speech(manifest: str, root: str, seconds: float, sample_rate: int) -> Iterator[Tensor]:
+    """About `seconds` of training clips [1, T], from all over the manifest. Raises ValueError where none is read."""
+    clips = [clip for clip in read_manifest(manifest, root) if clip.split == "train"]
+    every = max(1, int(sum(clip.duration for clip in clips) / seconds))
+    heard = 0.0
+    for clip in clips[::every]:
+        try:
+            wav, rate = decode(clip)
+        except BadClipError:
+            continue
+        heard += clip.duration
+        yield torch.from_numpy(resample(wav, rate, sample_rate))[None]
+    if not heard:
+        raise ValueError(f"{manifest}: no training clip could be read; check --root")
+
+
+@torch.no_grad()
+def second_moments(tokenizer: Tokenizer, blocks: list[Block], clips: Iterator[Tensor]) -> dict[Block, Tensor]:
+    """Of the units of each of `blocks`, and a constant 1 behind them: float64 [U + 1, U + 1], over all frames of
+    `clips`."""
+    moments: dict[Block, Tensor] = {}
+    for block in blocks:
+        width = block.fc1.out_features + 1
+        moments[block] = torch.zeros(width, width, dtype=torch.float64)
+
+        def listen(_: nn.Module, given: tuple[Tensor], block: Block = block) -> None:
+            units = given[0].flatten(0, -2).double()
+            units = torch.cat((units, units.new_ones(len(units), 1)), 1)
+            moments[block] += units.T @ units
+
+        block.fc2.register_forward_pre_hook(listen)
+    for wav in clips:
+        tokenizer.reconstruct(wav)
+    return moments
+
+
+@torch.no_grad()
+def remove_units(block: Block, width: int, moments: Tensor) -> None:
+    """Leaves `width` units in the block. moments: as of `second_moments`."""
+    units = block.fc1.out_features
+    rows = torch.cat((block.fc2.weight.T, block.fc2.bias[None])).double()
+    size = moments.diagonal().mean()
+    inverse = torch.linalg.inv(moments + DAMPING * size * torch.eye(units + 1, dtype=moments.dtype))
+    kept = torch.ones(units, dtype=torch.bool)
+    for _ in range(units - width):
+        cost = rows[:units].square().sum(1) / inverse.diagonal()[:units]
+        unit = int(cost.masked_fill(~kept, torch.inf).argmin())
+        column = inverse[:, unit] / inverse[unit, unit]
+        rows = rows - column[:, None] * rows[unit]
+        inverse = inverse - column[:, None] * inverse[unit]
+        kept[unit] = False
+    block.fc1.weight = nn.Parameter(block.fc1.weight[kept])
+    block.fc1.bias = nn.Parameter(block.fc1.bias[kept])
+    block.fc2.weight = nn.Parameter(rows[:units][kept].T.float().contiguous())
+    block.fc2.bias = nn.Parameter(rows[units].float())
