@@ -16,8 +16,10 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from train.stages.plain import PlainLoading
 
-class Example(lightning.LightningModule):
+
+class Example(PlainLoading):
     """A model that is trained for `steps` steps by AdamW, up to `learning_rate` and down again.
 
     A subclass gives `losses`: a dict of scalars, of which "loss" is minimised.

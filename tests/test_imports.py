@@ -14,7 +14,7 @@ from tests.helpers.paths import ROOT
 HEAVY = {"lightning", "lhotse", "pyarrow", "ray", "transformers", "torchaudio", "vector_quantize_pytorch"}
 # Modules whose job is one of these libraries; nothing imports them at the top but what needs them.
 ALLOWED_HEAVY = {
-    "corpus/clips.py": {"lhotse"},
+    "corpus/cuts.py": {"lhotse"},
     "corpus/cluster.py": {"ray"},
     "corpus/formats.py": {"lhotse", "pyarrow"},
     "hf.py": {"transformers"},

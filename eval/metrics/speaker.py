@@ -101,8 +101,9 @@ def _x_vector(model_id: str, device: str) -> SpeakerModel:
         from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
     except ImportError as error:
         raise ImportError("x-vector models need: pip install 'mimotok[hf]'") from error
-    extractor = AutoFeatureExtractor.from_pretrained(model_id)
-    model = AutoModelForAudioXVector.from_pretrained(model_id).to(device).eval()
+    extractor = AutoFeatureExtractor.from_pretrained(model_id, trust_remote_code=False)
+    options: dict[str, Any] = {"trust_remote_code": False, "weights_only": True}
+    model = AutoModelForAudioXVector.from_pretrained(model_id, **options).to(device).eval()
 
     @torch.no_grad()
     def embed(wav: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ def main(
     if bool(text) == (audio is not None):
         raise ValueError("give either --text to say, or --audio to go on from")
     tokenizer = Tokenizer.from_pretrained(model)
-    lm = SpeechLM.load_from_checkpoint(checkpoint, map_location="cpu").model.eval()
+    lm = SpeechLM.load_from_checkpoint(checkpoint).model.eval()
     if audio is None:
         prompt = speech_prompt(text, lm.config)
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import queue
 import tempfile
@@ -18,8 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mimotok.corpus.cuts import load_cut, make_cut
+from mimotok.corpus.remote import fetch, is_remote
 from mimotok.io.audio import read_blocks, resample
-from mimotok.io.files import writing
+from mimotok.io.files import open_regular, writing
 
 # blocks that wait for the consumer
 _BLOCKS_AHEAD = 2
@@ -32,7 +33,8 @@ class Clip:
     key: its name in the corpus, unique. seconds: its length, or an estimate where only a look inside would tell: for
     batching and progress, nothing else depends on it. metadata: JSON values that travel with the tokens.
     audio: where the sound is: {"path": file or URL}, with {"span": [first byte, bytes], "member": name} of a tar's
-    member, or {"cut": a Lhotse cut as a dict, "root": folder of its relative paths}.
+    member, or {"cut": a Lhotse cut as a dict, "root": folder or address of its relative paths, "folder": that of its
+    manifest}.
     """
 
     key: str
@@ -47,11 +49,6 @@ class Clip:
             return f"cut {self.key}"
         member = self.audio.get("member")
         return self.audio["path"] if member is None else f"{self.audio['path']}:{member}"
-
-
-def is_remote(path: str) -> bool:
-    """Whether fsspec reads it: s3://, gs://, hf://, memory://, ..."""
-    return "://" in path
 
 
 def read_clip(clip: Clip, sample_rate: int) -> Iterator[Tensor]:
@@ -85,13 +82,10 @@ def _fetch(audio: dict[str, Any]) -> bytes:
     path = audio["path"]
     first, size = audio.get("span") or (0, None)
     if is_remote(path):
-        import fsspec
-
-        system, inner = fsspec.core.url_to_fs(path)
-        return system.cat_file(inner, start=first, end=None if size is None else first + size)
-    with open(path, "rb") as file:
+        return fetch(path, first, size)
+    with open_regular(path) as file:
         file.seek(first)
-        return file.read(size)
+        return file.read(-1 if size is None else size)
 
 
 @contextmanager
@@ -110,8 +104,8 @@ def _temporary(data: bytes, suffix: str) -> Iterator[str]:
 
 
 def _cut_blocks(clip: Clip, sample_rate: int) -> Iterator[Tensor]:
-    cut = as_cut(clip.audio)
-    wav = np.atleast_2d(cut.load_audio()).mean(axis=0, dtype=np.float32)
+    cut = cut_of(clip.audio)
+    wav = load_cut(cut)
     if not wav.size:
         raise ValueError(f"{clip.place}: no audio in it (0 samples)")
     if not np.isfinite(wav).all():
@@ -121,27 +115,9 @@ def _cut_blocks(clip: Clip, sample_rate: int) -> Iterator[Tensor]:
             yield torch.from_numpy(np.ascontiguousarray(block))[None]
 
 
-def lhotse() -> Any:
-    """The lhotse module, reading audio by libsndfile; imported where needed. Raises ImportError naming the extras."""
-    try:
-        import lhotse as module
-        from lhotse.audio import set_current_audio_backend
-    except ImportError as error:
-        raise ImportError("Lhotse needs: pip install 'mimotok[tokenize]' or 'mimotok[train]'") from error
-    if "LHOTSE_AUDIO_BACKEND" not in os.environ:
-        # lhotse's default asks any torchaudio that is installed, and fails if that cannot be imported
-        set_current_audio_backend("LibsndfileBackend")
-    return module
-
-
-def as_cut(audio: dict[str, Any]) -> Any:
-    """The Lhotse cut of `Clip.audio`, its relative paths taken from the root."""
-    lhotse()
-    from lhotse.serialization import deserialize_item
-
-    # a copy: lhotse takes the dict apart
-    cut = deserialize_item(copy.deepcopy(audio["cut"]))
-    return cut if audio["root"] in ("", ".") else cut.with_recording_path_prefix(audio["root"])
+def cut_of(audio: dict[str, Any]) -> Any:
+    """The Lhotse cut of `Clip.audio`, checked. Raises ValueError where it names what may not be read."""
+    return make_cut(audio["cut"], audio["root"], audio.get("folder"))
 
 
 def load_clip(clip: Clip, sample_rate: int, limit: float) -> Tensor | None:

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mimotok.corpus.clips import as_cut, lhotse
+from mimotok.corpus.clips import cut_of
+from mimotok.corpus.cuts import lhotse
 
 # metadata that most readers look for has parquet columns of its own
 TEXT_COLUMNS = ("text", "speaker", "language")
@@ -164,7 +165,7 @@ def _cut_with_codes(record: Record, frame_rate: float) -> Any:
 
     # a mixed cut has nowhere to put a field of its own
     if record.audio.get("cut", {}).get("type") in ("MonoCut", "MultiCut"):
-        cut = as_cut(record.audio)
+        cut = cut_of(record.audio)
     else:
         seconds = record.codes.shape[1] / frame_rate
         texts = {name: record.metadata.get(name) for name in TEXT_COLUMNS}

@@ -14,12 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import fsspec
 import soundfile
 
-from mimotok.corpus.clips import Clip, is_remote, lhotse
+from mimotok.corpus.clips import Clip
+from mimotok.corpus.cuts import is_cut, lhotse
 from mimotok.corpus.ledger import Failure
 from mimotok.corpus.loading import one_line
+from mimotok.corpus.remote import file_system, is_remote, open_file, without_scheme
 from mimotok.io.audio import AUDIO_SUFFIXES
 from mimotok.transcode import files_below
 
@@ -72,6 +73,7 @@ def _listed(source: str, root: str) -> Listing:
 
 def _absolute(path: str) -> str:
     """The tokens remember where their sound is, from whatever folder they are looked at."""
+    path = without_scheme(path)
     return path if is_remote(path) else os.path.abspath(path)
 
 
@@ -94,7 +96,7 @@ def _folder(source: str) -> Listing:
 
 def _remote_files(source: str, suffixes: Container[str]) -> dict[str, int]:
     """Bytes by path below a remote folder, in order."""
-    system, inner = fsspec.core.url_to_fs(source)
+    system, inner = file_system(source)
     inner = inner.rstrip("/")
     found = {
         path[len(inner) :].lstrip("/"): int(status.get("size") or 0)
@@ -132,7 +134,7 @@ def _probe(clip: Clip) -> Clip:
 
 def _lines(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """The JSON objects of a file, one a line, with their line numbers."""
-    with fsspec.open(source, "rb") if is_remote(source) else open(source, "rb") as raw:
+    with open_file(source) as raw:
         opened: Any = gzip.GzipFile(fileobj=raw) if source.endswith(".gz") else raw
         for number, line in enumerate(opened, 1):
             if not line.strip():
@@ -149,10 +151,10 @@ def _lines(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
 def _manifest(source: str, root: str) -> Iterator[Clip]:
     count = 0
     for count, row in _lines(source):
-        if str(row.get("type", "")).endswith("Cut"):
+        if is_cut(row):
             if "id" not in row:
                 raise ValueError(f"{source}:{count}: a cut needs an `id`")
-            yield _cut_clip(row, root)
+            yield _cut_clip(row, _absolute(root), posixpath.dirname(source))
             continue
         if not isinstance(row.get("audio"), str):
             raise ValueError(f"{source}:{count}: a clip needs `audio`, a path; this has {sorted(row)}")
@@ -175,14 +177,14 @@ def _seconds(source: str, number: int, row: dict[str, Any]) -> float:
     return float(seconds)
 
 
-def _cut_clip(row: dict[str, Any], root: str) -> Clip:
+def _cut_clip(row: dict[str, Any], root: str, folder: str) -> Clip:
     lhotse()
     supervisions = row.get("supervisions") or []
     # of several, none is the transcript of the whole
     own = supervisions[0] if len(supervisions) == 1 else {}
     texts = {name: own[name] for name in ("text", "speaker", "language") if own.get(name) is not None}
     seconds = float(row.get("duration") or _UNKNOWN_SECONDS)
-    return Clip(str(row["id"]), seconds, {"cut": row, "root": root}, texts)
+    return Clip(str(row["id"]), seconds, {"cut": row, "root": root, "folder": folder}, texts)
 
 
 def _tars(tars: Iterable[tuple[str, str]]) -> Listing:
@@ -190,7 +192,7 @@ def _tars(tars: Iterable[tuple[str, str]]) -> Listing:
     failed: list[Failure] = []
     for path, name in tars:
         try:
-            with fsspec.open(path, "rb") if is_remote(path) else open(path, "rb") as raw:
+            with open_file(path) as raw:
                 for clip in _tar_clips(raw, path, name):
                     clips.append(clip)
         except (tarfile.TarError, EOFError) as error:

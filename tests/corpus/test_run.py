@@ -120,7 +120,8 @@ def test_lhotse_cuts(sounds, tokenizer, out, tmp_path):
         cuts.append(cut)
     half = cuts[0].truncate(duration=cuts[0].duration / 2, preserve_id=False)
     lhotse.CutSet.from_cuts([*cuts, half]).to_file(tmp_path / "cuts.jsonl.gz")
-    tokenize_corpus(str(tmp_path / "cuts.jsonl.gz"), out, tokenizer, format="shar", **QUICK)
+    root = str(sounds.folder)
+    tokenize_corpus(str(tmp_path / "cuts.jsonl.gz"), out, tokenizer, root=root, format="shar", **QUICK)
     records = {record.key: record for record in records_of(out)}
     for key, codes in sounds.codes.items():
         np.testing.assert_array_equal(records[key].codes, codes)

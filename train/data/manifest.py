@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import soundfile as sf
 
-from mimotok.corpus.clips import lhotse
+from mimotok.corpus.cuts import is_cut, load_cut, make_cut
 from mimotok.io.alignments import Phone, read_alignments
 from mimotok.io.audio import load_audio
 
@@ -88,8 +88,7 @@ def _file_audio(path: str) -> tuple[np.ndarray, int]:
 
 
 def _cut_audio(cut: Any) -> tuple[np.ndarray, int]:
-    lhotse()
-    return np.atleast_2d(cut.load_audio()).mean(axis=0, dtype=np.float32), cut.sampling_rate
+    return load_cut(cut), cut.sampling_rate
 
 
 def read(clip: Clip, start: float = 0.0, seconds: float = 1e6) -> tuple[np.ndarray, int]:
@@ -139,7 +138,7 @@ def _lines(path: str) -> Iterator[str]:
 
 def _is_cut_set(path: str) -> bool:
     # parsed by `_row`, so that a first line that is no JSON is named as any other
-    return str(_row(path, 1, next(_lines(path), "{}")).get("type", "")).endswith("Cut")
+    return is_cut(_row(path, 1, next(_lines(path), "{}")))
 
 
 def _row(path: str, number: int, line: str) -> dict[str, Any]:
@@ -175,19 +174,26 @@ def _read_jsonl(path: str, root: str) -> list[Clip]:
 
 def _read_cuts(path: str, root: str) -> list[Clip]:
     source = Path(path).name.split(".")[0]
-    return [cut_clip(cut, source, root) for cut in lhotse().CutSet.from_file(path)]
+    return [cut_clip(cut, source) for cut in read_cuts(path, lambda row: make_cut(row, root, str(Path(path).parent)))]
 
 
-def cut_clip(cut: Any, source: str, root: str = ".") -> Clip:
+def read_cuts(path: str, make: Callable[[dict[str, Any]], Any]) -> Iterator[Any]:
+    """What `make` makes of each line of a CutSet. Raises its ValueError with the file and the line number before it."""
+    for number, line in enumerate(_lines(path), 1):
+        row = _row(path, number, line)
+        try:
+            yield make(row)
+        except ValueError as error:
+            raise ValueError(f"{path}:{number}: {error}") from None
+
+
+def cut_clip(cut: Any, source: str) -> Clip:
     """A Lhotse cut as a `Clip`; `source` and `split` come from the cut's custom fields where it has them."""
     custom = cut.custom or {}
     supervision = cut.supervisions[0] if len(cut.supervisions) == 1 else None
     # a supervision that the cut truncates is no transcript of what is heard
     whole = supervision is not None and supervision.start >= -0.05 and supervision.end <= cut.duration + 0.05
     files = _files(cut)
-    if files and root != "." and not Path(files[0]).is_absolute():
-        cut = cut.with_recording_path_prefix(root)
-        files = _files(cut)
     return Clip(
         id=cut.id,
         audio=files[0] if files else "",

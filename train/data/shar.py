@@ -7,8 +7,11 @@ only.
 
 from __future__ import annotations
 
+import json
+import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,10 +20,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from mimotok.corpus.clips import lhotse
+from mimotok.corpus.cuts import make_cut, with_memory
+from mimotok.io.files import open_regular
 from train.data.augment import AugmentConfig
 from train.data.batches import Loaded, Render
-from train.data.manifest import Clip, cut_clip
+from train.data.manifest import Clip, cut_clip, read_cuts
 from train.data.plan import PlanConfig, PlannedBatch, train_plan
 
 
@@ -30,6 +34,11 @@ class Shard(NamedTuple):
     cuts: str
     recording: str
     source: str
+
+    @property
+    def folder(self) -> str:
+        """Where both lie."""
+        return str(Path(self.cuts).parent)
 
 
 def find_shards(folders: str | list[str]) -> list[Shard]:
@@ -96,7 +105,7 @@ class ShardBatches(IterableDataset[Loaded]):
 
     def _plan(self, epoch: int, number: int) -> tuple[list[Clip], list[PlannedBatch]]:
         shard = self.shards[number]
-        clips = [cut_clip(cut, shard.source) for cut in lhotse().CutSet.from_file(shard.cuts)]
+        clips = [cut_clip(cut, shard.source) for cut in read_cuts(shard.cuts, partial(make_cut, root=shard.folder))]
         return clips, train_plan(clips, self.config, self.augment, (self.seed, epoch, number))
 
     def _render(
@@ -114,9 +123,48 @@ def _with_audio(shard: Shard) -> tuple[dict[str, Any], dict[str, str]]:
     """A shard's cuts by id with their audio, still encoded, in memory; and what is wrong with the shard."""
     cuts: dict[str, Any] = {}
     try:
-        fields = {"cuts": [shard.cuts], "recording": [shard.recording]}
-        for cut in lhotse().CutSet.from_shar(fields=fields):
+        for cut in shar_cuts(shard):
             cuts[cut.id] = cut
     except Exception as error:  # a truncated tar still gives the clips before the break
         return cuts, {shard.recording: f"corrupt: {type(error).__name__}: {error}"}
     return cuts, {}
+
+
+def shar_cuts(shard: Shard) -> Iterator[Any]:
+    """A shard's cuts that have audio, with it. Raises ValueError where cuts and recordings do not fit together."""
+    recordings = _recordings(shard.recording)
+
+    def with_audio(row: dict[str, Any]) -> Any:
+        name, recording, data = next(recordings)
+        if name != str(row.get("id")):
+            raise ValueError(f"cut {row.get('id')}: the recording at its place in {shard.recording} is {name}")
+        return None if recording is None else with_memory(row, recording, data, shard.folder)
+
+    yield from (cut for cut in read_cuts(shard.cuts, with_audio) if cut is not None)
+
+
+def _recordings(path: str) -> Iterator[tuple[str, dict[str, Any] | None, bytes]]:
+    """Names, metadata (None where a cut has no recording) and encoded sounds, which lie in pairs in the tar."""
+    with open_regular(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        members = iter(tar)
+        for first in members:
+            second = next(members, None)
+            if second is None:
+                raise ValueError(f"{path}: {first.name} has no metadata behind it")
+            name = str(Path(first.name).with_suffix(""))
+            data, about = (_content(tar, member, path) for member in (first, second))
+            if second.name.endswith(".nometa"):
+                yield name, None, b""
+                continue
+            recording = json.loads(about)
+            if not isinstance(recording, dict):
+                raise ValueError(f"{path}: {second.name} does not describe a recording")
+            yield name, recording, data
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> bytes:
+    # a sparse one is as large as it says, whatever the file's size
+    if not member.isreg() or member.issparse():
+        raise ValueError(f"{path}: {member.name} is not a regular file")
+    file = tar.extractfile(member)
+    return b"" if file is None else file.read()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import pickle
 import shutil
 import tempfile
 from collections import defaultdict
@@ -18,6 +17,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from mimotok.io.files import TEMPORARY, atomic_path, writing
 from train.stages.base import Stage
+from train.stages.plain import read_plain
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -43,12 +43,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             file.flush()
             os.fsync(file.fileno())
 
-    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Raises ValueError where the file is no checkpoint."""
-        try:
-            return super().load_checkpoint(path, *args, **kwargs)
-        except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
-            raise ValueError(f"{path}: not a readable checkpoint: remove it, or resume from another one") from error
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Any = "cpu",
+        weights_only: bool | None = None,  # noqa: ARG002
+    ) -> dict[str, Any]:
+        """Tensors and plain values only, whatever Lightning asks for. Raises ValueError where it is no such file."""
+        return read_plain(path, map_location)
 
 
 def _reason(error: RuntimeError) -> Exception:

@@ -17,6 +17,7 @@ from train.data.module import SpeechDataModule
 from train.run.checkpoints import require_room
 from train.run.progress import StepProgress
 from train.stages.optim import DivergedError
+from train.stages.plain import require_plain
 
 # What jsonargparse says around the line that tells what is wrong.
 AROUND = re.compile(
@@ -38,6 +39,17 @@ class StageCLI(LightningCLI):
             subclass_mode_model=True,
             args=args,
         )
+
+    def _parse_ckpt_path(self) -> None:
+        """Called by LightningCLI, whose own takes class names and arguments out of the checkpoint: code of a stranger's
+        choice. Here the config alone says what is made, and the checkpoint fills it."""
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Called by LightningCLI. Whatever the strategy, a checkpoint is read as tensors and plain values."""
+        arguments = super()._prepare_subcommand_kwargs(subcommand)
+        if (path := arguments.get("ckpt_path")) not in (None, "best", "last", "hpc", "registry"):
+            require_plain(path)
+        return arguments | {"weights_only": True}
 
     def instantiate_trainer(self, **kwargs: Any) -> lightning.Trainer:
         """Called by LightningCLI. Adds the progress bar, unless `enable_progress_bar` is false."""

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
-import lightning
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -22,6 +21,7 @@ from train.losses.perceptual import disturbance_loss, stoi_loss
 from train.losses.spectral import MelLoss, complex_loss, stft_loss
 from train.stages.model import build_tokenizer
 from train.stages.optim import OptimizerConfig, SkipCounter
+from train.stages.plain import PlainLoading
 from train.stages.usage import CodeUsage
 
 # Clips of the first validation batch that TensorBoard gets to hear and see.
@@ -59,7 +59,7 @@ class StageConfig:
     seed: int = 0
 
 
-class Stage(lightning.LightningModule):
+class Stage(PlainLoading):
     """The base of both stages; a subclass computes losses and says what is trained.
 
     model: folder or hub id to start from, or a config.json to start from scratch.

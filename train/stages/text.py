@@ -31,7 +31,7 @@ class HuggingFaceTokenizer:
     def __init__(self, name: str) -> None:
         from transformers import AutoTokenizer
 
-        self.inner: Any = AutoTokenizer.from_pretrained(name)
+        self.inner: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         eos, bos, pad = self.inner.eos_token_id, self.inner.bos_token_id, self.inner.pad_token_id
         if eos is None:
             raise ValueError(f"tokenizer {name} has no end-of-sequence token, so a transcript could not end")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from mimotok.config import TokenizerConfig
 from mimotok.io.files import atomic_path
 from mimotok.tokenizer import Tokenizer
+from train.stages.plain import read_plain
 from train.stages.text_decoder import TextDecoder, TextDecoderConfig
 
 AVERAGED = "averaged.module."
@@ -46,13 +46,10 @@ def checked_dtype(dtype: str) -> torch.dtype:
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The state dict of a Lightning checkpoint and what the stage said of itself."""
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        return checkpoint["state_dict"], checkpoint["mimotok"]
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-    except (KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError):
-        raise ValueError(f"{path}: not a checkpoint of `python -m train fit`") from None
+    checkpoint = read_plain(path)
+    if not isinstance(checkpoint.get("state_dict"), dict) or not isinstance(checkpoint.get("mimotok"), dict):
+        raise ValueError(f"{path}: not a checkpoint of `python -m train fit`")
+    return checkpoint["state_dict"], checkpoint["mimotok"]
 
 
 def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -105,11 +105,11 @@ def test_cut_sets_give_the_batches_of_the_same_jsonl(cuts, corpus, tmp_path, mod
     assert_equal(*(take(loader, 10) for loader in loaders))
 
 
-def test_a_transcript_that_a_cut_truncates_is_dropped(cuts, tmp_path):
+def test_a_transcript_that_a_cut_truncates_is_dropped(cuts, corpus, tmp_path):
     cut = next(iter(cuts.filter(lambda cut: cut.supervisions[0].text)))
     truncated = cut.truncate(duration=cut.duration / 2).with_id("truncated")
     type(cuts).from_cuts([cut, truncated]).to_file(tmp_path / "cuts.jsonl")
-    whole, part = read_manifest(str(tmp_path / "cuts.jsonl"))
+    whole, part = read_manifest(str(tmp_path / "cuts.jsonl"), str(corpus))
     assert (whole.text, part.text) == (cut.supervisions[0].text, None)
     assert len(decode(part)[0]) == pytest.approx(len(decode(whole)[0]) / 2, abs=1)
 

@@ -162,7 +162,7 @@ def test_the_adversarial_stage_resumes_bit_identically(
 
 def test_exports_that_cannot_be(tmp_path: Path, joint_run: Path) -> None:
     (tmp_path / "no.ckpt").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="not a checkpoint"):
+    with pytest.raises(ValueError, match="not a readable checkpoint"):
         export(tmp_path / "no.ckpt", tmp_path / "out")
     with pytest.raises(ValueError, match="cannot be read"):
         export(tmp_path / "missing.ckpt", tmp_path / "out")

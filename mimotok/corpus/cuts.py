@@ -1,0 +1,264 @@
+"""Lhotse cuts: the one place through which every reader gets them, because a cut can name a command to run.
+
+Lhotse itself trusts its manifests: a source of the type "command" is run by a shell, an address that begins with
+"pipe:" too, features may be pickles. Nothing of a cut is given to Lhotse here before all of it has been checked.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import posixpath
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from mimotok.corpus.remote import checked_address, fetch, is_remote
+from mimotok.io.files import open_regular
+
+_DATA_CUTS = ("MonoCut", "MultiCut", "Cut")
+_MIXED = "MixedCut"
+_PADDING = "PaddingCut"
+# of Lhotse's own only those that compute: no name that some other code registers, no codec of a shared library
+_TRANSFORMS = frozenset(
+    {
+        "Speed",
+        "Resample",
+        "Tempo",
+        "Volume",
+        "Narrowband",
+        "LoudnessNormalization",
+        "ReverbWithImpulseResponse",
+        "DereverbWPE",
+        "Clipping",
+        "Compress",
+    }
+)
+# Features and arrays are never read here, but travel with a cut to whoever reads the tokens. These are plain numbers;
+# memory_raw is a pickle, kaldiio may be a command.
+_STORAGE_FILES = frozenset(
+    {"lilcom_files", "lilcom_chunky", "lilcom_hdf5", "chunked_lilcom_hdf5", "numpy_files", "numpy_hdf5", "lilcom_url"}
+)
+_STORAGE_MEMORY = frozenset({"shar", "memory_lilcom", "memory_npy"})
+_DEEPEST = 64  # a mix of reverberated cuts has 16 levels
+
+
+def lhotse() -> Any:
+    """The lhotse module, reading audio by libsndfile; imported where needed. Raises ImportError naming the extras."""
+    try:
+        import lhotse as module
+        from lhotse.audio import set_current_audio_backend
+    except ImportError as error:
+        raise ImportError("Lhotse needs: pip install 'mimotok[tokenize]' or 'mimotok[train]'") from error
+    # whatever the environment asks for: other backends give the names of files to a shell, or need torchaudio
+    set_current_audio_backend("LibsndfileBackend")
+    return module
+
+
+def is_cut(row: dict[str, Any]) -> bool:
+    """Whether a line of a manifest is a Lhotse cut."""
+    return str(row.get("type", "")).endswith("Cut")
+
+
+def make_cut(row: dict[str, Any], root: str = ".", folder: str | None = None) -> Any:
+    """The Lhotse cut of a line of a CutSet, checked, its relative paths taken from `root`.
+
+    root: folder or address; folder: that of the manifest. All files lie below one of the two. Raises ValueError for
+    sources and stored arrays of other kinds and elsewhere, and for what is no cut.
+    """
+    checked = check_cut(row, root, folder)
+    lhotse()
+    from lhotse.serialization import deserialize_item
+
+    try:
+        return deserialize_item(checked)
+    except Exception as error:  # of missing and misspelt fields: KeyError, TypeError, AssertionError ...
+        raise ValueError(f"{_name(row)}: not understood by Lhotse ({type(error).__name__}: {error})") from None
+
+
+def check_cut(row: dict[str, Any], root: str = ".", folder: str | None = None) -> dict[str, Any]:
+    """A copy of a cut's JSON with the paths made absolute. Raises ValueError as `make_cut`."""
+    try:
+        _check_type(row, (*_DATA_CUTS, _MIXED))
+        if not isinstance(row.get("custom") or {}, dict):
+            raise ValueError(f"custom={str(row['custom'])[:40]!r}, expected an object")
+        checked = copy.deepcopy(row)
+        _check_values(checked, _Places(root, folder), 0)
+    except ValueError as error:
+        raise ValueError(f"{_name(row)}: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{_name(row)}: nested too deeply") from None
+    return checked
+
+
+def load_cut(cut: Any) -> np.ndarray:
+    """The sound of a cut, float32 [T], mono, at the cut's rate. Raises what Lhotse, and a remote file system, raise."""
+    lhotse()
+    return np.atleast_2d(_fetched(cut).load_audio()).mean(axis=0, dtype=np.float32)
+
+
+def with_memory(row: dict[str, Any], recording: dict[str, Any], data: bytes, root: str = ".") -> Any:
+    """The cut of a Shar folder: `row` of its cuts file, `recording` and `data` out of its tar. Raises as `make_cut`."""
+    check_cut(row, root)
+    sources = recording.get("sources")
+    if not isinstance(sources, list) or len(sources) != 1 or not isinstance(sources[0], dict):
+        raise ValueError(f"{_name(row)}: a recording in a Shar folder has one source")
+    placeholder = {**sources[0], "type": "shar", "source": ""}
+    cut = make_cut({**row, "recording": {**recording, "sources": [placeholder]}}, root)
+    cut.recording.sources[0].type = "memory"
+    cut.recording.sources[0].source = data
+    return cut
+
+
+class _Places:
+    """Where the files of a cut may lie."""
+
+    def __init__(self, root: str, folder: str | None) -> None:
+        self.root = root
+        places = [place for place in (root, folder) if place is not None and not is_remote(place)]
+        self.folders = [os.path.abspath(place) for place in places]
+
+    def file(self, path: Any) -> str:
+        """An absolute path, or an address below a root that is one."""
+        if not isinstance(path, str) or not path or "\0" in path:
+            raise ValueError(f"{path!r} is no path of a file")
+        if is_remote(path):
+            return checked_address(path)
+        if is_remote(self.root) and not os.path.isabs(path):
+            # addresses have no links: what leaves the root does so by its name
+            inner = posixpath.normpath(path)
+            if inner.startswith(".."):
+                raise ValueError(f"{path}: leaves the root {self.root}")
+            return checked_address(posixpath.join(self.root, inner))
+        whole = os.path.abspath(path if is_remote(self.root) else os.path.join(self.root, path))
+        # by its name, or where that leads: a folder may itself stand behind a link
+        if not any(_below(whole, place) or _below(os.path.realpath(whole), place) for place in self.folders):
+            raise ValueError(f"{path}: outside of the root {self.root}; name a folder above it as the root (--root)")
+        return whole
+
+
+def _below(path: str, folder: str) -> bool:
+    return any(os.path.commonpath([path, place]) == place for place in (folder, os.path.realpath(folder)))
+
+
+def _name(row: dict[str, Any]) -> str:
+    return f"cut {row.get('id')}"
+
+
+def _check_type(cut: Any, kinds: tuple[str, ...]) -> None:
+    kind = cut.get("type") if isinstance(cut, dict) else None
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ValueError(f"type={kind!r}, expected one of {', '.join(kinds)}")
+    if kind != _MIXED:
+        return
+    tracks = [*_list(cut.get("tracks")), *([cut["snr_reference"]] if "snr_reference" in cut else [])]
+    for track in tracks:
+        inner = track.get("cut") if isinstance(track, dict) else None
+        if not isinstance(inner, dict):
+            raise ValueError("a track of a MixedCut has a `cut`")
+        # Lhotse puts the track's type in the place of the cut's
+        _check_type({**inner, "type": track.get("type")}, (*_DATA_CUTS, _PADDING))
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"{str(value)[:40]!r} where a list is expected")
+    return value
+
+
+def _check_values(value: Any, places: _Places, depth: int) -> None:
+    """Check all that Lhotse could take for a recording, an array or a transform, wherever in the cut it stands."""
+    if depth > _DEEPEST:
+        raise ValueError("nested too deeply")
+    if isinstance(value, list):
+        for item in value:
+            _check_values(item, places, depth + 1)
+    if not isinstance(value, dict):
+        return
+    if "storage_type" in value:
+        _check_storage(value, places)
+    for source in value["sources"] if isinstance(value.get("sources"), list) else ():
+        if isinstance(source, dict):
+            _check_source(source, places)
+    for transform in value["transforms"] if isinstance(value.get("transforms"), list) else ():
+        _check_transform(transform)
+    for item in value.values():
+        _check_values(item, places, depth + 1)
+
+
+def _check_source(source: dict[str, Any], places: _Places) -> None:
+    kind = source.get("type")
+    if kind == "file":
+        source["source"] = places.file(source.get("source"))
+        if is_remote(source["source"]):
+            source["type"] = "url"
+    elif kind == "url":
+        if not isinstance(source.get("source"), str):
+            raise ValueError("a source of the type url needs an address")
+        checked_address(source["source"])
+    elif kind not in ("memory", "shar"):
+        told = str(source.get("source"))[:80]
+        raise ValueError(f"a source of the type {kind!r} ({told!r}) is not read; allowed are file, url and memory")
+
+
+def _check_transform(transform: Any) -> None:
+    name = transform.get("name") if isinstance(transform, dict) else None
+    if not isinstance(name, str) or name not in _TRANSFORMS:
+        raise ValueError(f"transform {name!r} is not allowed; those that are: {', '.join(sorted(_TRANSFORMS))}")
+    arguments = transform.get("kwargs")
+    if name == "Narrowband" and (not isinstance(arguments, dict) or arguments.get("codec") != "mulaw"):
+        raise ValueError("transform 'Narrowband' is allowed with codec='mulaw' only")
+
+
+def _check_storage(array: dict[str, Any], places: _Places) -> None:
+    kind, path, key = array["storage_type"], array.get("storage_path"), array.get("storage_key")
+    if isinstance(kind, str) and kind in _STORAGE_MEMORY:
+        return
+    if not isinstance(kind, str) or kind not in _STORAGE_FILES:
+        raise ValueError(f"features or arrays of the storage type {kind!r} are not allowed")
+    if isinstance(path, str) and is_remote(path):
+        checked_address(path)
+    else:
+        path = places.file(path)
+    # these types have the path and the key joined to the name of a file
+    if kind.endswith(("_files", "_url")) and (not isinstance(key, str) or key[:1] == "/" or ".." in key.split("/")):
+        raise ValueError(f"{key}: leaves the storage path {path}")
+
+
+def _fetched(cut: Any) -> Any:
+    """The cut with what its addresses name in memory; pipes and devices are refused."""
+    if type(cut).__name__ == _MIXED:
+        tracks = [replace(track, cut=_fetched(track.cut)) for track in cut.tracks]
+        return replace(cut, tracks=tracks, transforms=_fetched_transforms(cut.transforms))
+    # a PaddingCut has none
+    recording = getattr(cut, "recording", None)
+    return cut if recording is None else replace(cut, recording=_fetched_recording(recording))
+
+
+def _fetched_recording(recording: Any) -> Any:
+    sources = [_fetched_source(source) for source in recording.sources]
+    return replace(recording, sources=sources, transforms=_fetched_transforms(recording.transforms))
+
+
+def _fetched_transforms(transforms: Any) -> Any:
+    """The impulse responses of reverberations are sound files too."""
+    return transforms and [_fetched_transform(transform) for transform in transforms]
+
+
+def _fetched_transform(transform: Any) -> Any:
+    response = getattr(transform, "rir", None)
+    if response is None:
+        return transform
+    is_recording = hasattr(response, "sources")
+    return replace(transform, rir=_fetched_recording(response) if is_recording else _fetched(response))
+
+
+def _fetched_source(source: Any) -> Any:
+    if source.type == "url":
+        return replace(source, type="memory", source=fetch(source.source))
+    if source.type == "file":
+        open_regular(source.source).close()
+    elif source.type not in ("memory", "shar"):
+        raise ValueError(f"a source of the type {source.type!r} is not read")
+    return source

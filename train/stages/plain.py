@@ -1,0 +1,90 @@
+"""Reading checkpoints without running anything of theirs: tensors and plain values, from files or allowed addresses."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+
+from mimotok.corpus.remote import checked_address, is_remote, open_file
+
+# Classes in our own checkpoints beside tensors and Python's plain types, which torch lets pass by itself. There are
+# none: settings are stored as dicts. What is named here must do nothing when it is made.
+OURS: list[Any] = []
+_PROBLEM = "not a readable checkpoint: remove it, or resume from another one"
+
+
+def read_plain(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """The contents of a checkpoint, of which nothing is called that its pickle names.
+
+    path: a file, or an address as in `mimotok.corpus.remote`. Raises ValueError, in one line, where it cannot be read
+    or holds more than tensors and plain values.
+    """
+    with open_file(str(path)) as file:
+        try:
+            # said each time: torch before 2.6, and Lightning for addresses, take everything by default
+            with torch.serialization.safe_globals(OURS):
+                checkpoint = torch.load(file, map_location=map_location, weights_only=True)
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from None
+        except Exception as error:  # damaged at any place, it fails in any way
+            raise ValueError(f"{path}: {_PROBLEM} ({_reason(error)})") from None
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"{path}: not a checkpoint, but a {type(checkpoint).__name__}")
+    return checkpoint
+
+
+def require_plain(path: str | Path) -> None:
+    """Check that a checkpoint holds tensors and plain values only, for code that reads it in ways of its own.
+
+    Raises ValueError for a folder, a file that is none, one that holds more, and an address that is not allowed.
+    """
+    if is_remote(str(path)):
+        checked_address(str(path))
+        return
+    if Path(path).is_dir():
+        raise ValueError(f"{path}: a folder; sharded checkpoints are not read, give a .ckpt file")
+    with open_file(str(path)) as file:
+        try:
+            unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+        except Exception as error:  # damaged at any place, it fails in any way
+            raise ValueError(f"{path}: {_PROBLEM} ({_reason(error)})") from None
+    if unsafe := [name for name in unsafe if name not in {f"{kind.__module__}.{kind.__name__}" for kind in OURS}]:
+        raise ValueError(f"{path}: {_PROBLEM} (it holds more than tensors: {', '.join(unsafe)[:150]})")
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of what torch says, which goes on about weights_only=False."""
+    _, refused, told = " ".join(str(error).split()).rpartition("WeightsUnpickler error: ")
+    prefix = "it holds more than tensors: " if refused else ""
+    return prefix + (told or type(error).__name__).split(". ")[0][:200]
+
+
+class PlainLoading(lightning.LightningModule):
+    """A LightningModule whose `load_from_checkpoint` runs nothing that a checkpoint names.
+
+    Lightning's own takes `_instantiator` out of the file, the name of a function that it then imports and calls.
+    """
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, map_location: Any = "cpu", *, strict: bool = True, **arguments: Any
+    ) -> Any:
+        """The module of a checkpoint, made with the arguments that were saved in it, and with these.
+
+        Raises ValueError as `read_plain`, and where the checkpoint is of another module.
+        """
+        checkpoint = read_plain(checkpoint_path, map_location)
+        saved = checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        known = inspect.signature(cls.__init__).parameters
+        try:
+            module = cls(**{name: value for name, value in saved.items() if name in known} | arguments)
+            module.on_load_checkpoint(checkpoint)
+            module.load_state_dict(checkpoint["state_dict"], strict=strict)
+        except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+            problem = " ".join(str(error).split())
+            raise ValueError(f"{checkpoint_path}: no checkpoint of a {cls.__name__} ({problem:.200})") from error
+        return module
