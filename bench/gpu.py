@@ -54,7 +54,7 @@ def count_flops(config: TokenizerConfig, batch: int, mel_frames: int) -> tuple[i
         model = Tokenizer(config)
         mel = torch.empty(batch, mel_frames, config.n_mels)
     with FlopCounterMode(display=False) as encoding:
-        latents, _ = model.encoder(mel)
+        latents = model.encoder(mel)
         codes = model.encoder.quantizer.encode(latents, config.n_q)
     with FlopCounterMode(display=False) as decoding:
         model.decoder.coarse_mel(model.encoder.quantizer.decode(codes))
@@ -112,11 +112,12 @@ def main(
     lengths = lengths_of(batch, size, settings.sample_rate, place) if mixed else None
     mel, mel_lengths = log_mel(wav, lengths, settings)
     encoder, decoder = prepared(model.encoder, mode), prepared(model.decoder, mode)
-    latents, frames = encoder(mel, mel_lengths)
+    latents = encoder(mel, mel_lengths)
+    frames = None if lengths is None else model.num_frames(lengths)
     quantized = model.dequantize(model.encoder.quantizer.encode(latents, settings.n_q))
 
     def encode() -> Tensor:
-        latents, _ = encoder(log_mel(wav, lengths, settings)[0], mel_lengths)
+        latents = encoder(log_mel(wav, lengths, settings)[0], mel_lengths)
         return model.encoder.quantizer.encode(latents, settings.n_q)
 
     peak = peak_flops(product, place, kind, repeats)

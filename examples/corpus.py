@@ -87,7 +87,7 @@ def codes_of(tokenizer: Tokenizer, wav: Tensor) -> Tensor:
 
 def latents_of(tokenizer: Tokenizer, wav: Tensor) -> Tensor:
     """wav: [1, T] -> continuous latents [1, F, D]."""
-    return tokenizer.encode_latents(wav)
+    return tokenizer.encode_latents(wav).values
 
 
 def hours(items: Sequence[Item], frame_rate: float, *, time: int) -> float:

@@ -1,119 +1,104 @@
-"""Long input piece by piece, each with the context that its result depends on, and batches group by group: what bounds
-memory, and keeps speed.
+"""Long input in chunks, each with the context that its result depends on, so that memory is bounded.
 
-Where every window is bounded, a piece with its whole receptive field around it gives what all of the input gives. The
-released MiMo-Audio-Tokenizer has unlimited windows, and a GroupNorm over all of time in the decoder: there the
-official pipeline's own scheme is reproduced, which is an approximation by nature.
+Where every attention window is bounded, a chunk with its whole receptive field around it gives what all of the input
+gives. The released MiMo-Audio-Tokenizer has unlimited windows, and a GroupNorm over all of time in the decoder: there
+the official pipeline's own scheme is reproduced, which is an approximation by nature.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from mimotok.batching import side_by_side
 from mimotok.config import TokenizerConfig
+from mimotok.model.lengths import frames_needed
+from mimotok.model.receptive_field import Reach, decoder_reach, encoder_reach
 
 # The official pipeline cuts long audio into segments of 60 s at 100 Hz, encoded side by side without overlap.
 SEGMENT_MEL_FRAMES = 6000
 # MiMo-Audio's streaming decoder: left context and tokens held back, for models without a bounded receptive field.
-OFFICIAL_CONTEXT = (250, 40)
+OFFICIAL_CONTEXT = Reach(250, 40)
+# Segments encoded in one go: bounds memory on hours of audio.
+SEGMENTS_AT_ONCE = 4
 
-# Takes [B, n, ...] and the lengths in it, if any; returns [B, t, ...].
-Run = Callable[[Tensor, Tensor | None], Tensor]
-
-
-class Context(NamedTuple):
-    """Code frames before and after a piece on which its result depends."""
-
-    left: int
-    right: int
+# Takes [B, n, ...] and the valid lengths in it, if any; returns [B, t, ...].
+Layer = Callable[[Tensor, Tensor | None], Tensor]
 
 
-def encoder_context(config: TokenizerConfig) -> Context:
-    """Code frames around a piece that its codes depend on; none for unlimited windows, whose segments stand alone."""
-    if not config.encoder_is_bounded:
-        return Context(0, 0)
-    # the two convolutions of the stem reach one frame further on each side
-    left, right = (1 + sum(window[side] for window in config.encoder_windows()) for side in (0, 1))
-    return Context(-(-left // config.avg_pooler), -(-right // config.avg_pooler))
+class Chunking:
+    """How long input is cut for one model.
 
-
-def decoder_context(config: TokenizerConfig) -> Context:
-    """Code frames around a piece that its samples depend on, or the official scheme's where that is everything."""
-    if not config.decoder_is_bounded:
-        return Context(*OFFICIAL_CONTEXT)
-    # a sample is a sum of the frames within half a window of it
-    overlap = -(-config.n_fft // (2 * config.hop_length))
-    past = -(-config.decoder_kernel_size // config.decoder_stride_size) - 1
-    reach = []
-    for side in (0, 1):
-        mel = overlap + sum(window[side] for window in config.vocoder_windows())
-        hidden = -(-mel // config.decoder_stride_size) + sum(window[side] for window in config.decoder_windows())
-        reach.append(-(-(hidden + (past if side == 0 else 0)) // config.avg_pooler))
-    return Context(*reach)
-
-
-def piece_frames(config: TokenizerConfig) -> int:
-    """Code frames of a piece: one segment of the official pipeline."""
-    return SEGMENT_MEL_FRAMES // config.frame_stride
-
-
-def pieces(
-    run: Run,
-    given: Tensor,
-    lengths: Tensor | None,
-    *,
-    size: int,
-    context: Context,
-    taken: int = 1,
-    made: int = 1,
-) -> Iterator[Tensor]:
-    """Yields what `run` makes of `given`, `size` code frames at a time.
-
-    given: [B, n, ...]; lengths: [B] of n; taken, made: steps of the input and of the output per code frame. What is
-    past an item's length is undefined.
+    chunk_frames: code frames of a chunk, one segment of the official pipeline. encoder_context, decoder_context: code
+    frames around a chunk that its codes and its samples depend on; none for unlimited encoders, whose segments stand
+    alone, and the official streaming decoder's for unlimited decoders.
     """
-    frames = -(-given.shape[1] // taken)
-    for start in range(0, frames, size):
-        low, end, high = max(0, start - context.left), min(frames, start + size), start + size + context.right
-        part = given[:, low * taken : high * taken]
-        # an item that has ended keeps one step: nothing attends to nothing
-        valid = None if lengths is None else (lengths - low * taken).clamp(1, part.shape[1])
-        yield run(part, valid)[:, (start - low) * made : (end - low) * made]
 
+    def __init__(self, config: TokenizerConfig) -> None:
+        self.config = config
+        self.chunk_frames = SEGMENT_MEL_FRAMES // config.frame_stride
+        self.encoder_context = encoder_reach(config) if config.encoder_is_bounded else Reach(0, 0)
+        self.decoder_context = OFFICIAL_CONTEXT
+        if config.decoder_is_bounded:
+            self.decoder_context = decoder_reach(config).at_rate(config.frame_stride)
 
-def grouped(run: Run, given: Tensor, lengths: Tensor | None, *, limit: int, steps: int) -> Tensor:
-    """What `run` makes of all of `given`, in groups of like length side by side: at most `limit` of n, or one item.
+    def encode(self, encoder: Layer, mel: Tensor, lengths: Tensor | None) -> Tensor:
+        """mel: [B, T, n_mels], lengths: [B] of T. Returns latents [B, F, D], undefined past an item's length."""
+        stride = self.config.frame_stride
+        if mel.shape[1] <= self.chunk_frames * stride:
+            return encoder(mel, lengths)
+        if not self.config.encoder_is_bounded:
+            return self._encode_segments(encoder, mel, lengths)
+        chunks = self._chunks(encoder, mel, lengths, self.encoder_context, steps_in=stride, steps_out=1)
+        return torch.cat(list(chunks), 1)
 
-    given: [B, n, ...]; lengths: [B] of n; steps: of the output. What is past an item's length is undefined.
-    """
-    sizes = torch.full((len(given),), given.shape[1]) if lengths is None else lengths
+    def decode(self, decoder: Layer, latents: Tensor, lengths: Tensor | None) -> Tensor:
+        """latents: [B, F, D], lengths: [B] of F. Returns wav [B, F * frame_size], undefined past an item's length."""
+        if latents.shape[1] <= self.chunk_frames or not self.config.decoder_is_bounded:
+            return decoder(latents, lengths)
+        return torch.cat(list(self.decode_chunks(decoder, latents, lengths)), 1)
 
-    def made_of(rows: list[int]) -> Tensor:
-        longest = int(sizes[rows].max())
-        same = bool((sizes[rows] == longest).all())
-        return run(given[rows, :longest], None if same else sizes[rows])
+    def decode_chunks(self, decoder: Layer, frames: Tensor, lengths: Tensor | None = None) -> Iterator[Tensor]:
+        """frames: [B, F, ...], latents or codes. Yields wav [B, t], one chunk after another."""
+        return self._chunks(
+            decoder, frames, lengths, self.decoder_context, steps_in=1, steps_out=self.config.frame_size
+        )
 
-    # a group for each thread at least; the longest first, so that no thread is left with it at the end
-    share = -(-int(sizes.sum()) // torch.get_num_threads())
-    groups = list(_groups(sizes.tolist(), min(limit, share)))[::-1]
-    parts = side_by_side(made_of, groups)
-    result = parts[0].new_zeros(len(given), steps, *parts[0].shape[2:])
-    for rows, part in zip(groups, parts, strict=True):
-        result[rows, : part.shape[1]] = part
-    return result
+    def _chunks(
+        self,
+        layer: Layer,
+        whole: Tensor,
+        lengths: Tensor | None,
+        context: Reach,
+        *,
+        steps_in: int,
+        steps_out: int,
+    ) -> Iterator[Tensor]:
+        """steps_in, steps_out: steps of the input and of the output per code frame."""
+        frames = frames_needed(whole.shape[1], steps_in)
+        for start in range(0, frames, self.chunk_frames):
+            first = max(0, start - context.left)
+            end = min(frames, start + self.chunk_frames)
+            part = whole[:, first * steps_in : (end + context.right) * steps_in]
+            # an item that has ended keeps one step: attention needs something to attend to
+            valid = None if lengths is None else (lengths - first * steps_in).clamp(1, part.shape[1])
+            yield layer(part, valid)[:, (start - first) * steps_out : (end - first) * steps_out]
 
-
-def _groups(sizes: list[int], limit: int) -> Iterator[list[int]]:
-    """Indices of `sizes`, like with like."""
-    rows: list[int] = []
-    for row in sorted(range(len(sizes)), key=sizes.__getitem__):
-        if rows and (len(rows) + 1) * sizes[row] > limit:
-            yield rows
-            rows = []
-        rows.append(row)
-    yield rows
+    def _encode_segments(self, encoder: Layer, mel: Tensor, lengths: Tensor | None) -> Tensor:
+        """Encode as the official pipeline does: unlimited attention never sees more than one segment."""
+        stride, batch = self.config.frame_stride, mel.shape[0]
+        size = self.chunk_frames * stride
+        count = frames_needed(mel.shape[1], size)
+        if lengths is None:
+            lengths = torch.full((batch,), mel.shape[1], device=mel.device)
+        segments = F.pad(mel, (0, 0, 0, count * size - mel.shape[1])).view(batch * count, size, -1)
+        starts = torch.arange(count, device=mel.device) * size
+        valid = (lengths[:, None] - starts).clamp(0, size).flatten()
+        groups = valid.nonzero().flatten().split(SEGMENTS_AT_ONCE)
+        parts = [encoder(segments[group], valid[group]) for group in groups]
+        latents = parts[0].new_zeros(batch * count, *parts[0].shape[1:])
+        for group, part in zip(groups, parts, strict=True):
+            latents[group] = part
+        return latents.view(batch, count * self.chunk_frames, -1)[:, : frames_needed(mel.shape[1], stride)]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mimotok.config import TokenizerConfig
-from mimotok.model.lengths import ceil_div, mel_frames, valid_mask
+from mimotok.model.lengths import valid_mask
 from mimotok.model.mel import hann_window
 from mimotok.model.quantizer import Codebook, ResidualQuantizer
 from mimotok.model.transformer import RMSNorm
@@ -182,10 +182,9 @@ class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
         """
         n_q = self._tokenizer.config.checked_n_q(num_quantizers)
         wav = _mono(input_values, "input_values")
-        latents, frames = self._tokenizer.forward_encoder(wav, _lengths(padding_mask))
+        latents, frames = self._tokenizer.encode_latents(wav, _lengths(padding_mask), gradients=torch.is_grad_enabled())
         codes = self._tokenizer.quantize(latents, frames, n_q=n_q)
-        valid = torch.ones_like(codes[:, 0], dtype=torch.bool) if frames is None else valid_mask(frames, codes.shape[2])
-        return MimoAudioTokenizerEncoderOutput(codes, valid, latents)
+        return MimoAudioTokenizerEncoderOutput(codes, valid_mask(frames, codes.shape[2]), latents)
 
     @can_return_tuple
     def decode(
@@ -206,8 +205,8 @@ class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
         assert latents is not None
         lengths = _lengths(padding_mask)
         if lengths is not None:
-            lengths = ceil_div(mel_frames(lengths, self.config.hop_length), self._tokenizer.config.frame_stride)
-        wav, _ = self._tokenizer.forward_decoder(latents, lengths)
+            lengths = self._tokenizer.num_frames(lengths)
+        wav = self._tokenizer.decode_latents(latents, lengths, gradients=torch.is_grad_enabled()).values
         if padding_mask is not None:
             wav = wav[:, : padding_mask.shape[-1]]
         return MimoAudioTokenizerDecoderOutput(wav[:, None])

@@ -46,7 +46,8 @@ def test_batch_equals_single(tiny: Callable[..., Tokenizer], name: str, lengths:
     for i, wav in enumerate(wavs):
         alone = tokenizer.encode(wav[None])
         size = int(frames[i])
-        torch.testing.assert_close(latents[i, :size], tokenizer.encode_latents(wav[None])[0], atol=1e-4, rtol=1e-4)
+        alone_latents = tokenizer.encode_latents(wav[None]).values[0]
+        torch.testing.assert_close(latents[i, :size], alone_latents, atol=1e-4, rtol=1e-4)
         assert torch.equal(codes[i, :, :size], alone[0])
         assert not codes[i, :, size:].any()
         wanted = tokenizer.decode(alone)[0]

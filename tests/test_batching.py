@@ -9,7 +9,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from mimotok import Tokenizer
-from mimotok.batching import side_by_side
+from mimotok.batching import map_in_groups, map_in_threads
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def test_results_come_in_order_from_threads_of_their_own() -> None:
     def work(item: int) -> tuple[int, int, bool]:
         return item, torch.get_num_threads(), torch.is_grad_enabled()
 
-    assert side_by_side(work, range(5)) == [(item, 1, False) for item in range(5)]
+    assert map_in_threads(work, range(5)) == [(item, 1, False) for item in range(5)]
     assert torch.get_num_threads() == 2
 
 
@@ -35,13 +35,13 @@ def test_an_error_arrives_and_the_threads_are_given_back() -> None:
         return item
 
     with pytest.raises(ValueError, match="item=3"):
-        side_by_side(work, range(5))
+        map_in_threads(work, range(5))
     assert torch.get_num_threads() == 2
 
 
 def test_autocast_is_not_lost() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        parts = side_by_side(lambda x: x @ x, [torch.ones(2, 2)] * 3)
+        parts = map_in_threads(lambda x: x @ x, [torch.ones(2, 2)] * 3)
     assert {part.dtype for part in parts} == {torch.bfloat16}
 
 
@@ -58,3 +58,33 @@ def test_a_batch_gives_what_each_clip_gives(
         assert torch.equal(codes[row : row + 1, :, : frames[row]], alone)
         assert not codes[row, :, frames[row] :].any()
         torch.testing.assert_close(decoded[row : row + 1, : samples[row]], tokenizer.decode(alone), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("threads", "groups"),
+    [
+        (1, [((3, 3), [2, 3, 3]), ((1, 8), None)]),
+        (2, [((2, 3), [2, 3]), ((1, 8), None), ((1, 3), None)]),
+    ],
+)
+def test_groups_are_of_similar_length_and_hold_every_item(
+    threads: int, groups: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    seen = []
+
+    def double(part: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+        seen.append((tuple(part.shape[:2]), None if lengths is None else lengths.tolist()))
+        return part.repeat_interleave(2, 1)
+
+    given = torch.arange(1.0, 5)[:, None].expand(4, 8)
+    with torch.no_grad():
+        result = map_in_groups(double, given, torch.tensor([8, 2, 3, 3]), limit=9, size=16)
+    assert sorted(seen, key=lambda group: group[0], reverse=True) == groups
+    assert [row[: 2 * size].tolist() for row, size in zip(result, (8, 2, 3, 3), strict=True)] == [
+        [1.0] * 16,
+        [2.0] * 4,
+        [3.0] * 6,
+        [4.0] * 6,
+    ]

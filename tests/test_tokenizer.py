@@ -38,11 +38,11 @@ def test_fewer_codebooks_are_the_first_ones(tokenizer: Tokenizer) -> None:
 
 def test_latents_quantize_to_the_codes(tokenizer: Tokenizer) -> None:
     wav = torch.randn(2, 5_000)
-    latents, codes = tokenizer.encode_latents(wav), tokenizer.encode(wav)
+    latents, codes = tokenizer.encode_latents(wav).values, tokenizer.encode(wav)
     assert torch.equal(tokenizer.encoder.quantizer.encode(latents, tokenizer.n_q), codes)
     error = (tokenizer.dequantize(codes) - latents).norm()
     assert error < (tokenizer.dequantize(codes[:, :1]) - latents).norm()
-    torch.testing.assert_close(tokenizer.decode_latents(tokenizer.dequantize(codes)), tokenizer.decode(codes))
+    torch.testing.assert_close(tokenizer.decode_latents(tokenizer.dequantize(codes)).values, tokenizer.decode(codes))
     torch.testing.assert_close(tokenizer.reconstruct(wav), tokenizer.decode(codes, length=5_000))
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+from mimotok.alignments import PHONES, SILENCE, Phone, check_phones
+from mimotok.files import writing
 from rich.console import Console
 from rich.progress import track
 
-from mimotok.alignments import PHONES, SILENCE, Phone, check_phones
-from mimotok.files import writing
 from train.augment import resample
 from train.manifest import BadClipError, Clip, decode, read_manifest
 

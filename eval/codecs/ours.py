@@ -93,12 +93,13 @@ class VocoderCodec:
             # .cpu() waits for the device, so that each side's time is its own
             latents = self._latents(wav).cpu()
         with Timer() as decoding:
-            decoded = self.tokenizer.decode_latents(latents.to(self.tokenizer.device), length=len(wav))[0].cpu().numpy()
-        return CodecResult(decoded, None, None, None, encoding.seconds, decoding.seconds)
+            decoded = self.tokenizer.decode_latents(latents.to(self.tokenizer.device), length=len(wav)).values
+            decoded_wav = decoded[0].cpu().numpy()
+        return CodecResult(decoded_wav, None, None, None, encoding.seconds, decoding.seconds)
 
     def frames(self, wav: np.ndarray) -> Frames:
         """Encode wav [T] into latents."""
         return Frames(self._latents(wav)[0].float().cpu().numpy(), None, self.tokenizer.frame_rate)
 
     def _latents(self, wav: np.ndarray) -> torch.Tensor:
-        return self.tokenizer.encode_latents(torch.from_numpy(wav)[None])
+        return self.tokenizer.encode_latents(torch.from_numpy(wav)[None]).values

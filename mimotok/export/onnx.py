@@ -19,10 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mimotok.chunking import piece_frames
 from mimotok.export import run_onnx
 from mimotok.io.files import StrPath, atomic_folder, require_new
-from mimotok.model.lengths import mel_frames, valid_mask
+from mimotok.model.lengths import frames_needed, mel_frames, valid_mask
 from mimotok.model.mel import hann_window, mel_filterbank, reflect_pad
 from mimotok.tokenizer import Tokenizer
 
@@ -49,7 +48,8 @@ class EncoderGraph(nn.Module):
 
     def forward(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         frames = mel_frames(lengths, self.config.hop_length)
-        latents, code_lengths = self.encoder(self.log_mel(wav, lengths), frames)
+        latents = self.encoder(self.log_mel(wav, lengths), frames)
+        code_lengths = frames_needed(frames, self.config.frame_stride)
         codes = self.encoder.quantizer.encode(latents, self.n_q)
         return codes * valid_mask(code_lengths, codes.shape[2])[:, None, :], code_lengths
 
@@ -122,7 +122,7 @@ def export_onnx(tokenizer: Tokenizer, folder: StrPath, *, n_q: int | None = None
 
 def _facts(tokenizer: Tokenizer, n_q: int) -> dict[str, Any]:
     config = tokenizer.config
-    most = piece_frames(config)
+    most = tokenizer.chunking.chunk_frames
     decoder_windows = config.decoder_windows() + config.vocoder_windows()
     return {
         "model": tokenizer.name,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mimotok.config import Window
 from mimotok.lm.interleaving import PATCH_SIZE, checked_delays, shift_channels, unshift_channels
 from mimotok.lm.sampling import PLAIN, Sampling, sample
-from mimotok.model.streaming import State, stream_stack
+from mimotok.model.state import StreamState
 from mimotok.model.transformer import Stack, StackShape
 
 
@@ -151,11 +151,11 @@ class PatchDecoder(nn.Module):
         each = checked_sampling(sampling, len(config.codebook_sizes))
         empty = torch.tensor(config.codebook_sizes, device=hidden.device)
         written = empty[None, :, None].repeat(len(hidden), 1, config.steps)
-        there = torch.ones(len(hidden), 1, dtype=torch.bool, device=hidden.device)
-        state: State = {}
+        valid = torch.ones(len(hidden), 1, dtype=torch.bool, device=hidden.device)
+        state = StreamState()
         inputs = self.projection(hidden)[:, None]
         for step in range(config.steps):
-            output = self.norm(stream_stack(state, "patch", self.layers, inputs, there)[0])[:, 0]
+            output = self.norm(self.layers.step(state, inputs, valid).hidden)[:, 0]
             for channel, delay in enumerate(config.delays):
                 if 0 <= step - delay < config.patch_size:
                     logits = self.heads[channel](output)

@@ -1,4 +1,4 @@
-"""Windowed attention over padded batches: the one dispatch point for every backend.
+"""Windowed attention over padded batches and streams: the one dispatch point for every backend.
 
 Padded batches in half precision on CUDA are packed, without their padding, for torch's varlen attention, where this
 torch has it. All else is scaled_dot_product_attention. Layers that see everything go to it whole (its fused kernels
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mimotok.config import Window
-from mimotok.model.lengths import valid_mask
+from mimotok.model.lengths import frames_needed, valid_mask
 
 # Queries of one block. A block's keys are as many more as the window is wide, so that fewer queries waste less; torch's
 # CPU kernel works on 32 at a time.
@@ -42,11 +42,12 @@ class Packing(NamedTuple):
     longest: int
 
 
-class Sight(NamedTuple):
-    """What the queries of a batch see through one window: made once, for all layers that share it.
+class AttentionPlan(NamedTuple):
+    """How one window is computed on one batch; all layers that share the window share its plan.
 
-    mask: added to the scores, -inf where a key is hidden; None where the kernel needs none, or one for each block.
-    block: queries of a block of a window limited on both sides.
+    window: (left, right) frames, -1 unlimited. mask: added to the scores, -inf where a key is hidden; None where the
+    kernel needs none, or one for each block. lengths: [B] valid frames. block: queries of a block of a window limited
+    on both sides.
     """
 
     window: Window
@@ -56,37 +57,53 @@ class Sight(NamedTuple):
     block: int = BLOCK
 
 
-def sights(windows: Iterable[Window], hidden: Tensor, lengths: Tensor | None) -> dict[Window, Sight]:
-    """hidden: [B, T, *], what attends; lengths: [B] valid frames, at least 1 each. Returns the sight of each window.
+def plan_attention(windows: Iterable[Window], hidden: Tensor, lengths: Tensor | None) -> dict[Window, AttentionPlan]:
+    """hidden: [B, T, *], what attends; lengths: [B] valid frames, at least 1 each. Returns the plan of each window.
 
-    window: (left, right) frames, -1 unlimited. Query i sees the valid keys i - left .. i + right.
+    Query i attends to the valid keys i - left to i + right.
     """
     if _traced(hidden):
-        return {window: Sight(window, None, lengths) for window in set(windows)}
+        return {window: AttentionPlan(window, None, lengths) for window in set(windows)}
     if lengths is not None and _packs(hidden):
         packing = _packing(lengths, hidden.shape[1])
-        return {window: Sight(window, None, lengths, packing) for window in set(windows)}
+        return {window: AttentionPlan(window, None, lengths, packing) for window in set(windows)}
     block = hidden.shape[1] if hidden.requires_grad and hidden.shape[1] <= TRAINED_WHOLE else BLOCK
     return {
-        window: Sight(window, _mask(window, hidden, lengths, block), lengths, block=block) for window in set(windows)
+        window: AttentionPlan(window, _mask(window, hidden, lengths, block), lengths, block=block)
+        for window in set(windows)
     }
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> Tensor:
-    """q, k, v: [B, T, H, D] -> [B, T, H, D]. Outputs past an item's length, though meaningless, are finite."""
-    if sight.packing is not None:
-        return _packed(q, k, v, sight.window, sight.packing)
+def attention(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan) -> Tensor:
+    """q, k, v: [B, T, H, D]. Returns [B, T, H, D]; outputs past an item's length are meaningless, but finite."""
+    if plan.packing is not None:
+        return _packed(q, k, v, plan.window, plan.packing)
     if _traced(q):
-        return _attend_traced(q, k, v, sight)
-    if sight.window == (-1, 0):
+        return _attend_traced(q, k, v, plan)
+    if plan.window == (-1, 0):
         # right padding is in the future of every valid query: causality already hides it
         return _kernel(q, k, v, None, is_causal=True)
-    if sight.window == (-1, -1):
-        return _kernel(q, k, v, sight.mask)
-    if min(sight.window) >= 0:
-        return _banded(q, k, v, sight)
+    if plan.window == (-1, -1):
+        return _kernel(q, k, v, plan.mask)
+    if min(plan.window) >= 0:
+        return _banded(q, k, v, plan)
     size = q.shape[1]
-    return torch.cat([_half_open(q, k, v, sight, start) for start in range(0, size, HALF_OPEN_BLOCK)], dim=1)
+    return torch.cat([_half_open(q, k, v, plan, start) for start in range(0, size, HALF_OPEN_BLOCK)], dim=1)
+
+
+def buffered_attention(q: Tensor, k: Tensor, v: Tensor, valid: Tensor, window: Window) -> Tensor:
+    """Attend from n queries of a stream to the frames that its buffers hold around them.
+
+    q: [B, n, H, D]; k, v: [B, left + right + n, H, D], of which query i stands at left + i; valid: bool [B, left +
+    right + n]. Returns [B, n, H, D].
+    """
+    left, right = window
+    query = torch.arange(q.shape[1], device=q.device)[:, None]
+    key = torch.arange(k.shape[1], device=q.device)
+    near = (key >= query) & (key <= query + left + right)
+    # each query sees itself, lest an invalid one sees nothing
+    seen = ((near & valid[:, None, :]) | (key == query + left))[:, None]
+    return _kernel(q, k, v, seen)
 
 
 def _kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, is_causal: bool = False) -> Tensor:
@@ -128,27 +145,27 @@ def _packed(q: Tensor, k: Tensor, v: Tensor, window: Window, packing: Packing) -
     return torch.zeros_like(q).flatten(0, 1).index_copy(0, rows, cast(Tensor, out)).view(q.shape)
 
 
-def _banded(q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> Tensor:
-    (left, right), (batch, size, heads, dim), block = sight.window, q.shape, sight.block
-    count = -(-size // block)
+def _banded(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan) -> Tensor:
+    (left, right), (batch, size, heads, dim), block = plan.window, q.shape, plan.block
+    count = frames_needed(size, block)
     rest = count * block - size
     q = F.pad(q, (0, 0, 0, 0, 0, rest)).reshape(batch * count, block, heads, dim)
     k, v = (
         F.pad(x, (0, 0, 0, 0, left, rest + right)).unfold(1, left + block + right, block).flatten(0, 1).movedim(3, 1)
         for x in (k, v)
     )
-    return _kernel(q, k, v, sight.mask).reshape(batch, count * block, heads, dim)[:, :size]
+    return _kernel(q, k, v, plan.mask).reshape(batch, count * block, heads, dim)[:, :size]
 
 
-def _half_open(q: Tensor, k: Tensor, v: Tensor, sight: Sight, start: int) -> Tensor:
-    (left, right), size = sight.window, k.shape[1]
+def _half_open(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, start: int) -> Tensor:
+    (left, right), size = plan.window, k.shape[1]
     stop = min(start + HALF_OPEN_BLOCK, size)
     low = 0 if left < 0 else max(0, start - left)
     high = size if right < 0 else min(size, stop + right)
     offset = torch.arange(low, high, device=q.device) - torch.arange(start, stop, device=q.device)[:, None]
     seen = (offset >= -left) if left >= 0 else (offset <= right)
-    if sight.lengths is not None:
-        seen = (seen & valid_mask(sight.lengths, size)[:, None, None, low:high]) | (offset == 0)
+    if plan.lengths is not None:
+        seen = (seen & valid_mask(plan.lengths, size)[:, None, None, low:high]) | (offset == 0)
     return _kernel(q[:, start:stop], k[:, low:high], v[:, low:high], _additive(seen, q.dtype))
 
 
@@ -181,15 +198,15 @@ def _traced(x: Tensor) -> bool:
     return isinstance(x.shape[1], torch.SymInt)
 
 
-def _attend_traced(q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> Tensor:
+def _attend_traced(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan) -> Tensor:
     """No Python loop over blocks, all of them in one product.
 
     Linear in length where both sides of the window are limited, dense where one is not.
     """
-    (left, right), (batch, size, heads, dim) = sight.window, q.shape
-    bounded = min(sight.window) >= 0
+    (left, right), (batch, size, heads, dim) = plan.window, q.shape
+    bounded = min(plan.window) >= 0
     block = max(TRACED_BLOCK, left + right) if bounded else size
-    count = (size + block - 1) // block if bounded else 1
+    count = frames_needed(size, block) if bounded else 1
     reach = torch.arange(-left, block + right, device=q.device) if bounded else torch.arange(size, device=q.device)
     start = torch.arange(count, device=q.device)[:, None] * block
     key, offset = start + reach, reach - torch.arange(block, device=q.device)[:, None]
@@ -198,8 +215,8 @@ def _attend_traced(q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> Tensor:
         seen = seen & (offset >= -left)
     if right >= 0:
         seen = seen & (offset <= right)
-    if sight.lengths is not None:
-        seen = seen & (key < sight.lengths[:, None, None])[:, :, None, :]
+    if plan.lengths is not None:
+        seen = seen & (key < plan.lengths[:, None, None])[:, :, None, :]
     inside = key.clamp(0, size - 1)
     queries = F.pad(q, (0, 0, 0, 0, 0, count * block - size)).reshape(batch, count, block, heads, dim).transpose(2, 3)
     keys, values = (x[:, inside].transpose(2, 3) for x in (k, v))

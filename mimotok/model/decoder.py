@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from mimotok.config import TokenizerConfig
-from mimotok.model.lengths import valid_mask, zero_padding
-from mimotok.model.transformer import Stack, StackShape, make_norm
+from mimotok.model.lengths import frames_needed, valid_mask, zero_invalid, zero_padding
+from mimotok.model.state import StreamState
+from mimotok.model.transformer import Frames, Stack, StackShape, make_norm
 from mimotok.model.vocoder import Vocoder
 
 
@@ -27,12 +28,18 @@ class Upsample(nn.Module):
         self.overhang = kernel_size - stride
 
     def forward(self, hidden: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """hidden: [B, T, in_dim] -> [B, T * stride, out_dim] and its lengths."""
+        """hidden: [B, T, in_dim]. Returns [B, T * stride, out_dim] and its lengths."""
         hidden = self.conv(zero_padding(hidden, lengths).transpose(1, 2)).transpose(1, 2)
         if lengths is not None:
             lengths = lengths * self.stride
         hidden = self._norm(hidden, lengths)
         return hidden[:, : hidden.shape[1] - self.overhang], lengths
+
+    def step(self, state: StreamState, hidden: Tensor) -> Tensor:
+        """hidden: [B, n, in_dim], zero where invalid. Returns [B, n * stride, out_dim], without delay."""
+        past = frames_needed(self.overhang, self.stride)
+        joined, _ = self(state.extend("past", past, hidden), None)
+        return joined[:, past * self.stride :]
 
     def _norm(self, hidden: Tensor, lengths: Tensor | None) -> Tensor:
         if isinstance(self.norm, nn.LayerNorm):
@@ -43,7 +50,7 @@ class Upsample(nn.Module):
 
 
 def masked_group_norm(hidden: Tensor, lengths: Tensor, norm: nn.GroupNorm) -> Tensor:
-    """GroupNorm of one group over the valid frames of each item. hidden: [B, T, C] -> [B, T, C]."""
+    """Apply a GroupNorm of one group over the valid frames of each item. hidden: [B, T, C]. Returns [B, T, C]."""
     x = hidden.float()
     mask = valid_mask(lengths, x.shape[1])[..., None]
     count = (lengths * x.shape[2])[:, None, None]
@@ -69,6 +76,20 @@ class Decoder(nn.Module):
         """quantized: [B, F, D], lengths: [B] valid frames. Returns wav float32 [B, F * frame_size]."""
         coarse_mel, mel_lengths = self.coarse_mel(quantized, lengths)
         return self.vocoder(coarse_mel, mel_lengths)
+
+    def step(self, state: StreamState, quantized: Tensor, valid: Tensor) -> Frames:
+        """quantized: [B, n, D], valid: bool [B, n]. Returns a hop of samples per mel frame, [B, n * frame_stride, hop].
+
+        They are those of `decoder_reach(config).right` mel frames ago. The receptive field must be bounded.
+        """
+        hidden = zero_invalid(quantized.to(self.dconv2.conv.weight.dtype), valid)
+        if self.dconv1 is not None:
+            hidden = self.dconv1.step(state.scope("dconv1"), hidden)
+            valid = valid.repeat_interleave(self.dconv1.stride, 1)
+        hidden, valid = self.layers.step(state.scope("layers"), hidden, valid)
+        coarse_mel = self.dconv2.step(state.scope("dconv2"), zero_invalid(self.layer_norm(hidden), valid))
+        valid = valid.repeat_interleave(self.dconv2.stride, 1)
+        return self.vocoder.step(state.scope("vocoder"), coarse_mel, valid)
 
     def coarse_mel(self, quantized: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """quantized: [B, F, D]. Returns the vocoder's input [B, T, n_mels] at the mel rate and its lengths."""

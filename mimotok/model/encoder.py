@@ -6,9 +6,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mimotok.config import TokenizerConfig
-from mimotok.model.lengths import ceil_div, zero_padding
+from mimotok.model.lengths import frames_needed, zero_invalid, zero_padding
 from mimotok.model.quantizer import ResidualQuantizer
-from mimotok.model.transformer import Stack, StackShape, make_norm
+from mimotok.model.receptive_field import encoder_lag, stem_reach
+from mimotok.model.state import StreamState
+from mimotok.model.transformer import Frames, Stack, StackShape, make_norm
 
 
 class Encoder(nn.Module):
@@ -19,36 +21,65 @@ class Encoder(nn.Module):
         dim, pool = config.d_model, config.avg_pooler
         self.stride = config.stride_size
         self.pool = pool
-        self.skip = config.encoder_skip_layer_id
-        self.conv1 = nn.Conv1d(config.n_mels, dim, config.kernel_size, padding=1)
-        self.conv2 = nn.Conv1d(dim, dim, config.kernel_size, stride=config.stride_size, padding=1)
-        self.layers = Stack(StackShape.of_encoder(config))
+        # the convolutions get their context explicitly: zeros around a whole clip, the past in a stream
+        self.conv1 = nn.Conv1d(config.n_mels, dim, config.kernel_size)
+        self.conv2 = nn.Conv1d(dim, dim, config.kernel_size, stride=config.stride_size)
+        self.layers = Stack(StackShape.of_encoder(config), skip=config.encoder_skip_layer_id)
         self.layer_norm = make_norm(config.ln_type, dim)
         if pool > 1:
             self.down_sample_layer = nn.Sequential(nn.Conv1d(dim, dim, pool, stride=pool, bias=False), nn.GELU())
             self.down_sample_norm = make_norm(config.ln_type, dim)
         self.quantizer = ResidualQuantizer(config)
+        self._lag = encoder_lag(config) if config.encoder_is_bounded else 0
 
-    def forward(self, mel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """mel: [B, T, n_mels], lengths: [B] valid mel frames. Returns latents [B, F, D] and their lengths.
+    def forward(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """mel: [B, T, n_mels], lengths: [B] valid mel frames. Returns latents [B, F, D].
 
-        Latents past an item's length are meaningless.
+        F is T / frame_stride, rounded up. Latents past an item's length are meaningless.
         """
-        hidden, lengths = self._stem(mel.to(self.conv1.weight.dtype), lengths)
-        hidden = self.layer_norm(self.layers(hidden, lengths, tap=self.skip))
+        hidden = _convolved(self.conv1, _padded(mel.to(self.conv1.weight.dtype)))
+        # conv1's bias fills the padding, and the strided conv would read one frame past the end
+        hidden = _convolved(self.conv2, _padded(zero_padding(hidden, lengths)))
+        if lengths is not None:
+            lengths = frames_needed(lengths, self.stride)
+        hidden = self.layer_norm(self.layers(hidden, lengths))
         # the last frame's missing part is zero, alone as in a batch
         hidden = F.pad(zero_padding(hidden, lengths), (0, 0, 0, -hidden.shape[1] % self.pool))
-        return self.pooled(hidden), None if lengths is None else ceil_div(lengths, self.pool)
+        return self._downsampled(hidden)
 
-    def _stem(self, mel: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        hidden = F.gelu(self.conv1(mel.transpose(1, 2)))
-        # conv1's bias fills the padding, and the strided conv would read one frame past the end
-        hidden = zero_padding(hidden.transpose(1, 2), lengths).transpose(1, 2)
-        hidden = F.gelu(self.conv2(hidden)).transpose(1, 2)
-        return hidden, None if lengths is None else ceil_div(lengths, self.stride)
+    def step(self, state: StreamState, mel: Tensor, valid: Tensor) -> Frames:
+        """mel: [B, n, n_mels], n a multiple of the mel frames per code frame; valid: bool [B, n].
 
-    def pooled(self, hidden: Tensor) -> Tensor:
-        """hidden: [B, F * avg_pooler, D] -> [B, F, D], the downsampler; unchanged at a pool of 1."""
+        Returns latents [B, F, D] of `encoder_reach(config).right` code frames ago. Every window must be bounded.
+        """
+        hidden, valid = self._stem_step(state, mel.to(self.conv1.weight.dtype), valid)
+        hidden, valid = self.layers.step(state.scope("layers"), hidden, valid)
+        hidden = zero_invalid(self.layer_norm(hidden), valid)
+        # the downsampler must join what it joins in the whole file
+        rest = -self._lag % self.pool
+        hidden = state.delay("downsampler", rest, hidden)
+        valid = state.delay("downsampler.valid", rest, valid)
+        return Frames(self._downsampled(hidden), valid[:, :: self.pool])
+
+    def _stem_step(self, state: StreamState, mel: Tensor, valid: Tensor) -> Frames:
+        count = mel.shape[1] // self.stride
+        past = stem_reach(self.stride).right * self.stride + 2
+        mel = state.extend("stem", past, zero_invalid(mel, valid))
+        known = state.extend("stem.valid", past, valid)
+        hidden = _convolved(self.conv1, mel)
+        hidden = _convolved(self.conv2, zero_invalid(hidden, known[:, 1:-1]))
+        return Frames(hidden, known[:, 2 :: self.stride][:, :count])
+
+    def _downsampled(self, hidden: Tensor) -> Tensor:
+        """hidden: [B, F * avg_pooler, D]. Returns [B, F, D]; unchanged at a pool of 1."""
         if self.pool == 1:
             return hidden
         return self.down_sample_norm(self.down_sample_layer(hidden.transpose(1, 2)).transpose(1, 2))
+
+
+def _padded(hidden: Tensor) -> Tensor:
+    return F.pad(hidden, (0, 0, 1, 1))
+
+
+def _convolved(conv: nn.Conv1d, hidden: Tensor) -> Tensor:
+    return F.gelu(conv(hidden.transpose(1, 2))).transpose(1, 2)

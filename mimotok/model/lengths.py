@@ -1,40 +1,55 @@
-"""Length arithmetic: how many frames come of how many samples, and which frames of a padded batch are valid."""
+"""Length arithmetic: how many frames hold how many samples, and which frames of a padded batch are valid."""
 
 from __future__ import annotations
+
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-
-def ceil_div(length: Tensor, divisor: int) -> Tensor:
-    """Element-wise ceil(length / divisor) of integer lengths."""
-    return (length + divisor - 1) // divisor
+Count = TypeVar("Count", int, Tensor)
 
 
-def mel_frames(num_samples: Tensor, hop_length: int) -> Tensor:
-    """Frames of a centred STFT: samples // hop + 1."""
+def frames_needed(length: Count, size: int) -> Count:
+    """Return ceil(length / size): how many frames of `size` hold `length` steps.
+
+    Both may be symbols of a traced graph.
+    """
+    return (length + size - 1) // size
+
+
+def mel_frames(num_samples: Count, hop_length: int) -> Count:
+    """Return the frames of a centred STFT: samples // hop + 1."""
     return num_samples // hop_length + 1
 
 
-def code_frames(num_samples: int, hop_length: int, frame_stride: int) -> int:
-    """Code frames of a clip of `num_samples` samples: each `frame_stride` mel frames, the last one padded."""
-    return -(-(num_samples // hop_length + 1) // frame_stride)
+def code_frames(num_samples: Count, hop_length: int, frame_stride: int) -> Count:
+    """Return the code frames of `num_samples` samples: each holds `frame_stride` mel frames, the last one is padded."""
+    return frames_needed(mel_frames(num_samples, hop_length), frame_stride)
 
 
 def valid_mask(lengths: Tensor, size: int) -> Tensor:
-    """mask: bool [B, size], True where a position is below its item's length."""
+    """Return a mask, bool [B, size], that is True where a position is below its item's length."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
+def zero_invalid(hidden: Tensor, mask: Tensor) -> Tensor:
+    """hidden: [B, T, C], mask: bool [B, T]. Returns hidden with zeros where the mask is False."""
+    return hidden * mask[..., None].to(hidden.dtype)
+
+
 def zero_padding(hidden: Tensor, lengths: Tensor | None) -> Tensor:
-    """hidden: [B, T, C], zeroed past each item's length; unchanged where `lengths` is None (nothing is padded)."""
+    """hidden: [B, T, C]. Returns it with zeros past each item's length; None means that nothing is padded."""
     if lengths is None:
         return hidden
-    return hidden * valid_mask(lengths, hidden.shape[1])[..., None].to(hidden.dtype)
+    return zero_invalid(hidden, valid_mask(lengths, hidden.shape[1]))
 
 
 def checked_lengths(lengths: Tensor, batch: int, size: int, unit: str) -> Tensor:
-    """Valid lengths [B] of a padded batch, as int64. Raises ValueError for a wrong shape or a value outside 1..size."""
+    """Return the valid lengths [B] of a padded batch as int64.
+
+    Raises ValueError for a wrong shape or a value outside 1..size.
+    """
     if lengths.shape != (batch,):
         raise ValueError(f"lengths has shape {list(lengths.shape)}, but the batch holds {batch} clips: give [{batch}]")
     lengths = lengths.to(torch.int64)

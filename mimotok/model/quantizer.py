@@ -70,7 +70,11 @@ class ResidualQuantizer(nn.Module):
             codes.append(code.view(batch, frames))
         return torch.stack(codes, dim=1)
 
-    def decode(self, codes: Tensor) -> Tensor:
-        """codes: int64 [B, n_q, F]. Returns quantized [B, F, D] in fp32."""
-        entries = (book.embed[code] for book, code in zip(self.codebooks(), codes.unbind(1), strict=False))
+    def decode(self, codes: Tensor, n_q: int | None = None) -> Tensor:
+        """codes: int64 [B, n, F], n up to all codebooks.
+
+        Returns the sum of the first `n_q` entries, [B, F, D] in fp32.
+        """
+        used = codes.unbind(1)[:n_q]
+        entries = (book.embed[code] for book, code in zip(self.codebooks(), used, strict=False))
         return cast(Tensor, sum(entries))

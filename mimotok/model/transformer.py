@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from mimotok.config import TokenizerConfig, Window
-from mimotok.model.attention import Sight, attention, sights
+from mimotok.model.attention import AttentionPlan, attention, buffered_attention, plan_attention
 from mimotok.model.linear import Linear
+from mimotok.model.state import StreamState
 
 
 @dataclass(frozen=True)
@@ -69,20 +70,40 @@ def make_norm(ln_type: str, dim: int) -> nn.Module:
     return RMSNorm(dim) if ln_type == "RMSNorm" else nn.LayerNorm(dim)
 
 
-def rope_table(size: int, head_dim: int, theta: float, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin [size, head_dim] of positions 0..size-1 (Su et al., 2021; rotate-half form), the sines of the first
-    half negated; computed in fp32, given in hidden's dtype and on its device."""
+class Rope(NamedTuple):
+    """cos and sin [T, 1, head_dim] of the rotary positions 0 to T - 1; the sines of the first half are negated."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def part(self, start: int, stop: int) -> Rope:
+        """Return the positions from `start` to before `stop`."""
+        return Rope(self.cos[start:stop], self.sin[start:stop])
+
+
+class Frames(NamedTuple):
+    """What a step of a stream returns: hidden [B, n, C], and which of its frames are valid, bool [B, n]."""
+
+    hidden: Tensor
+    valid: Tensor
+
+
+def rope_table(size: int, head_dim: int, theta: float, hidden: Tensor) -> Rope:
+    """Return the rotary angles of positions 0 to size - 1 (Su et al., 2021; rotate-half form).
+
+    They are computed in float32, and given in hidden's dtype and on its device.
+    """
     frequency = theta ** (-torch.arange(0, head_dim, 2, device=hidden.device).float() / head_dim)
-    angle = torch.arange(size, device=hidden.device).float()[:, None] * frequency
-    cos, sin = angle.cos().to(hidden.dtype), angle.sin().to(hidden.dtype)
-    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+    angle = torch.arange(size, device=hidden.device).float()[:, None, None] * frequency
+    cos = angle.cos().to(hidden.dtype)
+    sin = angle.sin().to(hidden.dtype)
+    return Rope(torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1))
 
 
-def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-    """x: [..., D], each half of D rotated against the other by its position's angles."""
-    cos, sin = rope
+def rotate(x: Tensor, rope: Rope) -> Tensor:
+    """x: [B, T, H, D]. Returns it with each half of D rotated against the other by its position's angles."""
     first, second = x.chunk(2, dim=-1)
-    return torch.addcmul(x * cos, torch.cat((second, first), dim=-1), sin)
+    return torch.addcmul(x * rope.cos, torch.cat((second, first), dim=-1), rope.sin)
 
 
 class SelfAttention(nn.Module):
@@ -97,13 +118,36 @@ class SelfAttention(nn.Module):
         self.q_proj = Linear(dim, dim)
         self.out_proj = Linear(dim, dim)
 
-    def forward(self, hidden: Tensor, rope: tuple[Tensor, Tensor], sight: Sight) -> Tensor:
-        """hidden: [B, T, dim] -> [B, T, dim]."""
+    def forward(self, hidden: Tensor, rope: Rope, plan: AttentionPlan) -> Tensor:
+        """hidden: [B, T, dim]. Returns [B, T, dim]."""
+        q, k, v = self._heads(hidden)
+        return self._joined(attention(rotate(q, rope), rotate(k, rope), v, plan))
+
+    def step(self, state: StreamState, hidden: Tensor, valid: Tensor, rope: Rope) -> Tensor:
+        """hidden: [B, n, dim], valid: [B, n]. Returns the output of `right` frames ago, [B, n, dim].
+
+        Only now is all there that those frames attend to. Keys are kept unrotated, so that positions count from the
+        buffer's first frame and never grow; rope: of at least left + right + n positions.
+        """
+        left, right = self.window
+        span = left + right
+        q, k, v = self._heads(hidden)
+        q = state.delay("queries", right, q)
+        k = state.extend("keys", span, k)
+        v = state.extend("values", span, v)
+        known = state.extend("valid", span, valid)
+        q = rotate(q, rope.part(left, left + q.shape[1]))
+        k = rotate(k, rope.part(0, k.shape[1]))
+        return self._joined(buffered_attention(q, k, v, known, self.window))
+
+    def _heads(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = (
             rearrange(proj(hidden), "b t (h d) -> b t h d", h=self.heads)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
-        out = attention(rotate(q, rope), rotate(k, rope), v, sight)
+        return q, k, v
+
+    def _joined(self, out: Tensor) -> Tensor:
         return self.out_proj(rearrange(out, "b t h d -> b t (h d)"))
 
 
@@ -118,38 +162,59 @@ class Block(nn.Module):
         self.fc2 = Linear(shape.ffn_dim, shape.dim)
         self.final_layer_norm = make_norm(shape.ln_type, shape.dim)
 
-    def forward(self, hidden: Tensor, rope: tuple[Tensor, Tensor], sight: Sight) -> Tensor:
-        """hidden: [B, T, dim] -> [B, T, dim]."""
-        return self.feed_forward(hidden + self.self_attn(self.self_attn_layer_norm(hidden), rope, sight))
+    def forward(self, hidden: Tensor, rope: Rope, plan: AttentionPlan) -> Tensor:
+        """hidden: [B, T, dim]. Returns [B, T, dim]."""
+        return self._feed_forward(hidden + self.self_attn(self.self_attn_layer_norm(hidden), rope, plan))
 
-    def feed_forward(self, hidden: Tensor) -> Tensor:
-        """The second half: hidden + fc2(fc1(norm(hidden))); [B, T, dim] -> [B, T, dim]."""
+    def step(self, state: StreamState, hidden: Tensor, valid: Tensor, rope: Rope) -> Tensor:
+        """hidden: [B, n, dim], valid: [B, n]. Returns the output of `right` frames ago, [B, n, dim]."""
+        attended = self.self_attn.step(state, self.self_attn_layer_norm(hidden), valid, rope)
+        return self._feed_forward(state.delay("residual", self.self_attn.window[1], hidden) + attended)
+
+    def _feed_forward(self, hidden: Tensor) -> Tensor:
         return hidden + self.fc2(self.fc1(self.final_layer_norm(hidden)))
 
 
 class Stack(nn.ModuleList):
-    """The blocks one after another; positions count from 0 in each sequence."""
+    """The blocks one after another; positions count from 0 in each sequence.
 
-    def __init__(self, shape: StackShape) -> None:
+    skip: the number of the block (from 1) whose output is added to the last block's (MiMo-Audio, section 2.1); None
+    for none.
+    """
+
+    def __init__(self, shape: StackShape, *, skip: int | None = None) -> None:
         super().__init__(Block(shape, window) for window in shape.windows)
         self.head_dim = shape.dim // shape.heads
         self.rope_theta = shape.rope_theta
+        self.skip = skip
 
     def blocks(self) -> Iterator[Block]:
-        """The blocks in order, typed."""
+        """Iterate over the blocks in order, typed."""
         return (cast(Block, block) for block in self)
 
-    def forward(self, hidden: Tensor, lengths: Tensor | None = None, *, tap: int | None = None) -> Tensor:
-        """hidden: [B, T, dim]; lengths: [B] valid frames. Returns [B, T, dim].
-
-        tap: the output of block number `tap` (from 1) is added to the last block's (the MiMo-Audio skip).
-        """
-        cos, sin = rope_table(hidden.shape[1], self.head_dim, self.rope_theta, hidden)
-        rope = (cos[:, None], sin[:, None])
-        seen = sights((block.self_attn.window for block in self.blocks()), hidden, lengths)
-        tapped = None
+    def forward(self, hidden: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """hidden: [B, T, dim]; lengths: [B] valid frames. Returns [B, T, dim]."""
+        rope = rope_table(hidden.shape[1], self.head_dim, self.rope_theta, hidden)
+        plans = plan_attention((block.self_attn.window for block in self.blocks()), hidden, lengths)
+        skipped = None
         for number, block in enumerate(self.blocks(), start=1):
-            hidden = block(hidden, rope, seen[block.self_attn.window])
-            if number == tap:
-                tapped = hidden
-        return hidden if tapped is None else hidden + tapped
+            hidden = block(hidden, rope, plans[block.self_attn.window])
+            if number == self.skip:
+                skipped = hidden
+        return hidden if skipped is None else hidden + skipped
+
+    def step(self, state: StreamState, hidden: Tensor, valid: Tensor) -> Frames:
+        """hidden: [B, n, dim], valid: [B, n]. Returns the frames of the sum of all right windows ago."""
+        longest = max((sum(block.self_attn.window) for block in self.blocks()), default=0)
+        rope = rope_table(longest + hidden.shape[1], self.head_dim, self.rope_theta, hidden)
+        skipped = None
+        for number, block in enumerate(self.blocks(), start=1):
+            own = state.scope(str(number))
+            hidden = block.step(own, hidden, valid, rope)
+            right = block.self_attn.window[1]
+            valid = own.delay("passed", right, valid)
+            if skipped is not None:
+                skipped = own.delay("skipped", right, skipped)
+            if number == self.skip:
+                skipped = hidden
+        return Frames(hidden if skipped is None else hidden + skipped, valid)

@@ -7,10 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mimotok.config import TokenizerConfig
-from mimotok.model.lengths import valid_mask
+from mimotok.model.lengths import frames_needed, valid_mask
 from mimotok.model.linear import Linear
 from mimotok.model.mel import hann_window
-from mimotok.model.transformer import Stack, StackShape, make_norm
+from mimotok.model.receptive_field import istft_reach
+from mimotok.model.state import StreamState
+from mimotok.model.transformer import Frames, Stack, StackShape, make_norm
 
 # Vocos's safeguard against runaway magnitudes.
 MAX_MAGNITUDE = 100.0
@@ -24,50 +26,73 @@ class ISTFTHead(nn.Module):
         self.out = Linear(dim, n_fft + 2)
         self.n_fft = n_fft
         self.hop_length = hop_length
+        # samples cut off the start of the overlap-add
+        self.crop = (n_fft - hop_length) // 2
 
     def forward(self, hidden: Tensor, lengths: Tensor | None) -> Tensor:
         """hidden: [B, T, dim], lengths: [B] valid frames. Returns wav float32 [B, T * hop_length]."""
-        return inverse_stft(*self.magnitude_phase(hidden), self.n_fft, self.hop_length, lengths)
+        size = hidden.shape[1]
+        if lengths is None:
+            valid = torch.ones(1, size, dtype=torch.bool, device=hidden.device)
+        else:
+            valid = valid_mask(lengths, size)
+        blocks = self._overlap_added(self._frames(hidden), valid)
+        return blocks.flatten(1)[:, self.crop : self.crop + size * self.hop_length]
+
+    def step(self, state: StreamState, hidden: Tensor, valid: Tensor) -> Frames:
+        """hidden: [B, n, dim], valid: bool [B, n].
+
+        Returns samples [B, n, hop_length] of istft_reach().right frames ago.
+        """
+        count, overlap = hidden.shape[1], frames_needed(self.n_fft, self.hop_length) - 1
+        frames = state.extend("frames", overlap, self._frames(hidden))
+        known = state.extend("valid", overlap, valid)
+        # a block of samples is final once the last frame that covers it has come
+        blocks = self._overlap_added(frames, known)[:, overlap : overlap + count]
+        lag = istft_reach(self.n_fft, self.hop_length).right
+        offset = self.crop - (lag - 1) * self.hop_length
+        blocks = state.extend("blocks", 1, blocks)
+        wav = torch.cat((blocks[:, :-1, offset:], blocks[:, 1:, :offset]), dim=2)
+        return Frames(wav, state.delay("passed", lag, valid))
 
     def magnitude_phase(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """hidden: [B, T, dim] -> magnitude and phase (radians), each float32 [B, T, n_fft // 2 + 1]."""
+        """hidden: [B, T, dim]. Returns magnitude and phase (radians), each float32 [B, T, n_fft // 2 + 1]."""
         # a phase of ten radians in bf16 is off by 0.03: under autocast the projection stays in the weights' dtype
         with torch.autocast(hidden.device.type, enabled=False):
             log_magnitude, phase = self.out(hidden.to(self.out.weight.dtype)).float().chunk(2, dim=-1)
         return log_magnitude.exp().clamp(max=MAX_MAGNITUDE), phase
 
+    def _frames(self, hidden: Tensor) -> Tensor:
+        """hidden: [B, T, dim]. Returns windowed frames of samples [B, T, n_fft]."""
+        spectrum = torch.polar(*self.magnitude_phase(hidden))
+        return torch.fft.irfft(spectrum, self.n_fft) * hann_window(self.n_fft, hidden.device)
 
-def inverse_stft(magnitude: Tensor, phase: Tensor, n_fft: int, hop_length: int, lengths: Tensor | None) -> Tensor:
-    """magnitude, phase: [B, T, n_fft // 2 + 1] -> wav [B, T * hop_length].
+    def _overlap_added(self, frames: Tensor, valid: Tensor) -> Tensor:
+        """frames: [B, T, n_fft], valid: bool [B or 1, T]. Returns blocks of samples [B, more than T, hop_length].
 
-    Overlap-add of Hann-windowed frames, cropped by (n_fft - hop) / 2 on each side and divided by the summed squared
-    window; frames past an item's length take no part.
-    """
-    size = magnitude.shape[1]
-    window = hann_window(n_fft, magnitude.device)
-    frames = torch.fft.irfft(torch.polar(magnitude, phase), n_fft) * window
-    present = torch.ones(1, size, device=frames.device)
-    if lengths is not None:
-        present = valid_mask(lengths, size).to(frames.dtype)
-        frames = frames * present[..., None]
-    crop = slice((n_fft - hop_length) // 2, (n_fft - hop_length) // 2 + size * hop_length)
-    # the sum of the squared windows over each sample, as one small product: hops in a window x samples in a hop
-    hops = F.pad(window.square(), (0, -n_fft % hop_length)).view(-1, hop_length)
-    over = F.pad(present, (len(hops) - 1, len(hops) - 1)).unfold(1, len(hops), 1).flip(2)
-    envelope = (over @ hops).flatten(1)[:, crop]
-    # only samples past an item's length have no window over them
-    return overlap_add(frames, hop_length)[:, crop] / envelope.clamp(min=1e-11)
+        Block t begins at the first sample of frame t. Each sample is the sum of the valid frames over it, divided by
+        the sum of their squared windows.
+        """
+        present = valid.to(frames.dtype)
+        if len(valid) == len(frames):
+            frames = frames * present[..., None]
+        squared = F.pad(hann_window(self.n_fft, frames.device).square(), (0, -self.n_fft % self.hop_length))
+        # the squared windows over each sample, as one small product: hops in a window x samples in a hop
+        hops = squared.view(-1, self.hop_length)
+        over = F.pad(present, (len(hops) - 1, len(hops) - 1)).unfold(1, len(hops), 1).flip(2)
+        # only samples past an item's length have no window over them
+        return overlap_add(frames, self.hop_length) / (over @ hops).clamp(min=1e-11)
 
 
 def overlap_add(frames: Tensor, hop_length: int) -> Tensor:
-    """frames: [B, T, N] -> [B, at least (T - 1) * hop + N], frame t added at t * hop."""
+    """frames: [B, T, N]. Returns their sum in blocks [B, T + ceil(N / hop) - 1, hop], frame t added from block t on."""
     frames = F.pad(frames, (0, -frames.shape[2] % hop_length))
     parts = frames.unflatten(2, (-1, hop_length)).unbind(2)
     size = frames.shape[1]
     out = frames.new_zeros(frames.shape[0], size + len(parts) - 1, hop_length)
     for i, part in enumerate(parts):
         out[:, i : i + size] += part
-    return out.flatten(1)
+    return out
 
 
 class Vocoder(nn.Module):
@@ -84,3 +109,8 @@ class Vocoder(nn.Module):
         """coarse_mel: [B, T, n_mels], lengths: [B] valid frames. Returns wav float32 [B, T * hop_length]."""
         hidden = self.layers(self.embeddings(coarse_mel), lengths)
         return self.head(self.layer_norm(hidden), lengths)
+
+    def step(self, state: StreamState, coarse_mel: Tensor, valid: Tensor) -> Frames:
+        """coarse_mel: [B, n, n_mels], valid: bool [B, n]. Returns samples [B, n, hop_length], some frames later."""
+        hidden, valid = self.layers.step(state.scope("layers"), self.embeddings(coarse_mel), valid)
+        return self.head.step(state.scope("head"), self.layer_norm(hidden), valid)

@@ -41,7 +41,7 @@ def encode_live(tokenizer: Tokenizer, source: BinaryIO, target: BinaryIO, *, n_q
     cannot encode a stream.
     """
     encoder = StreamEncoder(tokenizer, n_q=n_q)
-    target.write(_header(tokenizer, encoder.rows.n_q))
+    target.write(_header(tokenizer, encoder.n_q))
     target.flush()
     for wav in _sound(source, tokenizer.sample_rate):
         if wav.shape[1]:  # a resampler may hold everything back

@@ -1,38 +1,47 @@
-"""Streaming: codes out of samples, and samples out of codes, as soon as they are final.
+"""Streaming: codes from samples, and samples from codes, as soon as they are final.
 
-Exact, that is equal to the whole file, for models whose every window is bounded and whose upsamplers do not normalise
-over time, as ours. The released MiMo-Audio-Tokenizer's windows are unlimited, and its GroupNorm takes statistics of the
+It is exact, that is equal to the whole file, for models whose every window is bounded and whose upsamplers do not
+normalise over time, as ours. The released MiMo-Audio-Tokenizer's windows are unlimited, and its GroupNorm takes
+statistics of the
 whole clip, so that no sample is final before the last code is known: its decoder follows the official pipeline's
 overlap scheme, an approximation by nature, and its encoder works on whole files only.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mimotok.chunking import OFFICIAL_CONTEXT
-from mimotok.model.mel import hann_window
-from mimotok.model.streaming import (
-    OverlapAdd,
-    State,
-    delay,
-    extend,
-    look_ahead,
-    silence,
-    stem_delay,
-    stream_stack,
-    stream_stem,
-)
-from mimotok.streaming.blocks import MelStream
+from mimotok.model.lengths import frames_needed
+from mimotok.model.receptive_field import decoder_reach, encoder_reach
+from mimotok.model.state import StreamState
+from mimotok.streaming.mel_stream import MelStream
 from mimotok.tokenizer import Tokenizer
 
 
-class EncoderRows:
-    """Mel frames to codes for B streams in step; streams begin and end in any row at any time.
+class CodeStep(NamedTuple):
+    """Codes int64 [B, n_q, F], and which of their frames are valid, bool [B, F]."""
 
-    state: all that the next step depends on; look_ahead: code frames by which codes lag behind. Raises ValueError for
-    models with an unlimited window.
+    codes: Tensor
+    valid: Tensor
+
+
+class SampleStep(NamedTuple):
+    """One hop of samples per mel frame, float32 [B, n, hop_length], and which of the frames are valid, bool [B, n]."""
+
+    wav: Tensor
+    valid: Tensor
+
+
+class EncoderStreams:
+    """Mel frames to codes for B streams in step; streams begin and end in any row of the batch at any time.
+
+    look_ahead: code frames by which codes lag behind. Raises ValueError for models with an unlimited window.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, n_q: int | None = None) -> None:
@@ -41,28 +50,22 @@ class EncoderRows:
             raise ValueError(f"{tokenizer.name}: its encoder sees all of time, so it cannot encode a stream exactly")
         self.tokenizer = tokenizer
         self.n_q = config.checked_n_q(n_q)
-        behind = stem_delay(config.stride_size) + look_ahead(config.encoder_windows())
-        # what the downsampler joins must be what it joins in the whole file
-        self.padding = -behind % config.avg_pooler
-        self.look_ahead = (behind + self.padding) // config.avg_pooler
-        self.state: State = {}
+        self.look_ahead = encoder_reach(config).right
+        self.state = StreamState()
 
     @torch.no_grad()
-    def step(self, mel: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
-        """mel: [B, n, n_mels], n a multiple of the mel frames per code; there: bool [B, n].
+    def step(self, mel: Tensor, valid: Tensor) -> CodeStep:
+        """mel: [B, n, n_mels], n a multiple of the mel frames per code frame; valid: bool [B, n].
 
-        Returns codes int64 [B, n_q, F] of `look_ahead` ago, and which of them there are, bool [B, F].
+        Returns the codes of `look_ahead` frames ago.
         """
-        encoder, state = self.tokenizer.encoder, self.state
-        hidden, there = stream_stem(state, encoder, mel.to(self.tokenizer.dtype), there)
-        hidden, there = stream_stack(state, "encoder", encoder.layers, hidden, there, encoder.skip)
-        hidden = delay(state, "pairs", self.padding, silence(encoder.layer_norm(hidden), there))
-        there = delay(state, "pairs.there", self.padding, there)
-        return encoder.quantizer.encode(encoder.pooled(hidden), self.n_q), there[:, :: encoder.pool]
+        encoder = self.tokenizer.encoder
+        latents, valid = encoder.step(self.state, mel, valid)
+        return CodeStep(encoder.quantizer.encode(latents, self.n_q), valid)
 
 
-class DecoderRows:
-    """Codes to samples for B streams in step; the counterpart of EncoderRows.
+class DecoderStreams:
+    """Codes to samples for B streams in step; the counterpart of EncoderStreams.
 
     look_ahead: mel frames by which samples lag behind. Raises ValueError for models whose receptive field is unbounded.
     """
@@ -72,166 +75,261 @@ class DecoderRows:
         if not config.decoder_is_bounded:
             raise ValueError(f"{tokenizer.name}: its decoder sees all of time, so it cannot decode a stream exactly")
         self.tokenizer = tokenizer
-        self.overlap_add = OverlapAdd(config.n_fft, config.hop_length)
-        hidden = look_ahead(config.decoder_windows()) * config.stride_size
-        self.look_ahead = hidden + look_ahead(config.vocoder_windows()) + self.overlap_add.delay
-        self.state: State = {}
+        self.look_ahead = decoder_reach(config).right
+        self.state = StreamState()
 
     @torch.no_grad()
-    def step(self, codes: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
-        """codes: int64 [B, n_q, F]; there: bool [B, F].
-
-        Returns wav [B, F * frame_size] of `look_ahead` ago, and which of its mel frames there are, bool [B, n].
-        """
-        decoder, state = self.tokenizer.decoder, self.state
-        hidden = silence(self.tokenizer.dequantize(codes).to(self.tokenizer.dtype), there)
-        if decoder.dconv1 is not None:
-            hidden, _ = decoder.dconv1(hidden, None)
-            there = there.repeat_interleave(decoder.dconv1.stride, 1)
-        hidden, there = stream_stack(state, "decoder", decoder.layers, hidden, there)
-        hidden = self._upsample(silence(decoder.layer_norm(hidden), there))
-        there = there.repeat_interleave(decoder.dconv2.stride, 1)
-        vocoder = decoder.vocoder
-        hidden, there = stream_stack(state, "vocoder", vocoder.layers, vocoder.embeddings(hidden), there)
-        wav = self._waveform(*vocoder.head.magnitude_phase(vocoder.layer_norm(hidden)), there)
-        return wav, delay(state, "wav.there", self.overlap_add.delay, there)
-
-    def _upsample(self, hidden: Tensor) -> Tensor:
-        upsample = self.tokenizer.decoder.dconv2
-        past = -(-upsample.overhang // upsample.stride)
-        joined, _ = upsample(extend(self.state, "upsample", past, hidden), None)
-        return joined[:, past * upsample.stride :]
-
-    def _waveform(self, magnitude: Tensor, phase: Tensor, there: Tensor) -> Tensor:
-        n_fft = self.tokenizer.config.n_fft
-        window = hann_window(n_fft, magnitude.device)
-        frames = torch.fft.irfft(torch.polar(magnitude, phase), n_fft) * window
-        weights = window.square().expand_as(frames)
-        return self.overlap_add.push(self.state, silence(frames, there), silence(weights, there)).flatten(1)
-
-
-def reset_rows(state: State, rows: Tensor) -> None:
-    """rows: bool [B]. Makes these rows ready for new streams, forgetting what is still inside."""
-    for tensor in state.values():
-        tensor[rows] = 0
+    def step(self, codes: Tensor, valid: Tensor) -> SampleStep:
+        """codes: int64 [B, n_q, F]; valid: bool [B, F]. Returns the samples of `look_ahead` mel frames ago."""
+        wav, valid = self.tokenizer.decoder.step(self.state, self.tokenizer.dequantize(codes), valid)
+        return SampleStep(wav, valid)
 
 
 class StreamEncoder:
-    """Samples in any amounts in, codes out; joined, they are the codes of the whole file.
+    """Encode sound as it arrives: samples in any amounts in, codes out; joined, they are the codes of the whole file.
 
-    One stream, or B in step. n_q: codebooks to use. Raises ValueError as EncoderRows.
+    Args:
+        tokenizer: a model whose encoder is bounded.
+        n_q: codebooks to use; the checkpoint's default where None.
+
+    Raises:
+        ValueError: for models with an unlimited window.
+
+    Example:
+        >>> stream = StreamEncoder(tokenizer)
+        >>> codes = torch.cat([*(stream.push(block) for block in blocks), stream.flush()], dim=2)
     """
 
     def __init__(self, tokenizer: Tokenizer, *, n_q: int | None = None) -> None:
         self.tokenizer = tokenizer
-        self.rows = EncoderRows(tokenizer, n_q=n_q)
-        self.mel = MelStream(tokenizer.config)
-        self.held: Tensor | None = None
+        self._streams = EncoderStreams(tokenizer, n_q=n_q)
+        self._mel = MelStream(tokenizer.config)
+        self._held: Tensor | None = None  # mel frames that do not fill a code frame yet
+        self._ended = False
+
+    @property
+    def n_q(self) -> int:
+        """Codebooks in use."""
+        return self._streams.n_q
 
     @property
     def look_ahead_ms(self) -> float:
         """How much sound after a frame its codes depend on, in milliseconds."""
         config = self.tokenizer.config
-        return 1000 * (self.rows.look_ahead * config.frame_size + config.n_fft // 2) / config.sample_rate
+        return 1000 * (self._streams.look_ahead * config.frame_size + config.n_fft // 2) / config.sample_rate
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """A copy of everything that the next codes depend on; assign it to go on from there, here or elsewhere."""
+        own = {"held": self._held} if self._held is not None else {}
+        return _named("layers", self._streams.state.tensors()) | _named("mel", self._mel.state) | _copied(own)
+
+    @state.setter
+    def state(self, tensors: Mapping[str, Tensor]) -> None:
+        self.reset()
+        self._streams.state.load(_below("layers", tensors))
+        self._mel.state = _below("mel", tensors)
+        self._held = _copied(tensors).get("held")
+
+    def reset(self) -> None:
+        """Forget everything and begin a new stream."""
+        self._streams.state = StreamState()
+        self._mel = MelStream(self.tokenizer.config)
+        self._held = None
+        self._ended = False
 
     def push(self, wav: Tensor) -> Tensor:
-        """wav: [B, t], t from 1 up. Returns the codes that are now final, int64 [B, n_q, f], f possibly 0."""
-        return self._step(self.mel.push(self.tokenizer.checked_wav(wav)), 0)
+        """Take the next samples.
+
+        Args:
+            wav: float [B, t] in [-1, 1], t from 1 up, B the same in every call.
+
+        Returns:
+            The codes that are now final, int64 [B, n_q, f], f possibly 0.
+
+        Raises:
+            ValueError: as `Tokenizer.encode`, for another B, and after `flush`; the stream stays as it was.
+        """
+        _require_open(self._ended)
+        return self._step(self._mel.push(self.tokenizer.checked_wav(wav)), 0)
 
     def flush(self) -> Tensor:
-        """Ends the stream. Returns the last codes. Raises ValueError where no sample was pushed."""
-        mel = self.mel.flush()
-        total = mel.shape[1] + (0 if self.held is None else self.held.shape[1])
+        """End the stream. Returns the last codes. Raises ValueError after no sample, and when called again."""
+        _require_open(self._ended)
+        mel = self._mel.flush()
+        self._ended = True
+        total = mel.shape[1] + (0 if self._held is None else self._held.shape[1])
         stride = self.tokenizer.config.frame_stride
-        return self._step(mel, -total % stride + self.rows.look_ahead * stride)
+        return self._step(mel, -total % stride + self._streams.look_ahead * stride)
 
-    def _step(self, mel: Tensor, after: int) -> Tensor:
-        """mel: the next frames; after: frames of nothing that follow them."""
-        mel = mel if self.held is None else torch.cat((self.held, mel), dim=1)
-        there = torch.ones(mel.shape[:2], dtype=torch.bool, device=mel.device)
-        count = (mel.shape[1] + after) // self.tokenizer.config.frame_stride * self.tokenizer.config.frame_stride
-        if after == 0:
-            self.held = mel[:, count:]
-        mel = torch.nn.functional.pad(mel, (0, 0, 0, after))[:, :count]
-        there = torch.nn.functional.pad(there, (0, after))[:, :count]
+    def _step(self, mel: Tensor, invalid: int) -> Tensor:
+        """mel: the next frames; invalid: frames that follow them to bring out what is still inside."""
+        if self._held is not None:
+            mel = torch.cat((self._held, mel), dim=1)
+        stride = self.tokenizer.config.frame_stride
+        count = (mel.shape[1] + invalid) // stride * stride
+        self._held = mel[:, count:]
+        valid = torch.ones(mel.shape[:2], dtype=torch.bool, device=mel.device)
+        mel = F.pad(mel, (0, 0, 0, invalid))[:, :count]
+        valid = F.pad(valid, (0, invalid))[:, :count]
         if count == 0:
-            return torch.zeros(mel.shape[0], self.rows.n_q, 0, dtype=torch.int64, device=mel.device)
-        codes, known = self.rows.step(mel, there)
-        return codes[:, :, known[0]]
+            return torch.zeros(mel.shape[0], self.n_q, 0, dtype=torch.int64, device=mel.device)
+        step = self._streams.step(mel, valid)
+        return step.codes[:, :, step.valid[0]]
 
 
 class StreamDecoder:
-    """Codes in, samples out as soon as they are final; joined, they are the wav of the whole file.
+    """Decode codes as they arrive: codes in, samples out as soon as they are final; joined, they are the whole wav.
 
-    One stream, or B in step. For models that cannot be streamed exactly (see the module's docstring) it re-runs the
-    decoder over the official scheme's context: 250 codes before, 40 held back.
+    For models that cannot be streamed exactly (see the module's docstring) it re-runs the decoder over the official
+    scheme's
+    context: 250 codes before, 40 held back.
+
+    Args:
+        tokenizer: the model.
+
+    Example:
+        >>> stream = StreamDecoder(tokenizer)
+        >>> wav = torch.cat([*(stream.push(frame) for frame in codes.split(1, dim=2)), stream.flush()], dim=1)
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         exact = tokenizer.config.decoder_is_bounded
         self._inner: _ExactDecoder | _OverlapDecoder = _ExactDecoder(tokenizer) if exact else _OverlapDecoder(tokenizer)
+        self._ended = False
 
     @property
     def look_ahead_ms(self) -> float:
         """How much sound after a sample must be known before it is final, in milliseconds."""
         return 1000 * self._inner.look_ahead_samples / self.tokenizer.sample_rate
 
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """A copy of everything that the next samples depend on; assign it to go on from there, here or elsewhere."""
+        return self._inner.state
+
+    @state.setter
+    def state(self, tensors: Mapping[str, Tensor]) -> None:
+        self._inner.state = dict(tensors)
+        self._ended = False
+
+    def reset(self) -> None:
+        """Forget everything and begin a new stream."""
+        self.state = {}
+
     def push(self, codes: Tensor) -> Tensor:
-        """codes: int64 [B, n_q, f], f from 1 up. Returns the samples that are now final, float32 [B, t]."""
+        """Take the next codes.
+
+        Args:
+            codes: whole numbers [B, n_q, f], f from 1 up, B and n_q the same in every call.
+
+        Returns:
+            The samples that are now final, float32 [B, t], t possibly 0.
+
+        Raises:
+            ValueError: as `Tokenizer.decode`, for another B or n_q, and after `flush`; the stream stays as it was.
+        """
+        _require_open(self._ended)
+        # refused before any state changes
+        self.tokenizer.dequantize(codes)
+        last = self._inner.last
+        if last is not None and codes.shape[:2] != last.shape[:2]:
+            raise ValueError(f"codes {list(codes.shape)} after {list(last.shape[:2])}: a stream keeps its [B, n_q]")
         return self._inner.push(codes)
 
     def flush(self) -> Tensor:
-        """Ends the stream. Returns the last samples. Raises ValueError where no codes were pushed."""
-        return self._inner.flush()
+        """End the stream. Returns the last samples. Raises ValueError after no codes, and when called again."""
+        _require_open(self._ended)
+        if self._inner.last is None:
+            raise ValueError("the stream ended before its first code")
+        wav = self._inner.flush(self._inner.last)
+        self._ended = True
+        return wav
 
 
 class _ExactDecoder:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self.rows = DecoderRows(tokenizer)
-        self.look_ahead_samples = self.rows.look_ahead * tokenizer.config.hop_length
-        self.last: Tensor | None = None
+        self.streams = DecoderStreams(tokenizer)
+        self.look_ahead_samples = self.streams.look_ahead * tokenizer.config.hop_length
+        self.last: Tensor | None = None  # the last codes [B, n_q, 1]
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        own = {} if self.last is None else {"last": self.last}
+        return _named("layers", self.streams.state.tensors()) | _copied(own)
+
+    @state.setter
+    def state(self, tensors: dict[str, Tensor]) -> None:
+        self.streams.state = StreamState(_below("layers", tensors))
+        self.last = _copied(tensors).get("last")
 
     def push(self, codes: Tensor) -> Tensor:
-        self.last = codes[:, :, -1:]
-        return self._step(codes, True)
+        wav = self._step(codes, True)
+        self.last = codes[:, :, -1:].clone()
+        return wav
 
-    def flush(self) -> Tensor:
-        if self.last is None:
-            raise ValueError("the stream ended before its first code")
-        frames = -(-self.rows.look_ahead // self.tokenizer.config.frame_stride)
-        return self._step(self.last.expand(-1, -1, frames), False)
+    def flush(self, last: Tensor) -> Tensor:
+        frames = frames_needed(self.streams.look_ahead, self.tokenizer.config.frame_stride)
+        return self._step(last.expand(-1, -1, frames), False)
 
-    def _step(self, codes: Tensor, there: bool) -> Tensor:
-        flags = torch.full((codes.shape[0], codes.shape[2]), there, device=self.tokenizer.device)
-        wav, known = self.rows.step(codes, flags)
-        return wav[:, known[0].repeat_interleave(self.tokenizer.config.hop_length)]
+    def _step(self, codes: Tensor, valid: bool) -> Tensor:
+        mask = torch.full((codes.shape[0], codes.shape[2]), valid, device=self.tokenizer.device)
+        step = self.streams.step(codes, mask)
+        return step.wav[:, step.valid[0]].flatten(1)
 
 
 class _OverlapDecoder:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self.left, self.right = OFFICIAL_CONTEXT
-        self.look_ahead_samples = self.right * tokenizer.frame_size
-        self.codes: Tensor | None = None
-        self.done = 0  # leading frames of `codes` whose samples are out
+        self.look_ahead_samples = OFFICIAL_CONTEXT.right * tokenizer.frame_size
+        self.last: Tensor | None = None  # the last codes that later samples depend on, [B, n_q, f]
+        self.done = 0  # how many leading frames of them have been decoded
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        if self.last is None:
+            return {}
+        return {"last": self.last.clone(), "done": torch.tensor(self.done)}
+
+    @state.setter
+    def state(self, tensors: dict[str, Tensor]) -> None:
+        self.last = _copied(tensors).get("last")
+        self.done = int(tensors["done"]) if tensors else 0
 
     def push(self, codes: Tensor) -> Tensor:
-        self.codes = codes if self.codes is None else torch.cat((self.codes, codes), dim=2)
-        return self._decode(self.codes.shape[2] - self.right)
+        joined = codes if self.last is None else torch.cat((self.last, codes), dim=2)
+        return self._decode(joined, joined.shape[2] - OFFICIAL_CONTEXT.right)
 
-    def flush(self) -> Tensor:
-        if self.codes is None:
-            raise ValueError("the stream ended before its first code")
-        return self._decode(self.codes.shape[2])
+    def flush(self, last: Tensor) -> Tensor:
+        return self._decode(last, last.shape[2])
 
-    def _decode(self, stop: int) -> Tensor:
-        assert self.codes is not None
+    def _decode(self, codes: Tensor, stop: int) -> Tensor:
+        self.last = codes
         if stop <= self.done:
-            return torch.zeros(self.codes.shape[0], 0, device=self.tokenizer.device)
+            return torch.zeros(codes.shape[0], 0, device=self.tokenizer.device)
         size = self.tokenizer.frame_size
-        wav = self.tokenizer.decode(self.codes)[:, self.done * size : stop * size]
-        kept = max(0, stop - self.left)
-        self.codes, self.done = self.codes[:, :, kept:], stop - kept
+        wav = self.tokenizer.decode(codes)[:, self.done * size : stop * size]
+        kept = max(0, stop - OFFICIAL_CONTEXT.left)
+        self.last = codes[:, :, kept:]
+        self.done = stop - kept
         return wav
+
+
+def _require_open(ended: bool) -> None:
+    if ended:
+        raise ValueError("this stream has ended (flush was called): call reset() to begin another")
+
+
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    start = f"{prefix}."
+    return {name.removeprefix(start): tensor.clone() for name, tensor in tensors.items() if name.startswith(start)}

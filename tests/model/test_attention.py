@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mimotok.model import attention as module
-from mimotok.model.attention import attention, sights
+from mimotok.model.attention import attention, plan_attention
 
 
 def dense(q: Tensor, k: Tensor, v: Tensor, window: tuple[int, int], length: int) -> Tensor:
@@ -29,7 +29,7 @@ def dense(q: Tensor, k: Tensor, v: Tensor, window: tuple[int, int], length: int)
 def attend(q: Tensor, k: Tensor, v: Tensor, window: tuple[int, int], lengths: Tensor | None = None) -> Tensor:
     """Heads before time, as in `dense`."""
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    return attention(q, k, v, sights([window], q, lengths)[window]).transpose(1, 2)
+    return attention(q, k, v, plan_attention([window], q, lengths)[window]).transpose(1, 2)
 
 
 sides = st.integers(-1, 9)

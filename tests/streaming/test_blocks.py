@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mimotok import Tokenizer, chunking
-from mimotok.chunking import decoder_context, encoder_context
 from mimotok.model.mel import log_mel
 from mimotok.streaming.blocks import MelStream, decode_blocks, encode_blocks
 
@@ -54,8 +53,8 @@ def test_encode_blocks_equals_whole(
     codes = torch.cat(list(encode_blocks(tokenizer, split(wav, sizes), n_q=3)), dim=2)
     assert torch.equal(codes, tokenizer.encode(wav, n_q=3))
     if tokenizer.config.encoder_is_bounded:
-        whole, _ = tokenizer.encoder(log_mel(wav, None, tokenizer.config)[0])
-        torch.testing.assert_close(tokenizer.encode_latents(wav), whole, atol=1e-5, rtol=1e-5)
+        whole = tokenizer.encoder(log_mel(wav, None, tokenizer.config)[0])
+        torch.testing.assert_close(tokenizer.encode_latents(wav).values, whole, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.usefixtures("short_segments")
@@ -85,60 +84,31 @@ def test_a_long_batch_gives_what_each_clip_gives(streamable: Callable[..., Token
         alone = tokenizer.decode(codes[row : row + 1, :, :count])
         torch.testing.assert_close(wav[row : row + 1, : alone.shape[1]], alone, atol=1e-5, rtol=1e-5)
         assert not wav[row, alone.shape[1] :].any()
-        alone = tokenizer.encode_latents(wav[row : row + 1, :size])
+        alone = tokenizer.encode_latents(wav[row : row + 1, :size]).values
         torch.testing.assert_close(latents[row : row + 1, : counts[row]], alone, atol=1e-5, rtol=1e-5)
         assert not latents[row, counts[row] :].any()
-
-
-@pytest.mark.parametrize(
-    ("threads", "groups"),
-    [
-        (1, [((3, 3), [2, 3, 3]), ((1, 8), None)]),
-        (2, [((2, 3), [2, 3]), ((1, 8), None), ((1, 3), None)]),
-    ],
-)
-def test_groups_are_of_like_length_and_hold_every_item(
-    threads: int, groups: list, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
-    seen = []
-
-    def double(part: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
-        seen.append((tuple(part.shape[:2]), None if lengths is None else lengths.tolist()))
-        return part.repeat_interleave(2, 1)
-
-    given = torch.arange(1.0, 5)[:, None].expand(4, 8)
-    result = chunking.grouped(double, given, torch.tensor([8, 2, 3, 3]), limit=9, steps=16)
-    assert sorted(seen, key=lambda group: group[0], reverse=True) == groups
-    assert [row[: 2 * size].tolist() for row, size in zip(result, (8, 2, 3, 3), strict=True)] == [
-        [1.0] * 16,
-        [2.0] * 4,
-        [3.0] * 6,
-        [4.0] * 6,
-    ]
 
 
 def test_contexts_are_the_receptive_fields(streamable: Callable[..., Tokenizer]) -> None:
     """What a gradient reaches, counted in code frames, is what the contexts say: neither less nor more."""
     tokenizer = streamable()
     mel = torch.randn(1, 160, tokenizer.config.n_mels, requires_grad=True)
-    tokenizer.encoder(mel)[0][:, 20].sum().backward()
+    tokenizer.encoder(mel)[:, 20].sum().backward()
     assert mel.grad is not None
     touched = mel.grad.abs().sum(-1)[0].nonzero().flatten() // tokenizer.config.frame_stride
-    assert (20 - int(touched.min()), int(touched.max()) - 20) == encoder_context(tokenizer.config)
+    assert (20 - int(touched.min()), int(touched.max()) - 20) == tokenizer.chunking.encoder_context
 
     quantized = torch.randn(1, 40, tokenizer.config.d_model, requires_grad=True)
     size = tokenizer.frame_size
     tokenizer.decoder(quantized)[:, 20 * size : 21 * size].square().sum().backward()
     assert quantized.grad is not None
     touched = quantized.grad.abs().sum(-1)[0].nonzero().flatten()
-    assert (20 - int(touched.min()), int(touched.max()) - 20) == decoder_context(tokenizer.config)
+    assert (20 - int(touched.min()), int(touched.max()) - 20) == tokenizer.chunking.decoder_context
 
 
 def test_official_models_use_the_published_overlap(tiny: Callable[..., Tokenizer]) -> None:
     tokenizer = tiny()
-    assert decoder_context(tokenizer.config) == (250, 40)
+    assert tokenizer.chunking.decoder_context == (250, 40)
     codes = torch.randint(0, 16, (1, 2, 1600))
     wav = torch.cat(list(decode_blocks(tokenizer, codes)), dim=1)
     wanted = tokenizer.decode(codes[:, :, : 1500 + 40])[:, : 1500 * 960]
@@ -153,8 +123,8 @@ def test_long_audio_through_unlimited_attention_is_cut_like_the_official_pipelin
     tokenizer = tiny()
     wav = 0.1 * torch.randn(1, 24_000 * 61)
     mel, _ = log_mel(wav, None, tokenizer.config)
-    parts = [tokenizer.encoder(mel[:, :6000])[0], tokenizer.encoder(mel[:, 6000:])[0]]
-    torch.testing.assert_close(tokenizer.encode_latents(wav), torch.cat(parts, 1), atol=1e-5, rtol=1e-5)
+    parts = [tokenizer.encoder(mel[:, :6000]), tokenizer.encoder(mel[:, 6000:])]
+    torch.testing.assert_close(tokenizer.encode_latents(wav).values, torch.cat(parts, 1), atol=1e-5, rtol=1e-5)
 
 
 def test_an_empty_stream_is_refused(streamable: Callable[..., Tokenizer]) -> None:

@@ -1,8 +1,7 @@
-"""A stream gives what the whole file gives, however it is cut, and rows of a batch know nothing of each other."""
+"""A stream gives what the whole file gives, however it is cut, and the rows of a batch do not affect each other."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import pytest
@@ -12,7 +11,8 @@ from hypothesis import strategies as st
 
 from mimotok import Tokenizer
 from mimotok.model.mel import log_mel
-from mimotok.streaming.streams import DecoderRows, EncoderRows, StreamDecoder, StreamEncoder, reset_rows
+from mimotok.streaming import StreamDecoder, StreamEncoder
+from mimotok.streaming.streams import DecoderStreams, EncoderStreams
 
 MODELS = {
     "ours": {},
@@ -75,13 +75,12 @@ def test_samples_come_as_soon_as_the_look_ahead_says(streamable: Callable[..., T
         assert come_ms >= given_ms - encoder.look_ahead_ms - 40 - 1e-6
 
 
-def test_nothing_grows_with_the_stream(streamable: Callable[..., Tokenizer]) -> None:
+def test_nothing_gstreams_with_the_stream(streamable: Callable[..., Tokenizer]) -> None:
     tokenizer = streamable()
     encoder, decoder = StreamEncoder(tokenizer), StreamDecoder(tokenizer)
 
-    def sizes() -> list[int]:
-        states = (encoder.rows.state, decoder._inner.rows.state)
-        return [t.numel() for state in states for t in state.values()] + [encoder.mel.pending.shape[1]]
+    def sizes() -> dict[str, int]:
+        return {name: tensor.numel() for stream in (encoder, decoder) for name, tensor in stream.state.items()}
 
     def second() -> None:
         encoder.push(torch.randn(1, 24_000))
@@ -94,18 +93,78 @@ def test_nothing_grows_with_the_stream(streamable: Callable[..., Tokenizer]) -> 
     assert sizes() == before
 
 
-def test_a_copy_goes_on_by_itself(streamable: Callable[..., Tokenizer]) -> None:
-    tokenizer = streamable()
-    codes = torch.randint(0, 16, (1, 4, 20))
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("at", [0, 1, 9, 60])
+def test_a_decoder_goes_on_from_a_saved_state(
+    streamable: Callable[..., Tokenizer], tiny: Callable[..., Tokenizer], exact: bool, at: int
+) -> None:
+    tokenizer = streamable() if exact else tiny()
+    codes = torch.randint(0, 16, (1, 4, 70))
     stream = StreamDecoder(tokenizer)
-    first = stream.push(codes[:, :, :9])
-    saved = {name: tensor.clone() for name, tensor in stream._inner.rows.state.items()}
-    other = copy.copy(stream._inner.rows)
+    if at:
+        stream.push(codes[:, :, :at])
+    saved = stream.state
+    other = StreamDecoder(tokenizer)
+    other.push(codes[:, :, :3])
     other.state = saved
-    rest = [stream.push(codes[:, :, 9:]), stream.flush()]
-    torch.testing.assert_close(torch.cat([first, *rest], 1), tokenizer.decode(codes), atol=1e-5, rtol=1e-4)
-    wav, known = other.step(codes[:, :, 9:], torch.ones(1, 11, dtype=torch.bool))
-    assert torch.equal(wav[:, known[0].repeat_interleave(240)], rest[0])
+    rest = torch.cat([stream.push(codes[:, :, at:]), stream.flush()], 1)
+    assert torch.equal(torch.cat([other.push(codes[:, :, at:]), other.flush()], 1), rest)
+
+
+@pytest.mark.parametrize("at", [0, 1, 300, 20_000])
+def test_an_encoder_goes_on_from_a_saved_state(streamable: Callable[..., Tokenizer], at: int) -> None:
+    tokenizer = streamable()
+    wav = 0.3 * torch.randn(1, 24_000)
+    stream, other = StreamEncoder(tokenizer), StreamEncoder(tokenizer)
+    other.push(wav[:, :5000])
+    if at:
+        stream.push(wav[:, :at])
+    other.state = stream.state
+    rest = torch.cat([stream.push(wav[:, at:]), stream.flush()], 2)
+    assert torch.equal(torch.cat([other.push(wav[:, at:]), other.flush()], 2), rest)
+
+
+def test_an_ended_stream_is_refused_until_it_is_reset(
+    streamable: Callable[..., Tokenizer], tiny: Callable[..., Tokenizer]
+) -> None:
+    wav = 0.3 * torch.randn(1, 24_000)
+    encoder = StreamEncoder(streamable())
+    streams = [
+        (encoder, wav),
+        *((StreamDecoder(model), encoder.tokenizer.encode(wav)) for model in (streamable(), tiny())),
+    ]
+    for stream, whole in streams:
+        first = torch.cat([stream.push(whole), stream.flush()], -1)
+        for use in (lambda stream=stream, whole=whole: stream.push(whole), stream.flush):
+            with pytest.raises(ValueError, match="call reset"):
+                use()
+        stream.reset()
+        assert torch.equal(torch.cat([stream.push(whole), stream.flush()], -1), first)
+
+
+def test_a_refused_push_leaves_the_stream_as_it_was(
+    streamable: Callable[..., Tokenizer], tiny: Callable[..., Tokenizer]
+) -> None:
+    codes = torch.randint(0, 16, (1, 4, 50))
+    spoilt = [codes[:, :, :0], codes + 1000, codes[:, :2], codes.repeat(2, 1, 1), codes[0], codes.float()]
+    for model in (streamable(), tiny()):
+        stream, undisturbed = StreamDecoder(model), StreamDecoder(model)
+        for each in (stream, undisturbed):
+            each.push(codes[:, :, :45])
+        for wrong in spoilt:
+            with pytest.raises(ValueError, match="codes"):
+                stream.push(wrong)
+        parts = [(each.push(codes[:, :, 45:]), each.flush()) for each in (stream, undisturbed)]
+        assert torch.equal(torch.cat(parts[0], 1), torch.cat(parts[1], 1))
+    model = streamable()
+    wav = 0.3 * torch.randn(1, 24_000)
+    encoder = StreamEncoder(model)
+    parts = [encoder.push(wav[:, :7000])]
+    for wrong in (wav[:, :0], wav[0], wav.repeat(2, 1), wav.long(), wav / 0):
+        with pytest.raises(ValueError, match="wav"):
+            encoder.push(wrong)
+    parts += [encoder.push(wav[:, 7000:]), encoder.flush()]
+    assert torch.equal(torch.cat(parts, 2), model.encode(wav))
 
 
 def test_rows_begin_and_end_at_any_time(streamable: Callable[..., Tokenizer]) -> None:
@@ -113,41 +172,41 @@ def test_rows_begin_and_end_at_any_time(streamable: Callable[..., Tokenizer]) ->
     tokenizer = streamable()
     waiting = [torch.randint(0, 16, (4, frames)) for frames in (7, 1, 12, 3, 5)]
     wanted = [tokenizer.decode(codes[None])[0] for codes in waiting]
-    rows = DecoderRows(tokenizer)
-    drain = -(-rows.look_ahead // 4)
+    streams = DecoderStreams(tokenizer)
+    drain = -(-streams.look_ahead // 4)
     queue, active, out = list(range(5)), [None, None], {i: [] for i in range(5)}
     left = [0, 0]
     for _ in range(80):
-        codes, there = torch.zeros(2, 4, 1, dtype=torch.int64), torch.zeros(2, 1, dtype=torch.bool)
+        codes, valid = torch.zeros(2, 4, 1, dtype=torch.int64), torch.zeros(2, 1, dtype=torch.bool)
         for row in (0, 1):
             if left[row] == 0 and queue:
                 active[row] = queue.pop(0)
                 left[row] = waiting[active[row]].shape[1] + drain
-                reset_rows(rows.state, torch.arange(2) == row)
+                streams.state.reset(torch.arange(2) == row)
             stream = active[row]
             at = -1 if stream is None else waiting[stream].shape[1] + drain - left[row]
             if stream is not None and at < waiting[stream].shape[1]:
-                codes[row, :, 0], there[row, 0] = waiting[stream][:, at], True
-        wav, known = rows.step(codes, there)
+                codes[row, :, 0], valid[row, 0] = waiting[stream][:, at], True
+        wav, known = streams.step(codes, valid)
         for row in (0, 1):
             if left[row]:
-                out[active[row]].append(wav[row, known[row].repeat_interleave(240)])
+                out[active[row]].append(wav[row, known[row]].flatten())
                 left[row] -= 1
     for stream, expected in enumerate(wanted):
         torch.testing.assert_close(torch.cat(out[stream]), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_encoder_rows_are_independent(streamable: Callable[..., Tokenizer]) -> None:
+def test_encoder_streams_are_independent(streamable: Callable[..., Tokenizer]) -> None:
     tokenizer = streamable()
     wavs = [0.3 * torch.randn(1, 24_000), 0.3 * torch.randn(1, 9_600 - 240)]
     mels = [log_mel(wav, None, tokenizer.config)[0] for wav in wavs]
-    rows = EncoderRows(tokenizer)
-    size = 4 * (-(-mels[0].shape[1] // 4) + rows.look_ahead)
-    mel, there = torch.zeros(2, size, tokenizer.config.n_mels), torch.zeros(2, size, dtype=torch.bool)
+    streams = EncoderStreams(tokenizer)
+    size = 4 * (-(-mels[0].shape[1] // 4) + streams.look_ahead)
+    mel, valid = torch.zeros(2, size, tokenizer.config.n_mels), torch.zeros(2, size, dtype=torch.bool)
     for row, (frames, start) in enumerate(zip(mels, (0, 24), strict=True)):
         mel[row, start : start + frames.shape[1]] = frames[0]
-        there[row, start : start + frames.shape[1]] = True
-    steps = [rows.step(a, b) for a, b in zip(mel.split(4, 1), there.split(4, 1), strict=True)]
+        valid[row, start : start + frames.shape[1]] = True
+    steps = [streams.step(a, b) for a, b in zip(mel.split(4, 1), valid.split(4, 1), strict=True)]
     codes, known = torch.cat([s[0] for s in steps], 2), torch.cat([s[1] for s in steps], 1)
     for row, wav in enumerate(wavs):
         assert torch.equal(codes[row : row + 1, :, known[row]], tokenizer.encode(wav))

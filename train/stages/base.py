@@ -146,8 +146,7 @@ class Stage(lightning.LightningModule):
     def encode_mel(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Latents [B, F, D] of whole clips and their lengths [B], with gradients."""
         mel, mel_lengths = log_mel(batch.wav, batch.lengths, self.tokenizer.config)
-        latents, lengths = self.tokenizer.encoder(mel, mel_lengths)
-        return latents, cast(Tensor, lengths)
+        return self.tokenizer.encoder(mel, mel_lengths), self.tokenizer.num_frames(batch.lengths)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:  # noqa: ARG002
         now = time.perf_counter()

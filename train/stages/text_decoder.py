@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from mimotok.io.files import atomic_path
-from mimotok.model.lengths import ceil_div, zero_padding
+from mimotok.model.lengths import frames_needed, zero_padding
 from mimotok.text import normalize_text
 from train.stages.text import ByteTokenizer, HuggingFaceTokenizer
 
@@ -190,7 +190,7 @@ class TextDecoder(nn.Module):
         quantized = zero_padding(quantized, lengths)
         quantized = F.pad(quantized, (0, 0, 0, -quantized.shape[1] % stack))
         stacked = quantized.reshape(len(quantized), -1, stack * self.d_model)
-        return self.projection(stacked), ceil_div(lengths, stack)
+        return self.projection(stacked), frames_needed(lengths, stack)
 
     def _embed(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         return self.lm.model.embed_tokens(ids).to(dtype)
