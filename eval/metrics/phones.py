@@ -50,7 +50,7 @@ class PhoneMetrics:
             Column(
                 "phone_accuracy",
                 "phone probe",
-                f"share of frames of {1000 / FRAME_RATE:.0f} ms, without silence, whose phone a linear classifier names, "
+                f"share of frames of {1000 / FRAME_RATE:.0f} ms without silence whose phone a linear classifier names, "
                 f"on the vectors that the decoder receives; {FOLDS} folds over speakers, {self.budget.steps} steps of "
                 f"{self.budget.batch_size} frames, seed {self.budget.seed}; on all clips with labels",
                 pooled=("phone_correct", "phone_frames"),

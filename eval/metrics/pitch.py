@@ -32,7 +32,7 @@ class PitchMetrics:
         Column(
             "f0_correlation",
             "F0 correlation",
-            f"Pearson correlation of log F0 in frames of {1000 * HOP // RATE} ms that are voiced on both sides; pYIN of "
+            f"Pearson correlation of log F0 in frames of {1000 * HOP // RATE} ms voiced on both sides; pYIN of "
             "package librosa",
         ),
         Column(
