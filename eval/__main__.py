@@ -40,7 +40,7 @@ def run(
     min_seconds: Annotated[float, typer.Option(help="Leave shorter recordings out.")] = 0.0,
     metric: Annotated[
         list[str] | None,
-        typer.Option(help="Of signal, sim, asr, mos, distilmos, phones; all if left out, phones with --labels only."),
+        typer.Option(help="Of signal, pitch, sim, asr, mos, distilmos, phones (needs --labels); all if left out."),
     ] = None,
     labels: Annotated[
         Path | None,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from eval.codecs.base import Frames
 from eval.metrics.base import MISSING, Column
 from eval.testlists import LabelledClip
-from mimotok.io.alignments import PHONES, UNKNOWN, frame_labels
+from mimotok.io.alignments import PHONES, SILENCE, UNKNOWN, frame_labels
 
 FRAME_RATE = 25.0  # Hz: frames of 40 ms, whatever the codec's own rate is
 FOLDS = 5
@@ -50,8 +50,8 @@ class PhoneMetrics:
             Column(
                 "phone_accuracy",
                 "phone probe",
-                f"share of frames of {1000 / FRAME_RATE:.0f} ms whose phone a linear classifier names, on the vectors "
-                f"that the decoder receives; {FOLDS} folds over speakers, {self.budget.steps} steps of "
+                f"share of frames of {1000 / FRAME_RATE:.0f} ms without silence whose phone a linear classifier names, "
+                f"on the vectors that the decoder receives; {FOLDS} folds over speakers, {self.budget.steps} steps of "
                 f"{self.budget.batch_size} frames, seed {self.budget.seed}; on all clips with labels",
                 pooled=("phone_correct", "phone_frames"),
                 headline=True,
@@ -61,7 +61,8 @@ class PhoneMetrics:
                 "pnmi",
                 "PNMI (codebook 1)",
                 "mutual information of phones and codes of the first codebook over the entropy of phones, in frames of "
-                f"{1000 / FRAME_RATE:.0f} ms; on all clips with labels. It falls with more clips: compare on the same",
+                f"{1000 / FRAME_RATE:.0f} ms without silence; on all clips with labels. It falls with more clips, so "
+                "figures of other clips are not comparable",
                 pooled=("phone_information", "phone_entropy"),
                 headline=True,
                 labelled=True,
@@ -92,7 +93,7 @@ class PhoneMetrics:
 
 
 def on_grid(frames: Frames, clip: LabelledClip) -> Grid:
-    """Bring a codec's frames to 40 ms and drop those without a phone.
+    """Bring a codec's frames to 40 ms and drop those without a phone, or with silence.
 
     A faster codec's vectors are averaged; a slower codec's frames are repeated.
     """
@@ -107,7 +108,8 @@ def on_grid(frames: Frames, clip: LabelledClip) -> Grid:
     else:
         vectors = vectors[middles]
     phones = frame_labels(clip.phones, count, FRAME_RATE)
-    known = phones != UNKNOWN
+    # silence is a fifth of all frames and easy to tell: it would hide what is known of phones
+    known = (phones != UNKNOWN) & (phones != PHONES.index(SILENCE))
     codes = None if frames.codes is None else frames.codes[0][middles][known]
     return Grid(vectors[known].astype(np.float32), codes, phones[known])
 

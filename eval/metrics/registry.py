@@ -8,7 +8,7 @@ from pathlib import Path
 from eval.metrics.base import FrameMetric, Metric, MetricSpec
 
 # in the report's order
-KINDS = ("signal", "sim", "asr", "mos", "distilmos", "phones")
+KINDS = ("signal", "pitch", "sim", "asr", "mos", "distilmos", "phones")
 FRAME_KINDS = ("phones",)
 
 
@@ -27,6 +27,10 @@ def make_metric(spec: MetricSpec, device: str = "cpu") -> Metric | FrameMetric:
         from eval.metrics.signal import SignalMetrics
 
         return SignalMetrics()
+    if spec.kind == "pitch":
+        from eval.metrics.pitch import PitchMetrics
+
+        return PitchMetrics()
     if spec.kind == "sim":
         from eval.metrics.speaker import SpeakerSimilarity
 

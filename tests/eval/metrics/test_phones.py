@@ -142,3 +142,14 @@ def test_every_column_and_its_parts_have_a_value_for_each_clip():
     rows = metric.measure_frames(CLIPS, [encoded(clip, 0.0) for clip in CLIPS])
     names = {column.name for column in metric.columns} | {p for c in metric.columns for p in c.pooled}
     assert all(set(row) == names for row in rows)
+
+
+def test_silence_and_what_has_no_label_do_not_count():
+    phones = (Phone("SIL", 0.0, 0.4), Phone("AH", 0.4, 0.8), Phone("T", 0.8, 1.0))
+    clip = LabelledClip(Clip("x", Path("x")), phones)
+    # the sound is 0.2 s longer than the labels
+    frames = Frames(np.arange(30, dtype=np.float32)[:, None], np.arange(30)[None], 25.0)
+    grid = on_grid(frames, clip)
+    assert grid.codes.tolist() == list(range(10, 25))
+    assert grid.vectors.ravel().tolist() == list(range(10, 25))
+    assert {PHONES[phone] for phone in grid.phones} == {"AH", "T"}
