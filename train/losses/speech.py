@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mimotok.model.lengths import ceil_div, valid_mask
+from mimotok.model.lengths import frames_needed, valid_mask
 from train.losses.whisper import WhisperEncoder
 
 BUNDLED = "whisper-tiny.en"
@@ -111,7 +111,7 @@ def _prepared(wav: Tensor, lengths: Tensor, sample_rate: int) -> tuple[Tensor, T
     """wav: [B, T] in fp32 at 16 kHz, zero past its length, and the lengths there."""
     wav = wav.float() * valid_mask(lengths, wav.shape[1])
     with torch.autocast(wav.device.type, enabled=False):
-        return resample(wav, sample_rate, RATE), ceil_div(lengths * RATE, sample_rate)
+        return resample(wav, sample_rate, RATE), frames_needed(lengths * RATE, sample_rate)
 
 
 def resample(wav: Tensor, source: int, target: int, *, zeros: int = 32, rolloff: float = 0.95) -> Tensor:

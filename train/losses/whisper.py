@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mimotok.model.lengths import ceil_div, valid_mask
+from mimotok.model.lengths import frames_needed, valid_mask
 from mimotok.model.mel import hann_window, reflect_pad
 
 RATE = 16000
@@ -150,9 +150,9 @@ class WhisperEncoder(nn.Module):
         if max(layers) > self.shape.layers:
             raise ValueError(f"layers={list(layers)}: this speech encoder has {self.shape.layers}")
         mel = whisper_log_mel(wav, lengths, self.shape.n_mels)
-        mel_lengths = ceil_div(lengths, HOP)
+        mel_lengths = frames_needed(lengths, HOP)
         hidden = self(mel, mel_lengths, depth=max(layers))
-        return [hidden[layer] for layer in layers], ceil_div(mel_lengths, 2)
+        return [hidden[layer] for layer in layers], frames_needed(mel_lengths, 2)
 
     def forward(self, mel: Tensor, lengths: Tensor | None = None, *, depth: int | None = None) -> list[Tensor]:
         """mel: [B, n_mels, T]; lengths: [B], its valid frames; depth: the last block to run, all by default.
@@ -169,7 +169,7 @@ class WhisperEncoder(nn.Module):
             limit = self.shape.positions * 2 * HOP / RATE
             raise ValueError(f"{x.shape[1] * 2 * HOP / RATE:.1f} s of sound, but this speech encoder hears {limit:g} s")
         x = x + self.get_buffer("positions")[: x.shape[1]]
-        mask = valid_mask(ceil_div(lengths, 2), x.shape[1])
+        mask = valid_mask(frames_needed(lengths, 2), x.shape[1])
         outputs = [x]
         for block in self.blocks[:depth]:
             outputs.append(block(outputs[-1], mask))
@@ -196,7 +196,7 @@ def whisper_log_mel(wav: Tensor, lengths: Tensor, n_mels: int) -> Tensor:
         spectrum = torch.stft(padded, WINDOW, HOP, window=window, center=False, return_complex=True)[..., :frames]
         power = spectrum.real.square() + spectrum.imag.square()
         mel = (_slaney_filterbank(n_mels).to(wav.device) @ power).clamp(min=1e-10).log10()
-        valid = valid_mask(ceil_div(lengths, HOP), frames)[:, None]
+        valid = valid_mask(frames_needed(lengths, HOP), frames)[:, None]
         peak = mel.detach().masked_fill(~valid, -10.0).amax((1, 2), keepdim=True)
         return (torch.maximum(mel, peak - 8) + 4) / 4 * valid
 
