@@ -1,8 +1,7 @@
-"""What both stages share: the model and its moving average, segments, validation, and what a checkpoint tells."""
+"""What both stages share: the model and its moving average, segments and validation."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -19,13 +18,12 @@ from mimotok.tokenizer import Tokenizer
 from train.data.batches import Batch
 from train.losses.perceptual import disturbance_loss, stoi_loss
 from train.losses.spectral import MelLoss, complex_loss, stft_loss
+from train.stages.callbacks import CheckpointFacts, ClipsInTensorBoard, CodeUsageMonitor
 from train.stages.model import build_tokenizer
 from train.stages.optim import OptimizerConfig, SkipCounter
 from train.stages.plain import PlainLoading
 from train.stages.usage import CodeUsage
 
-# Clips of the first validation batch that TensorBoard gets to hear and see.
-SHOWN_CLIPS = 4
 # Beside the mel loss, which has settings of its own.
 RECONSTRUCTION_LOSSES: dict[str, Callable[..., Tensor]] = {
     "stft": stft_loss,
@@ -33,6 +31,15 @@ RECONSTRUCTION_LOSSES: dict[str, Callable[..., Tensor]] = {
     "disturbance": disturbance_loss,
     "stoi": stoi_loss,
 }
+
+
+class Reconstruction(NamedTuple):
+    """A validation batch: codes of all codebooks [B, n_q, F], their lengths [B], quantized [B, F, D], wav [B, T]."""
+
+    codes: Tensor
+    lengths: Tensor
+    quantized: Tensor
+    wav: Tensor
 
 
 class Segment(NamedTuple):
@@ -80,7 +87,6 @@ class Stage(PlainLoading):
         self.averaged = AveragedModel(self.tokenizer, multi_avg_fn=average)
         self.averaged.requires_grad_(False)
         self.skips = SkipCounter(config.optimizer.max_skipped)
-        self.usage = CodeUsage(self.tokenizer.codebook_sizes)
         self.audio_seconds = 0.0
         self._started = time.perf_counter()
         if config.compile:
@@ -154,51 +160,34 @@ class Stage(PlainLoading):
         self.log("train/skipped_steps", float(self.skips.total))
         self._started = now
 
-    def on_validation_start(self) -> None:
-        self.usage.reset()
+    def configure_callbacks(self) -> list[Callback]:
+        """Called by Lightning: what every run of a stage shows and tells of itself."""
+        usage = CodeUsage(self.tokenizer.codebook_sizes)
+        return [CodeUsageMonitor(usage), ClipsInTensorBoard(), CheckpointFacts(usage)]
 
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
+    def validation_step(self, batch: Batch, batch_index: int) -> dict[str, Any]:  # noqa: ARG002
         latents, lengths = self.export_tokenizer().encode_latents(batch.wav, batch.lengths)
-        self.validate(latents, lengths, batch, batch_index)
+        return self.validate(latents, lengths, batch)._asdict()
 
-    def validate(self, latents: Tensor, lengths: Tensor, batch: Batch, batch_index: int) -> Tensor:
-        """Logs the reconstruction of whole clips with the default codebooks and with none. Returns the quantized
-        latents [B, F, D]."""
+    def validate(self, latents: Tensor, lengths: Tensor, batch: Batch) -> Reconstruction:
+        """Log the reconstruction of whole clips with the default codebooks and with none.
+
+        latents: [B, F, D], lengths: [B] frames.
+        """
         model = self.export_tokenizer()
         codes = model.encoder.quantizer.encode(latents, model.config.num_quantizers)
-        self.usage.update(codes, lengths)
-        quantized = model.encoder.quantizer.decode(codes[:, : model.n_q])
+        quantized = model.encoder.quantizer.decode(codes, model.n_q)
         target = F.pad(batch.wav, (0, max(0, latents.shape[1] * model.frame_size - batch.wav.shape[1])))
         for kind, hidden in (("unquantized_", latents), ("", quantized)):
             wav = model.decoder(hidden, lengths)
             losses = self.reconstruction_losses(wav, target[:, : wav.shape[1]], batch.lengths)
             for name, loss in losses.items():
                 self.log(f"val/{kind}{name}_loss", loss, batch_size=len(wav), sync_dist=True)
-        if batch_index == 0:
-            self._show(batch, wav)
-        return quantized
+        return Reconstruction(codes, lengths, quantized, wav)
 
-    def _show(self, batch: Batch, wav: Tensor) -> None:
-        for logger in self.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                show_clips(logger, batch, wav, self.export_tokenizer(), self.global_step)
-
-    def on_validation_epoch_end(self) -> None:
-        for book, (used, perplexity) in enumerate(self.usage.summary()):
-            self.log(f"codes/{book}_used", used)
-            self.log(f"codes/{book}_perplexity", perplexity)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        checkpoint["mimotok"] = {
-            "config": self.tokenizer.config.to_official(),
-            "stage": type(self).__name__,
-            "steps": self.global_step,
-            "audio_hours": self.audio_seconds / 3600,
-            "command": " ".join(["python -m train", *sys.argv[1:]]),
-            "metrics": metrics,
-            "codes": self.usage.summary(),
-        }
+    def facts(self) -> dict[str, Any]:
+        """Return what a checkpoint tells of this stage beside its weights."""
+        return {"config": self.tokenizer.config.to_official(), "audio_hours": self.audio_seconds / 3600}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As nn.Module's. Raises ValueError where `state_dict` is of a model of another shape."""
@@ -210,15 +199,3 @@ class Stage(PlainLoading):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.audio_seconds = checkpoint["mimotok"]["audio_hours"] * 3600
-
-
-def show_clips(logger: TensorBoardLogger, batch: Batch, wav: Tensor, model: Tokenizer, step: int) -> None:
-    """Puts the first clips, original and decoded, into TensorBoard as audio and as mel pictures."""
-    board = logger.experiment
-    for row, samples in enumerate(batch.lengths[:SHOWN_CLIPS].tolist()):
-        for name, clip in (("original", batch.wav[row, :samples]), ("decoded", wav[row, :samples])):
-            board.add_audio(f"{row}/{name}", clip.float().clamp(-1, 1).cpu(), step, model.sample_rate)
-            mel, _ = log_mel(clip[None], None, model.config)
-            picture = mel[0].T.flip(0)
-            picture = (picture - picture.min()) / (picture.max() - picture.min()).clamp(min=1e-5)
-            board.add_image(f"{row}/{name}_mel", picture[None].cpu(), step)

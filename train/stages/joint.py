@@ -13,7 +13,7 @@ from mimotok.text import ErrorRates, error_rates, normalize_text
 from train.data.batches import Batch
 from train.losses.meaning import CharacterConfig, CharacterReader, PhoneClassifier, spelling
 from train.losses.speech import SpeechFeatureLoss
-from train.stages.base import RECONSTRUCTION_LOSSES, Stage, StageConfig
+from train.stages.base import RECONSTRUCTION_LOSSES, Reconstruction, Stage, StageConfig
 from train.stages.optim import clip_gradients, make_optimizer
 from train.stages.quantizer import TrainingQuantizer
 from train.stages.sharding import replicate, shard_text_decoder, shard_tokenizer
@@ -167,23 +167,22 @@ class JointStage(Stage):
         self.log("train/gradient_norm", clip_gradients(self, self.config.optimizer.gradient_clip, self.skips))
 
     def on_validation_start(self) -> None:
-        super().on_validation_start()
         self._publish_codebooks()
 
     def _publish_codebooks(self) -> None:
         for model in (self.tokenizer, self.export_tokenizer()):
             self.quantizer.write_back(model.encoder.quantizer)
 
-    def validate(self, latents: Tensor, lengths: Tensor, batch: Batch, batch_index: int) -> Tensor:
-        """As Stage's, and what the text decoder, the phone classifier and the character reader make of the tokens."""
-        quantized = super().validate(latents, lengths, batch, batch_index)
+    def validate(self, latents: Tensor, lengths: Tensor, batch: Batch) -> Reconstruction:
+        """Log also how the text decoder, the phone classifier and the character reader read the tokens."""
+        reconstruction = super().validate(latents, lengths, batch)
         if self.phone_classifier is not None or self.character_reader is not None:
             self._validate_first_codebook(latents, lengths, batch)
         if self.text_decoder is not None:
             texts = [text if text and normalize_text(text) else None for text in batch.text]
             told = len(texts) - texts.count(None)
-            self._log_mean(self._read_tokens(self.text_decoder, quantized, lengths, texts), told)
-        return quantized
+            self._log_mean(self._read_tokens(self.text_decoder, reconstruction.quantized, lengths, texts), told)
+        return reconstruction
 
     def _validate_first_codebook(self, latents: Tensor, lengths: Tensor, batch: Batch) -> None:
         quantizer = self.export_tokenizer().encoder.quantizer
@@ -216,10 +215,11 @@ class JointStage(Stage):
         self._publish_codebooks()
         return super().state_dict(*args, **kwargs)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        if self.text_decoder is not None:
-            checkpoint["mimotok"]["text_decoder"] = asdict(self.text_decoder.config)
+    def facts(self) -> dict[str, Any]:
+        """Return as Stage's, and the text decoder's sizes."""
+        if self.text_decoder is None:
+            return super().facts()
+        return super().facts() | {"text_decoder": asdict(self.text_decoder.config)}
 
     def configure_optimizers(self) -> Any:
         modules = (self.tokenizer, self.text_decoder, self.phone_classifier, self.character_reader)

@@ -176,7 +176,7 @@ def test_clips_are_shown_in_tensorboard(exported: Path, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     from train.data.batches import Batch
-    from train.stages.base import show_clips
+    from train.stages.callbacks import show_clips
 
     logger = TensorBoardLogger(tmp_path)
     wav = 0.1 * torch.randn(2, 9_600)

@@ -1,0 +1,104 @@
+"""What a run shows and tells of itself: code usage, clips to hear and see, and the facts in each checkpoint."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, cast
+
+import lightning
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from mimotok.model.mel import log_mel
+from mimotok.tokenizer import Tokenizer
+from train.data.batches import Batch
+from train.stages.usage import CodeUsage
+
+if TYPE_CHECKING:
+    from train.stages.base import Stage
+
+# Clips of the first validation batch that TensorBoard gets to hear and see.
+SHOWN_CLIPS = 4
+
+
+class CodeUsageMonitor(Callback):
+    """Logs, after each validation, how many entries of each codebook are in use, and how evenly."""
+
+    def __init__(self, usage: CodeUsage) -> None:
+        self.usage = usage
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self.usage.reset()
+
+    def on_validation_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.usage.update(outputs["codes"], outputs["lengths"])
+
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        for book, (used, perplexity) in enumerate(self.usage.summary()):
+            pl_module.log(f"codes/{book}_used", used)
+            pl_module.log(f"codes/{book}_perplexity", perplexity)
+
+
+class ClipsInTensorBoard(Callback):
+    """Puts the first validation clips into TensorBoard as sound and as pictures, original and decoded."""
+
+    def on_validation_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if batch_idx > 0:
+            return
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                model = cast("Stage", pl_module).export_tokenizer()
+                show_clips(logger, batch, outputs["wav"], model, trainer.global_step)
+
+
+class CheckpointFacts(Callback):
+    """Writes into each checkpoint, under "mimotok", what `python -m train export` puts into the model's card."""
+
+    def __init__(self, usage: CodeUsage) -> None:
+        self.usage = usage
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        stage = cast("Stage", pl_module)
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        checkpoint["mimotok"] = stage.facts() | {
+            "stage": type(stage).__name__,
+            "steps": trainer.global_step,
+            "command": " ".join(["python -m train", *sys.argv[1:]]),
+            "metrics": metrics,
+            "codes": self.usage.summary(),
+        }
+
+
+def show_clips(logger: TensorBoardLogger, batch: Batch, wav: Tensor, model: Tokenizer, step: int) -> None:
+    """Put the first clips, original and decoded, into TensorBoard as audio and as mel pictures.
+
+    wav: [B, T], decoded. Both pictures of a clip share one scale, that of the original.
+    """
+    board = logger.experiment
+    for row, samples in enumerate(batch.lengths[:SHOWN_CLIPS].tolist()):
+        clips = {"original": batch.wav[row, :samples], "decoded": wav[row, :samples]}
+        mels = {name: log_mel(clip[None], None, model.config)[0][0].T.flip(0) for name, clip in clips.items()}
+        low = mels["original"].min()
+        span = (mels["original"].max() - low).clamp(min=1e-5)
+        for name, clip in clips.items():
+            board.add_audio(f"{row}/{name}", clip.float().clamp(-1, 1).cpu(), step, model.sample_rate)
+            board.add_image(f"{row}/{name}_mel", ((mels[name] - low) / span).clamp(0, 1)[None].cpu(), step)
