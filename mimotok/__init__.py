@@ -7,13 +7,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mimotok.config import TokenizerConfig
     from mimotok.io.audio import load_audio, save_audio
+    from mimotok.streaming import StreamDecoder, StreamEncoder
     from mimotok.tokenizer import Tokenizer
+    from mimotok.transcode import decode_file, encode_file
 
 __version__ = "0.1.0"
-__all__ = ["Tokenizer", "TokenizerConfig", "load_audio", "save_audio"]
+__all__ = [
+    "StreamDecoder",
+    "StreamEncoder",
+    "Tokenizer",
+    "TokenizerConfig",
+    "decode_file",
+    "encode_file",
+    "load_audio",
+    "save_audio",
+]
 
 # Resolved on first use, so that `mimotok --help` does not wait for torch.
 _HOMES = {
+    "StreamDecoder": "mimotok.streaming",
+    "StreamEncoder": "mimotok.streaming",
+    "decode_file": "mimotok.transcode",
+    "encode_file": "mimotok.transcode",
     "Tokenizer": "mimotok.tokenizer",
     "TokenizerConfig": "mimotok.config",
     "load_audio": "mimotok.io.audio",

@@ -1,4 +1,4 @@
-"""What codes may hold: the one check of shapes, dtypes and entries, which names the first wrong position."""
+"""The one check of what codes may hold: shape, dtype and entries. Errors name the first wrong position."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def check_form(codes: Tensor) -> None:
-    """Raises ValueError where codes are not integers of a shape [B, n_q, F] without a 0."""
+    """Raise ValueError unless codes are integers, of any dtype, in a shape [B, n_q, F] without a 0."""
     if codes.dim() != 3 or 0 in codes.shape:
         raise ValueError(f"codes have shape {list(codes.shape)}: give [batch, n_q, frames], none of them 0")
     if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
@@ -17,9 +17,11 @@ def check_form(codes: Tensor) -> None:
 
 
 def check_entries(codes: Tensor, codebook_sizes: Sequence[int]) -> None:
-    """codes: [B, n_q, F]. Raises ValueError naming the first code that its codebook does not have."""
+    """Raise ValueError naming the first of the codes [B, n_q, F] that its codebook does not have."""
     if codes.shape[1] != len(codebook_sizes):
         raise ValueError(f"codes have {codes.shape[1]} codebooks, but codebook_sizes names {len(codebook_sizes)}")
+    # torch does not compare unsigned integers of 16 bits and more
+    codes = codes.long()
     sizes = torch.tensor(codebook_sizes, device=codes.device)
     wrong = (codes < 0) | (codes >= sizes[:, None])
     if bool(wrong.any()):
@@ -31,6 +33,6 @@ def check_entries(codes: Tensor, codebook_sizes: Sequence[int]) -> None:
 
 
 def check_codes(codes: Tensor, codebook_sizes: Sequence[int]) -> None:
-    """Both checks, for codes that use exactly these codebooks."""
+    """Check form and entries of codes that use exactly these codebooks."""
     check_form(codes)
     check_entries(codes, codebook_sizes)

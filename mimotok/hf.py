@@ -145,7 +145,6 @@ class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
     input_modalities = "audio"
     _no_split_modules = ["Block"]  # noqa: RUF012
     _supports_sdpa = True
-    _tokenizer: Tokenizer
     # a constant that the official file stores; ours is computed
     _keys_to_ignore_on_load_unexpected = [WINDOW_KEY.replace(".", r"\.")]  # noqa: RUF012
 
@@ -154,9 +153,17 @@ class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
         tokenizer = Tokenizer(config.to_tokenizer_config())
         self.encoder, self.decoder = tokenizer.encoder, tokenizer.decoder
         self.encoder.quantizer = _NamedQuantizer(tokenizer.config)
-        # a second way to the same modules; registered, it would double every key
-        object.__setattr__(self, "_tokenizer", tokenizer)
+        # registered as a module, it would double every key
+        object.__setattr__(self, "_plain", tokenizer)
         self.post_init()
+
+    @property
+    def _tokenizer(self) -> Tokenizer:
+        """The plain model around the modules that this one holds now, replaced ones included."""
+        tokenizer: Tokenizer = self.__dict__["_plain"]
+        tokenizer.encoder = self.encoder
+        tokenizer.decoder = self.decoder
+        return tokenizer
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:

@@ -223,7 +223,7 @@ class Tokenizer(nn.Module):
         check_form(codes)
         n_q = self.config.checked_n_q(codes.shape[1])
         check_entries(codes, self.codebook_sizes[:n_q])
-        return self.encoder.quantizer.decode(codes.to(self.device))
+        return self.encoder.quantizer.decode(codes.to(self.device, torch.int64))
 
     @overload
     def decode(self, codes: Tensor, lengths: None = None, *, length: int | None = None) -> Tensor: ...

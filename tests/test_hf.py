@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -234,3 +235,16 @@ def test_bad_input_is_told_in_one_line(streamable: Callable[..., Tokenizer], tmp
         with pytest.raises(ValueError, match=message) as raised:
             call()
         assert "\n" not in str(raised.value)
+
+
+def test_a_replaced_module_is_the_one_that_works() -> None:
+    model = transformers.AutoModel.from_pretrained(PARITY / "a")
+    wav, codes = torch.randn(1, 1, 9_600), torch.zeros(1, 4, 5, dtype=torch.int64)
+    before = model.decode(codes).audio_values, model.encode(wav).latents
+    for part in (model.decoder, model.encoder):
+        silent = copy.deepcopy(part)
+        for parameter in silent.parameters():
+            parameter.data.zero_()
+        setattr(model, "decoder" if part is model.decoder else "encoder", silent)
+    assert not torch.equal(model.decode(codes).audio_values, before[0])
+    assert not torch.equal(model.encode(wav).latents, before[1])

@@ -12,7 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from mimotok import Tokenizer, TokenizerConfig
+from mimotok import StreamDecoder, Tokenizer, TokenizerConfig
+from mimotok.model.mel import hann_window, mel_filterbank
+from tests.helpers.paths import PARITY
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +198,33 @@ def test_bad_arguments(tokenizer: Tokenizer) -> None:
         tokenizer.decode(torch.zeros(1, 9, 4, dtype=torch.int64))
     with pytest.raises(ValueError, match="length=9999"):
         tokenizer.decode(codes, length=9999)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.int8, torch.uint16, torch.int16, torch.int32, torch.uint32, torch.uint64]
+)
+def test_codes_of_any_integer_dtype_decode_alike(streamable: Callable[..., Tokenizer], dtype: torch.dtype) -> None:
+    tokenizer = streamable()
+    codes = torch.randint(0, 16, (2, 4, 9))
+    assert torch.equal(tokenizer.decode(codes.to(dtype)), tokenizer.decode(codes))
+    streams = [StreamDecoder(tokenizer) for _ in range(2)]
+    parts = [
+        (stream.push(each), stream.flush()) for stream, each in zip(streams, (codes.to(dtype), codes), strict=True)
+    ]
+    assert torch.equal(torch.cat(parts[0], 1), torch.cat(parts[1], 1))
+    with pytest.raises(ValueError, match="codebook 0 has"):
+        tokenizer.decode((codes + 100).to(dtype))
+
+
+@pytest.mark.parametrize("default", [torch.bfloat16, torch.float16, torch.float64])
+def test_the_default_dtype_changes_neither_codes_nor_later_models(default: torch.dtype) -> None:
+    wav = 0.3 * torch.randn(1, 9_600)
+    expected = Tokenizer.from_pretrained(PARITY / "a").encode(wav)
+    hann_window.cache_clear()
+    mel_filterbank.cache_clear()
+    torch.set_default_dtype(default)
+    try:
+        assert torch.equal(Tokenizer.from_pretrained(PARITY / "a").encode(wav), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(Tokenizer.from_pretrained(PARITY / "a").encode(wav), expected)

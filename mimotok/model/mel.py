@@ -76,7 +76,7 @@ def reflect_pad(wav: Tensor, lengths: Tensor | None, left: int, right: int) -> T
 def hann_window(size: int, device: torch.device) -> Tensor:
     """Periodic Hann window [size], fp32."""
     with torch.inference_mode(False):
-        return torch.hann_window(size, device=device)
+        return torch.hann_window(size, dtype=torch.float32, device=device)
 
 
 @lru_cache(maxsize=64)

@@ -236,7 +236,7 @@ class StreamDecoder:
         last = self._inner.last
         if last is not None and codes.shape[:2] != last.shape[:2]:
             raise ValueError(f"codes {list(codes.shape)} after {list(last.shape[:2])}: a stream keeps its [B, n_q]")
-        return self._inner.push(codes)
+        return self._inner.push(codes.to(self.tokenizer.device, torch.int64))
 
     def flush(self) -> Tensor:
         """End the stream. Returns the last samples. Raises ValueError after no codes, and when called again."""
@@ -308,7 +308,7 @@ class _OverlapDecoder:
     def _decode(self, codes: Tensor, stop: int) -> Tensor:
         self.last = codes
         if stop <= self.done:
-            return torch.zeros(codes.shape[0], 0, device=self.tokenizer.device)
+            return torch.zeros(codes.shape[0], 0, dtype=torch.float32, device=self.tokenizer.device)
         size = self.tokenizer.frame_size
         wav = self.tokenizer.decode(codes)[:, self.done * size : stop * size]
         kept = max(0, stop - OFFICIAL_CONTEXT.left)
