@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.summary import FORMAT
-from mimotok.io.files import atomic_path
+from mimotok.io.files import atomic_path, open_regular
 
 Results = dict[str, Any]
 
@@ -36,8 +36,9 @@ def _readable(value: Any, depth: int = 0) -> str:
 def load_results(path: Path) -> Results:
     """Reads results.json. Raises ValueError where it is none, or of another format."""
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        with open_regular(path) as file:
+            results = json.loads(file.read())
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read as results.json ({error})") from None
     if not isinstance(results, dict) or results.get("format") != FORMAT:
         raise ValueError(f"{path}: not a results.json of format {FORMAT}")

@@ -9,7 +9,7 @@ from typing import Any
 import lightning
 import torch
 
-from mimotok.corpus.remote import checked_address, is_remote, open_file
+from mimotok.io.remote import checked_address, is_remote, open_file
 
 # Classes in our own checkpoints beside tensors and Python's plain types, which torch lets pass by itself. There are
 # none: settings are stored as dicts. What is named here must do nothing when it is made.
@@ -20,7 +20,7 @@ _PROBLEM = "not a readable checkpoint: remove it, or resume from another one"
 def read_plain(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     """The contents of a checkpoint, of which nothing is called that its pickle names.
 
-    path: a file, or an address as in `mimotok.corpus.remote`. Raises ValueError, in one line, where it cannot be read
+    path: a file, or an address as in `mimotok.io.remote`. Raises ValueError, in one line, where it cannot be read
     or holds more than tensors and plain values.
     """
     with open_file(str(path)) as file:
