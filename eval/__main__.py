@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from mimotok.io.terminal import one_line, run_command, say
+
 LISTS = ("--codec", "--n-q", "--metric")
 FAILURES, USER_ERROR, INTERRUPTED = 1, 2, 130
 
@@ -70,7 +72,7 @@ def run(
             seed=seed,
         )
         done = evaluate(settings, tell=tell, progress=_progress)
-        typer.echo(write_report_files(out, results_of(done, "python -m eval " + shlex.join(sys.argv[1:]))))
+        say(write_report_files(out, results_of(done, "python -m eval " + shlex.join(sys.argv[1:]))))
     if done.failures:
         raise typer.Exit(FAILURES)
 
@@ -88,7 +90,7 @@ def compare(
 
     with _errors_told():
         differences = differences_of(load_results(a), load_results(b), seed=seed)
-    typer.echo(comparison_table(differences))
+    say(comparison_table(differences))
     if any(difference.worse for difference in differences):
         raise typer.Exit(FAILURES)
 
@@ -125,7 +127,7 @@ def probe(
             rows.append(probe_row(spec, result, budget))
             # after each, so that a later failure does not lose it
             save_results(out / "probe.json", {"command": "python -m eval " + shlex.join(sys.argv[1:]), "rows": rows})
-        typer.echo(probe_table(rows))
+        say(probe_table(rows))
 
 
 @app.command(epilog="Example: python -m eval tables report/results.json README.md")
@@ -140,7 +142,7 @@ def tables(
     with _errors_told():
         figures = load_results(results)
         for document in documents:
-            typer.echo(f"{document}: {fill_tables(document, figures)} tables")
+            say(f"{document}: {fill_tables(document, figures)} tables")
 
 
 @app.callback(no_args_is_help=True)
@@ -150,7 +152,7 @@ def _options() -> None:
 
 def tell(line: str) -> None:
     """One line on stderr."""
-    print(f"eval: {line}", file=sys.stderr)
+    print(f"eval: {one_line(line)}", file=sys.stderr)
 
 
 @contextmanager
@@ -159,7 +161,7 @@ def _errors_told() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, ImportError) as error:
-        tell(" ".join(str(error).split()) or type(error).__name__)
+        tell(one_line(error))
         raise typer.Exit(USER_ERROR) from None
     except KeyboardInterrupt:
         tell("interrupted; the same command goes on from here")
@@ -207,4 +209,4 @@ def main(words: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

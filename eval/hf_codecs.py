@@ -29,7 +29,8 @@ class HuggingFaceCodec:
         except ImportError as error:
             raise ImportError("codecs of transformers need: pip install 'mimotok[hf]'") from error
         self.extractor: Any = AutoFeatureExtractor.from_pretrained(source, trust_remote_code=False)
-        self.model: Any = AutoModel.from_pretrained(source, trust_remote_code=False, weights_only=True).to(device).eval()
+        model: Any = AutoModel.from_pretrained(source, trust_remote_code=False, weights_only=True)
+        self.model: Any = model.to(device).eval()
         if not (hasattr(self.model, "encode") and hasattr(self.model, "decode")):
             raise ValueError(f"{source}: a {self.model.config.model_type} model, which is no codec")
         self.device, self.config = device, self.model.config

@@ -77,7 +77,8 @@ def _x_vector(model_id: str, device: str) -> tuple[Embed, str, dict[str, Any]]:
     except ImportError as error:
         raise ImportError("x-vector models need: pip install 'mimotok[hf]'") from error
     extractor = AutoFeatureExtractor.from_pretrained(model_id, trust_remote_code=False)
-    model = AutoModelForAudioXVector.from_pretrained(model_id, trust_remote_code=False, weights_only=True).to(device).eval()
+    loaded = AutoModelForAudioXVector.from_pretrained(model_id, trust_remote_code=False, weights_only=True)
+    model = loaded.to(device).eval()
 
     @torch.no_grad()
     def embed(wav: np.ndarray) -> np.ndarray:

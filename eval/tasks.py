@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
+from mimotok.io.terminal import end_on_signals
+
 Item = TypeVar("Item")
 
 
@@ -59,7 +61,12 @@ def _run_here(function: Callable[[Item], Any], items: Sequence[Item]) -> Iterato
 
 def _pool(workers: int) -> ProcessPoolExecutor:
     # spawn: a forked copy of torch's thread pool can hang
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_one_thread)
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+
+
+def _start_worker() -> None:
+    end_on_signals()
+    _one_thread()
 
 
 def _one_thread() -> None:
