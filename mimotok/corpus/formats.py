@@ -187,7 +187,8 @@ def _from_shar(files: dict[str, bytes]) -> list[Record]:
     for line, (array, _) in zip(gunzip(cuts).splitlines(), _pairs(codes), strict=True):
         cut = json.loads(line)
         own = cut["custom"]["mimotok"]
-        data = np.load(io.BytesIO(array), allow_pickle=False)
+        # not numpy.load, which also takes archives and pickles
+        data = np.lib.format.read_array(io.BytesIO(array), allow_pickle=False)
         records.append(Record(cut["id"], data, own["num_samples"], own["audio"], own["metadata"]))
     return records
 
