@@ -57,7 +57,7 @@ def require_plain(path: str | Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """The first sentence of what torch says, which goes on about weights_only=False."""
+    """The first sentence of what torch says, which goes on about how to trust the file."""
     _, refused, told = " ".join(str(error).split()).rpartition("WeightsUnpickler error: ")
     prefix = "it holds more than tensors: " if refused else ""
     return prefix + (told or type(error).__name__).split(". ")[0][:200]
