@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from mimotok.io.terminal import one_line, run_command, say
+
 LISTS = ("--codec", "--n-q", "--metric")
 FAILURES, USER_ERROR, INTERRUPTED = 1, 2, 130
 
@@ -83,7 +85,7 @@ def run(
             labelled=tuple(read_labelled_clips(labels, manifest, root=root)) if labels else (),
         )
         done = evaluate(settings, notify=notify, progress=_progress)
-        typer.echo(write_report_files(out, results_of(done, _command())))
+        say(write_report_files(out, results_of(done, _command())))
     if done.failures:
         raise typer.Exit(FAILURES)
 
@@ -101,7 +103,7 @@ def compare(
 
     with _errors_in_one_line():
         differences = compare_results(load_results(a), load_results(b), seed=seed)
-    typer.echo(comparison_table(differences))
+    say(comparison_table(differences))
     if any(difference.worse for difference in differences):
         raise typer.Exit(FAILURES)
 
@@ -148,7 +150,7 @@ def probe(
             # after each, so that a later failure does not lose it
             out.mkdir(parents=True, exist_ok=True)
             save_results(out / "probe.json", {"command": _command(), "rows": rows})
-        typer.echo(probe_table(rows))
+        say(probe_table(rows))
 
 
 @app.command(epilog="Example: python -m eval tables report/results.json README.md")
@@ -163,7 +165,7 @@ def tables(
     with _errors_in_one_line():
         figures = load_results(results)
         for document in documents:
-            typer.echo(f"{document}: {fill_tables(document, figures)} tables")
+            say(f"{document}: {fill_tables(document, figures)} tables")
 
 
 @app.callback(no_args_is_help=True)
@@ -173,7 +175,7 @@ def _options() -> None:
 
 def notify(line: str) -> None:
     """Print one line on stderr."""
-    print(f"eval: {line}", file=sys.stderr)
+    print(f"eval: {one_line(line)}", file=sys.stderr)
 
 
 def _command() -> str:
@@ -186,9 +188,7 @@ def _errors_in_one_line() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, ImportError) as error:
-        from eval.run.feedback import one_line
-
-        notify(one_line(error))
+        notify(str(error) or type(error).__name__)
         raise typer.Exit(USER_ERROR) from None
     except KeyboardInterrupt:
         notify("interrupted; the same command goes on from here")
@@ -237,4 +237,4 @@ def main(words: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mimotok.io.alignments import Phone, read_alignments
 from mimotok.io.audio import AUDIO_SUFFIXES
+from mimotok.io.files import open_regular
+from mimotok.io.manifest import read_rows
 
 # values of `text_source` that are not a recogniser
 HUMAN_SOURCES = (None, "human", "exact")
@@ -114,7 +114,7 @@ def _read_folder(folder: Path) -> list[Clip]:
     transcripts = sorted(folder.rglob("*.trans.txt"))
     if transcripts:
         return [clip for path in transcripts for clip in _read_librispeech(path, folder)]
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and not path.is_dir())
     return [Clip(id=str(path.relative_to(folder)), audio=path) for path in files]
 
 
@@ -128,8 +128,9 @@ def _lines(path: Path) -> list[tuple[int, str]]:
 
 def _read_manifest(path: Path, root: Path, split: str | None) -> list[Clip]:
     clips = []
-    for number, line in _lines(path):
-        row = _parsed(path, number, line)
+    for number, row in read_rows(str(path)):
+        if not isinstance(row.get("audio"), str):
+            raise ValueError(f"{path}:{number}: a recording needs `audio`, its file")
         if split is not None and row.get("split") not in (None, split):
             continue
         clips.append(
@@ -144,16 +145,6 @@ def _read_manifest(path: Path, root: Path, split: str | None) -> list[Clip]:
             )
         )
     return clips
-
-
-def _parsed(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError:
-        raise ValueError(f"{path}:{number}: not JSON; a manifest holds one JSON object a line") from None
-    if not isinstance(row, dict) or not isinstance(row.get("audio"), str):
-        raise ValueError(f"{path}:{number}: a recording needs `audio`, its file")
-    return row
 
 
 def _fields(path: Path, number: int, line: str, least: int) -> list[str]:
@@ -218,6 +209,8 @@ def _seconds(audio: Path) -> float:
     import soundfile
 
     try:
+        # a pipe would be waited for
+        open_regular(audio).close()
         return soundfile.info(audio).duration
-    except (soundfile.LibsndfileError, TypeError):
+    except (soundfile.LibsndfileError, TypeError, ValueError):
         return float("inf")

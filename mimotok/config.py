@@ -235,11 +235,14 @@ class TokenizerConfig:
     @classmethod
     def load(cls, path: str | Path) -> TokenizerConfig:
         """Reads `config.json`. Raises ValueError where it is missing or not a configuration."""
+        # a pipe would be waited for
+        if Path(path).exists() and not Path(path).is_file():
+            raise ValueError(f"{path}: not a regular file")
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ValueError(f"{path}: not valid JSON") from None
         if not isinstance(values, dict):
             raise ValueError(f"{path}: expected a JSON object of configuration keys")

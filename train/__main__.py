@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from mimotok.io.terminal import one_line, run_command, say
+
 TOOLS = ("align", "average", "export", "prepare", "prune", "transcribe")
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -80,7 +82,7 @@ def prepare(
     """
     from train.data.cache import prepare as decode
 
-    typer.echo(decode(manifest, root, out, workers=workers))
+    say(decode(manifest, root, out, workers=workers))
 
 
 @app.command()
@@ -95,7 +97,7 @@ def align(
     """
     from train.tools.align import align as write
 
-    typer.echo(write(manifest, root, out))
+    say(write(manifest, root, out))
 
 
 @app.command()
@@ -109,7 +111,7 @@ def transcribe(
     """
     from train.tools.transcribe import transcribe as read
 
-    typer.echo(read(checkpoint, path))
+    say(read(checkpoint, path))
 
 
 def main() -> None:
@@ -122,7 +124,7 @@ def main() -> None:
         else:
             app()
     except (ValueError, OSError, ImportError) as error:
-        typer.echo(f"error: {_told(error)}", err=True)
+        print(f"error: {one_line(_told(error))}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -135,4 +137,4 @@ def _told(error: ValueError | OSError | ImportError) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

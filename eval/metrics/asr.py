@@ -113,7 +113,13 @@ def _transformers(name: str, device: str) -> Recognizer:
         from transformers import pipeline
     except ImportError as error:
         raise ImportError("WER by transformers needs: pip install 'mimotok[hf]'") from error
-    recognizer: Any = pipeline("automatic-speech-recognition", model=name, device=device)
+    recognizer: Any = pipeline(
+        "automatic-speech-recognition",
+        model=name,
+        device=device,
+        trust_remote_code=False,
+        model_kwargs={"weights_only": True},
+    )
     generation = getattr(recognizer.model, "generation_config", None)
     whisper = recognizer.model.config.model_type == "whisper"
     multilingual = whisper and bool(getattr(generation, "is_multilingual", False))

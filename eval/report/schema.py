@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mimotok.io.files import atomic_path
+from mimotok.io.files import atomic_path, open_regular
 
 FORMAT = 1
 Results = dict[str, Any]
@@ -21,8 +21,9 @@ def save_results(path: Path, results: Results) -> None:
 def load_results(path: Path) -> Results:
     """Read results.json. Raises ValueError where it cannot be read, or has another format."""
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        with open_regular(path) as file:
+            results = json.loads(file.read())
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read as results.json ({error})") from None
     if not isinstance(results, dict) or results.get("format") != FORMAT:
         raise ValueError(f"{path}: not a results.json of format {FORMAT}")

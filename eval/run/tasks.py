@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from eval.run.feedback import one_line
+from mimotok.io.terminal import end_on_signals
 
 Item = TypeVar("Item")
 
@@ -65,7 +66,12 @@ def _run_here(function: Callable[[Item], Any], items: Sequence[Item]) -> Iterato
 
 def _pool(workers: int) -> ProcessPoolExecutor:
     # spawn: a forked copy of torch's thread pool can hang
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_use_one_thread)
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+
+
+def _start_worker() -> None:
+    end_on_signals()
+    _use_one_thread()
 
 
 def _use_one_thread() -> None:

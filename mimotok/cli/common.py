@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mimotok.io.terminal import USER_ERROR, one_line
+
 if TYPE_CHECKING:
     from mimotok.tokenizer import Tokenizer
 
 # torch takes over a second to import: whatever needs it is imported where it is used
 
 DTYPES = ("float32", "bfloat16")
-USER_ERROR, INTERRUPTED, TERMINATED = 2, 130, 143
+INTERRUPTED = 130
 
 Model = Annotated[str | None, typer.Option(help="Folder or hub id; the embedded checkpoint if left out.")]
 Revision = Annotated[str | None, typer.Option(help="Revision of a hub id.")]
@@ -57,7 +59,7 @@ def file_progress(num_files: int) -> Iterator[Callable[[int, Path, float, float 
                 current = i
                 bar.reset(task, total=None)
             done = timedelta(seconds=int(seconds))
-            told = f"{i + 1}/{num_files} {path.name}: {done} of sound"
+            told = f"{i + 1}/{num_files} {one_line(path.name)}: {done} of sound"
             bar.update(task, completed=seconds, total=total, description=told)
 
         yield report
@@ -77,6 +79,6 @@ def errors_told() -> Iterator[None]:
 
 
 def tell(error: object) -> None:
-    """One line on stderr."""
+    """Print one line on stderr."""
     # print, since rich moves its status aside only for what goes through sys.stderr
-    print(f"mimotok: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+    print(f"mimotok: {one_line(error)}", file=sys.stderr)

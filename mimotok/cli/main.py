@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
@@ -14,7 +12,6 @@ import typer
 
 from mimotok import __version__
 from mimotok.cli.common import (
-    TERMINATED,
     USER_ERROR,
     Device,
     Dtype,
@@ -27,6 +24,7 @@ from mimotok.cli.common import (
 )
 from mimotok.cli.export import export
 from mimotok.cli.tokenize import tokenize
+from mimotok.io.terminal import binary_output, run_command, say
 
 if TYPE_CHECKING:
     from mimotok.tokenizer import Tokenizer
@@ -112,7 +110,7 @@ def info(
         from mimotok.info import describe
 
         for heading, value in describe(source, revision=revision).items():
-            typer.echo(f"{heading:<12}{value}")
+            say(f"{heading:<12}{value}")
 
 
 app.command(epilog="Example: mimotok export --format onnx exported/")(export)
@@ -121,7 +119,7 @@ app.command(epilog="Example: mimotok tokenize manifest.jsonl tokens/ --root audi
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"mimotok {__version__}")
+        say(f"mimotok {__version__}")
         raise typer.Exit
 
 
@@ -172,10 +170,10 @@ def _live(
     if sys.stdin.isatty():
         raise ValueError("--stream: standard input is a terminal; send sound or codes through a pipe")
     try:
-        work(make_tokenizer(model, revision, device, dtype), sys.stdin.buffer, sys.stdout.buffer)
+        work(make_tokenizer(model, revision, device, dtype), sys.stdin.buffer, binary_output())
     except BrokenPipeError:
-        # whoever was listening has gone: that ends a live stream; python would complain once more at its exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # whoever was listening has gone: that ends a live stream, and is no error
+        return
 
 
 def _run(jobs: list[Job], convert: Callable[..., object]) -> None:
@@ -193,15 +191,9 @@ def _run(jobs: list[Job], convert: Callable[..., object]) -> None:
         raise typer.Exit(USER_ERROR)
 
 
-def _terminate(*_: object) -> NoReturn:
-    sys.exit(TERMINATED)
-
-
-def main() -> None:
+def main() -> NoReturn:
     """The entry point of `mimotok`."""
-    # without this, a process that is told to end leaves its temporary file behind
-    signal.signal(signal.SIGTERM, _terminate)
-    app()
+    run_command(app)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mimotok.cli.common import USER_ERROR, Device, Dtype, Model, Revision, errors_told, make_tokenizer, tell
+from mimotok.io.terminal import say
 
 if TYPE_CHECKING:
     from mimotok.corpus.run import Progress
@@ -63,7 +64,7 @@ def tokenize(
                 progress=progress,
             )
         hours = f"{done.seconds / 3600:.2f} hours"
-        typer.echo(f"{done.clips} clips, {hours}, {done.frames} frames in {done.shards} shards; {done.failed} failed")
+        say(f"{done.clips} clips, {hours}, {done.frames} frames in {done.shards} shards; {done.failed} failed")
         if done.failed and not done.clips:
             raise ValueError(f"{out}: no clip could be read; failed.jsonl says why, without it they are tried again")
 
@@ -77,7 +78,7 @@ def _verify(out: str, model: str | None, revision: str | None, device: str, dtyp
     for problem in found.problems:
         tell(problem)
     absent = f", the sound of {found.absent} more is not there" if found.absent else ""
-    typer.echo(f"{found.clips} clips in {found.shards} shards; {found.encoded} encoded again{absent}")
+    say(f"{found.clips} clips in {found.shards} shards; {found.encoded} encoded again{absent}")
     if found.problems:
         raise typer.Exit(USER_ERROR)
 

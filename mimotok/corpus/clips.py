@@ -7,8 +7,9 @@ import queue
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ import torch
 from torch import Tensor
 
 from mimotok.corpus.cuts import load_cut, make_cut
-from mimotok.corpus.remote import fetch, is_remote
 from mimotok.io.audio import read_blocks, resample
 from mimotok.io.files import open_regular, writing
+from mimotok.io.remote import fetch, is_remote
 
 # blocks that wait for the consumer
 _BLOCKS_AHEAD = 2
@@ -90,17 +91,23 @@ def _fetch(audio: dict[str, Any]) -> bytes:
 
 @contextmanager
 def _temporary(data: bytes, suffix: str) -> Iterator[str]:
-    """A file that holds `data`: what finds cut-off files reads paths."""
-    handle, path = tempfile.mkstemp(suffix=suffix, prefix="mimotok-")
-    try:
+    """The path of a file that holds `data`: what finds cut-off files reads paths.
+
+    Where the system has such paths the file has no name, so that nothing is left however this process ends.
+    """
+    nameless = os.path.isdir("/proc/self/fd")
+    make: Any = tempfile.TemporaryFile
+    if not nameless:
+        make = partial(tempfile.NamedTemporaryFile, suffix=suffix, prefix="mimotok-")
+    with ExitStack() as stack:
         try:
-            with writing(path), open(handle, "wb") as file:
+            with writing(tempfile.gettempdir()):
+                file = stack.enter_context(make())
                 file.write(data)
+                file.flush()
         except ValueError as error:
             raise NoRoomError(str(error)) from None
-        yield path
-    finally:
-        os.unlink(path)
+        yield f"/proc/self/fd/{file.fileno()}" if nameless else file.name
 
 
 def _cut_blocks(clip: Clip, sample_rate: int) -> Iterator[Tensor]:

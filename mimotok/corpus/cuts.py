@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from mimotok.corpus.remote import checked_address, fetch, is_remote
 from mimotok.io.files import open_regular
+from mimotok.io.remote import checked_address, fetch, is_remote
 
 _DATA_CUTS = ("MonoCut", "MultiCut", "Cut")
 _MIXED = "MixedCut"

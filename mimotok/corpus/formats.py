@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import tarfile
@@ -16,6 +15,8 @@ import numpy as np
 
 from mimotok.corpus.clips import cut_of
 from mimotok.corpus.cuts import lhotse
+from mimotok.io.manifest import gunzip
+from mimotok.io.npz import read_npz
 
 # metadata that most readers look for has parquet columns of its own
 TEXT_COLUMNS = ("text", "speaker", "language")
@@ -127,8 +128,7 @@ def _from_tar(files: dict[str, bytes]) -> list[Record]:
     (data,) = files.values()
     records = []
     for array, text in _pairs(data):
-        with np.load(io.BytesIO(array), allow_pickle=False) as arrays:
-            codes = arrays["codes"]
+        codes = read_npz(io.BytesIO(array), ("codes",))["codes"]
         row = json.loads(text)
         records.append(Record(row["key"], codes, row["num_samples"], row["audio"], row["metadata"]))
     return records
@@ -137,7 +137,10 @@ def _from_tar(files: dict[str, bytes]) -> list[Record]:
 def _pairs(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Members of a tar, two by two."""
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-        contents = [tar.extractfile(member).read() for member in tar]  # type: ignore[union-attr]
+        members = list(tar)
+        if odd := [member.name for member in members if not member.isreg() or member.issparse()]:
+            raise ValueError(f"{odd[0]} is not a regular file")
+        contents = [tar.extractfile(member).read() for member in members]  # type: ignore[union-attr]
     yield from zip(contents[::2], contents[1::2], strict=True)
 
 
@@ -181,10 +184,11 @@ def _cut_with_codes(record: Record, frame_rate: float) -> Any:
 def _from_shar(files: dict[str, bytes]) -> list[Record]:
     cuts, codes = (next(data for name, data in files.items() if name.startswith(kind)) for kind in ("cuts", "codes"))
     records = []
-    for line, (array, _) in zip(gzip.decompress(cuts).splitlines(), _pairs(codes), strict=True):
+    for line, (array, _) in zip(gunzip(cuts).splitlines(), _pairs(codes), strict=True):
         cut = json.loads(line)
         own = cut["custom"]["mimotok"]
-        data = np.load(io.BytesIO(array), allow_pickle=False)
+        # not numpy.load, which also takes archives and pickles
+        data = np.lib.format.read_array(io.BytesIO(array), allow_pickle=False)
         records.append(Record(cut["id"], data, own["num_samples"], own["audio"], own["metadata"]))
     return records
 

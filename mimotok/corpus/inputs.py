@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import os
 import posixpath
 import tarfile
-import zlib
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,8 +18,10 @@ from mimotok.corpus.clips import Clip
 from mimotok.corpus.cuts import is_cut, lhotse
 from mimotok.corpus.ledger import Failure
 from mimotok.corpus.loading import one_line
-from mimotok.corpus.remote import file_system, is_remote, open_file, without_scheme
 from mimotok.io.audio import AUDIO_SUFFIXES
+from mimotok.io.files import open_regular
+from mimotok.io.manifest import MAX_LINE, read_rows
+from mimotok.io.remote import file_system, is_remote, open_file, without_scheme
 from mimotok.transcode import files_below
 
 # bytes a second of what is not looked into: only batches and the time left depend on them
@@ -65,7 +65,7 @@ def _listed(source: str, root: str) -> Listing:
         if source.endswith(".tar"):
             return _tars([(source, posixpath.basename(source))])
         return _folder(source)
-    except (OSError, ImportError, EOFError, zlib.error) as error:
+    except (OSError, ImportError, EOFError) as error:
         if isinstance(error, ImportError) and "mimotok[" in str(error):
             raise
         raise ValueError(f"{source}: cannot be read ({one_line(error)})") from error
@@ -126,31 +126,17 @@ def _probe(clip: Clip) -> Clip:
     if clip.seconds != _UNKNOWN_SECONDS or "span" in clip.audio or not path or is_remote(path):
         return clip
     try:
+        # a pipe would be waited for
+        open_regular(path).close()
         seconds = soundfile.info(path).duration
     except Exception:  # decoding will tell what is wrong with it
         return clip
     return Clip(clip.key, seconds, clip.audio, clip.metadata)
 
 
-def _lines(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The JSON objects of a file, one a line, with their line numbers."""
-    with open_file(source) as raw:
-        opened: Any = gzip.GzipFile(fileobj=raw) if source.endswith(".gz") else raw
-        for number, line in enumerate(opened, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{source}:{number}: not JSON ({one_line(error)})") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"{source}:{number}: a clip is a JSON object")
-            yield number, row
-
-
 def _manifest(source: str, root: str) -> Iterator[Clip]:
     count = 0
-    for count, row in _lines(source):
+    for count, row in read_rows(source):
         if is_cut(row):
             if "id" not in row:
                 raise ValueError(f"{source}:{count}: a cut needs an `id`")
@@ -158,7 +144,7 @@ def _manifest(source: str, root: str) -> Iterator[Clip]:
             continue
         if not isinstance(row.get("audio"), str):
             raise ValueError(f"{source}:{count}: a clip needs `audio`, a path; this has {sorted(row)}")
-        path = row["audio"]
+        path = without_scheme(row["audio"])
         whole = path if is_remote(path) or os.path.isabs(path) else _absolute(posixpath.join(root, path))
         rest = {name: value for name, value in row.items() if name not in ("audio", "id")}
         yield Clip(
@@ -187,7 +173,7 @@ def _cut_clip(row: dict[str, Any], root: str, folder: str) -> Clip:
     return Clip(str(row["id"]), seconds, {"cut": row, "root": root, "folder": folder}, texts)
 
 
-def _tars(tars: Iterable[tuple[str, str]]) -> Listing:
+def _tars(tars: Sequence[tuple[str, str]]) -> Listing:
     clips: list[Clip] = []
     failed: list[Failure] = []
     for path, name in tars:
@@ -195,7 +181,9 @@ def _tars(tars: Iterable[tuple[str, str]]) -> Listing:
             with open_file(path) as raw:
                 for clip in _tar_clips(raw, path, name):
                     clips.append(clip)
-        except (tarfile.TarError, EOFError) as error:
+        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+            if len(tars) == 1 and not isinstance(error, tarfile.TarError | EOFError):
+                raise
             # the samples before the break are good
             failed.append(Failure(name, path, f"{path}: damaged tar ({one_line(error)}); get a whole copy"))
     return Listing(clips, failed)
@@ -214,7 +202,7 @@ def _tar_clips(raw: Any, path: str, name: str) -> Iterator[Clip]:
                 if suffix in AUDIO_SUFFIXES and member.isfile():
                     sounds[key] = (member.name, member.offset_data, member.size)
                 elif extension in ("json", "txt") and (file := tar.extractfile(member)) is not None:
-                    metadata.setdefault(key, {}).update(_about(file.read(), extension))
+                    metadata.setdefault(key, {}).update(_about(file.read(MAX_LINE), extension))
     finally:
         for key, (member_name, first, size) in sounds.items():
             about = metadata.get(key, {})

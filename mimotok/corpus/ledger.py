@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mimotok.corpus.formats import Record, checked_format
-from mimotok.io.files import StrPath, atomic_path, writing
+from mimotok.io.files import StrPath, atomic_path, open_regular, writing
 
 FORMAT_VERSION = 1
 SETTINGS, LEDGER, FAILED, SHARDS, LOCK = "corpus.json", "ledger.jsonl", "failed.jsonl", "shards", ".lock"
@@ -75,7 +75,8 @@ def read_settings(out: StrPath) -> Settings:
     """What made the tokens in a folder. Raises ValueError where it is no folder of tokens."""
     path = Path(out, SETTINGS)
     try:
-        row = json.loads(path.read_bytes())
+        with open_regular(path) as file:
+            row = json.loads(file.read())
         return Settings(**row | {"codebook_sizes": tuple(row["codebook_sizes"])})
     except OSError as error:
         raise ValueError(f"{out}: no folder of tokens, {SETTINGS} cannot be read ({error.strerror})") from None

@@ -31,7 +31,7 @@ class OnnxTokenizer:
         folder = Path(folder)
         try:
             facts = json.loads((folder / FACTS_NAME).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ValueError(f"{folder}: not an export of mimotok ({FACTS_NAME}: {error})") from None
         self.sample_rate: int = facts["sample_rate"]
         self.frame_size: int = facts["frame_size"]

@@ -353,7 +353,7 @@ main()
 """
 
 
-@pytest.mark.parametrize(("signal", "code", "lines"), [("SIGINT", 130, 1), ("SIGTERM", 143, 0)])
+@pytest.mark.parametrize(("signal", "code", "lines"), [("SIGINT", 130, 1), ("SIGTERM", 143, 0), ("SIGHUP", 129, 0)])
 def test_interrupted(folder, signal, code, lines):
     before = contents(folder)
     arguments = ["decode", folder / "in.npz", folder / "o.wav", "--model", MODEL]

@@ -60,7 +60,8 @@ def test_a_folder_gives_its_audio_in_order(corpus):
     [
         ("m.jsonl", "", "no recordings"),
         ("m.jsonl", "{", ":1: not JSON"),
-        ("m.jsonl", "[1]", ":1: a recording needs"),
+        ("m.jsonl", "[1]", ":1: a clip is a JSON object"),
+        ("m.jsonl", "{}", ":1: a recording needs"),
         ("m.jsonl", '{"audio": "a"}\n{"audio": "a"}', "two recordings are called a"),
         ("meta.lst", "a|b", ":1: 2 fields"),
     ],

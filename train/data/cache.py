@@ -24,6 +24,8 @@ from rich.console import Console
 from rich.progress import track
 
 from mimotok.io.files import atomic_path
+from mimotok.io.manifest import read_rows
+from mimotok.io.terminal import end_on_signals, one_line
 from train.data.augment import resample
 from train.data.manifest import BadClipError, Clip, Pcm, decode, read_manifest
 
@@ -59,7 +61,9 @@ def prepare(manifest: str | list[str], root: str, out: str, *, sample_rate: int 
     jobs = ([shards[number] for number in todo], repeat(folder), todo, repeat(sample_rate))
     if workers > 1 and len(todo) > 1:
         # spawn: forking a process that runs torch's threads can deadlock
-        with ProcessPoolExecutor(min(workers, len(todo)), mp_context=get_context("spawn")) as pool:
+        count = min(workers, len(todo))
+        context = get_context("spawn")
+        with ProcessPoolExecutor(count, mp_context=context, initializer=end_on_signals) as pool:
             _watch(pool.map(_write_shard, *jobs), len(todo))
     else:
         _watch(map(_write_shard, *jobs), len(todo))
@@ -77,8 +81,7 @@ def _watch(jobs: Iterable[None], total: int) -> None:
 def read_prepared(folder: str | Path) -> tuple[list[Clip], dict[str, str]]:
     """The clips of a folder that `prepare` made, and the skipped ones: id to reason."""
     folder = Path(folder)
-    with gzip.open(folder / INDEX, "rt", encoding="utf-8") as file:
-        clips = [_from_cut(json.loads(line), folder) for line in file]
+    clips = [_from_cut(row, folder) for _, row in read_rows(str(folder / INDEX))]
     return clips, json.loads((folder / SKIPPED).read_text(encoding="utf-8"))
 
 
@@ -218,6 +221,6 @@ def _from_cut(cut: dict[str, Any], folder: Path) -> Clip:
 
 def skipped_table(skipped: dict[str, str], limit: int = 30) -> str:
     """`3 clips skipped: a (missing), ...` on one line, the first `limit` by name."""
-    named = [f"{name} ({reason})" for name, reason in sorted(skipped.items())[:limit]]
+    named = [one_line(f"{name} ({reason})") for name, reason in sorted(skipped.items())[:limit]]
     more = f", and {len(skipped) - limit} more" if len(skipped) > limit else ""
     return f"{len(skipped)} clips skipped: {', '.join(named)}{more}"

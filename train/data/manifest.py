@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -17,6 +15,7 @@ import soundfile as sf
 from mimotok.corpus.cuts import is_cut, load_cut, make_cut
 from mimotok.io.alignments import Phone, read_alignments
 from mimotok.io.audio import load_audio
+from mimotok.io.manifest import read_rows
 
 WAV_HEADER = 44  # bytes: a canonical RIFF header, as the standard library's `wave` writes it
 SILENCE = 1e-3  # peak, -60 dBFS: below it a whole clip holds no speech
@@ -70,7 +69,8 @@ def decode(clip: Clip) -> tuple[np.ndarray, int]:
     Raises BadClipError for a missing, unreadable, empty or silent file.
     """
     if (clip.audio or clip.cut is None) and not Path(clip.audio).is_file():
-        raise BadClipError("missing")
+        # of a pipe nothing may ever come
+        raise BadClipError("not a regular file" if Path(clip.audio).exists() else "missing")
     try:
         wav, rate = _cut_audio(clip.cut) if clip.cut is not None else _file_audio(clip.audio)
     except Exception as error:  # every backend has its own errors, and none may stop a run
@@ -119,8 +119,8 @@ def read_manifest(paths: str | Iterable[str], root: str = ".") -> list[Clip]:
     A manifest is a JSONL file with `audio`, `duration` and optionally `text`, `speaker`, `language`,
     `source`, `split` and `id` on each line, or a Lhotse CutSet (.jsonl or .jsonl.gz; needs lhotse). Relative
     audio paths are taken from `root`. A clip without `source` gets the file's name, one without `split` is
-    for training. Raises FileNotFoundError, and ValueError naming a line that is not understood or a folder
-    (Shar is streamed).
+    for training. Raises ValueError for a file that cannot be read, a line that is not understood, and a
+    folder (Shar is streamed).
     """
     clips: list[Clip] = []
     for path in [paths] if isinstance(paths, str) else paths:
@@ -130,31 +130,14 @@ def read_manifest(paths: str | Iterable[str], root: str = ".") -> list[Clip]:
     return clips
 
 
-def _lines(path: str) -> Iterator[str]:
-    opened = gzip.open if path.endswith(".gz") else open
-    with opened(path, "rt", encoding="utf-8") as file:
-        yield from (line for line in file if line.strip())
-
-
 def _is_cut_set(path: str) -> bool:
-    # parsed by `_row`, so that a first line that is no JSON is named as any other
-    return is_cut(_row(path, 1, next(_lines(path), "{}")))
-
-
-def _row(path: str, number: int, line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{number}: not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"{path}:{number}: a clip is a JSON object, not {line.strip()[:40]}")
-    return row
+    first = next(read_rows(path), None)
+    return first is not None and is_cut(first[1])
 
 
 def _read_jsonl(path: str, root: str) -> list[Clip]:
     clips = []
-    for number, line in enumerate(_lines(path), 1):
-        row = _row(path, number, line)
+    for number, row in read_rows(path):
         if "audio" not in row or "duration" not in row:
             raise ValueError(f"{path}:{number}: a clip needs `audio` and `duration`, this has {sorted(row)}")
         clips.append(
@@ -179,8 +162,7 @@ def _read_cuts(path: str, root: str) -> list[Clip]:
 
 def read_cuts(path: str, make: Callable[[dict[str, Any]], Any]) -> Iterator[Any]:
     """What `make` makes of each line of a CutSet. Raises its ValueError with the file and the line number before it."""
-    for number, line in enumerate(_lines(path), 1):
-        row = _row(path, number, line)
+    for number, row in read_rows(path):
         try:
             yield make(row)
         except ValueError as error:

@@ -198,4 +198,8 @@ class Stage(PlainLoading):
             raise ValueError(f"the checkpoint is of another model than the config's: {problem:.300}") from error
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.audio_seconds = checkpoint["mimotok"]["audio_hours"] * 3600
+        facts = checkpoint.get("mimotok")
+        hours = facts.get("audio_hours") if isinstance(facts, dict) else None
+        if not isinstance(hours, float | int):
+            raise ValueError("the checkpoint is not one that a run of ours wrote: it does not say how much was heard")
+        self.audio_seconds = hours * 3600

@@ -9,7 +9,7 @@ from typing import Any
 import lightning
 import torch
 
-from mimotok.corpus.remote import checked_address, is_remote, open_file
+from mimotok.io.remote import checked_address, is_remote, open_file
 
 # Classes in our own checkpoints beside tensors and Python's plain types, which torch lets pass by itself. There are
 # none: settings are stored as dicts. What is named here must do nothing when it is made.
@@ -20,7 +20,7 @@ _PROBLEM = "not a readable checkpoint: remove it, or resume from another one"
 def read_plain(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     """The contents of a checkpoint, of which nothing is called that its pickle names.
 
-    path: a file, or an address as in `mimotok.corpus.remote`. Raises ValueError, in one line, where it cannot be read
+    path: a file, or an address as in `mimotok.io.remote`. Raises ValueError, in one line, where it cannot be read
     or holds more than tensors and plain values.
     """
     with open_file(str(path)) as file:
@@ -57,7 +57,7 @@ def require_plain(path: str | Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """The first sentence of what torch says, which goes on about weights_only=False."""
+    """The first sentence of what torch says, which goes on about how to trust the file."""
     _, refused, told = " ".join(str(error).split()).rpartition("WeightsUnpickler error: ")
     prefix = "it holds more than tensors: " if refused else ""
     return prefix + (told or type(error).__name__).split(". ")[0][:200]

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -177,11 +178,15 @@ class TextDecoder(nn.Module):
         folder = Path(folder)
         if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
             raise ValueError(f"{folder}: no text decoder in it; the joint stage's export writes one as text_decoder/")
-        settings = json.loads((folder / "config.json").read_text())
-        if settings["tokenizer"] != "bytes":
-            settings["tokenizer"] = str(folder / settings["tokenizer"])
-        decoder = cls(settings.pop("d_model"), TextDecoderConfig(**settings))
-        decoder.load_state_dict(load_file(folder / "model.safetensors"))
+        try:
+            settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            if settings["tokenizer"] != "bytes":
+                settings["tokenizer"] = str(folder / "tokenizer")
+            decoder = cls(settings.pop("d_model"), TextDecoderConfig(**settings))
+            decoder.load_state_dict(load_file(folder / "model.safetensors"))
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OSError, SafetensorError) as error:
+            problem = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"{folder}: not a text decoder that `save` wrote ({problem:.200})") from error
         return decoder.eval()
 
     def _prefix(self, quantized: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

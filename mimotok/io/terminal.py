@@ -1,0 +1,148 @@
+"""What a command of the command line owes the terminal and the shell: readable text, quiet ends, right exit codes."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, BinaryIO, NoReturn
+
+USER_ERROR = 2
+# as shells name the end by a signal
+_SIGNALS = {signal.SIGTERM: 143}
+if hasattr(signal, "SIGHUP"):
+    _SIGNALS[signal.SIGHUP] = 129
+
+# Control characters (a terminal obeys them: colours, titles, keys), those that turn the direction of text, line
+# separators and lone surrogates, which cannot be written at all. Newline and tab may pass.
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def printable(text: object) -> str:
+    """Text that is safe to print whatever file it came from: control characters become escapes such as \\x1b."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), str(text))
+
+
+def one_line(message: object) -> str:
+    """A message, such as an error, as one printable line."""
+    return printable(" ".join(str(message).split())) or type(message).__name__
+
+
+def say(text: object = "") -> None:
+    """Print lines on standard output."""
+    print(printable(text))
+
+
+def end_on_signals() -> None:
+    """Let SIGTERM and SIGHUP end this process as an exception does, so that what it leaves behind is cleared away.
+
+    A signal that is ignored, as SIGHUP is under nohup, stays ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in _SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _end)
+
+
+def _end(number: int, _: object) -> NoReturn:
+    # once is enough: a second one must not interrupt the clearing away
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(_SIGNALS[signal.Signals(number)])
+
+
+def run_command(main: Callable[[], Any]) -> NoReturn:
+    """Run a command line's main, and exit with its code.
+
+    Nobody may be listening: a reader of standard output that has gone ends nothing and is no error, nor is a closed or
+    failing standard error. Output that cannot be written, as on a full disk, is an error.
+    """
+    _open_streams()
+    end_on_signals()
+    code: Any = 0
+    try:
+        main()
+    except SystemExit as error:
+        code = error.code
+    if isinstance(code, str):
+        print(one_line(code), file=sys.stderr)
+        code = 1
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        print(f"standard output: cannot be written ({error.strerror or error})", file=sys.stderr)
+        code = code or USER_ERROR
+        raw = getattr(sys.stdout.buffer, "raw", None)
+        if isinstance(raw, _Listened):
+            # python tries once more at its exit, and would complain
+            raw.passed = OSError
+    sys.stderr.flush()
+    sys.exit(code)
+
+
+class _Listened(io.FileIO):
+    """Standard output or error; what fails for want of a listener is passed over."""
+
+    def __init__(self, number: int, passed: type[OSError]) -> None:
+        super().__init__(number, "wb", closefd=False)
+        self.passed = passed
+
+    def write(self, data: Any) -> int:
+        """As FileIO's; says that all was written where nobody listens."""
+        try:
+            return super().write(data)
+        except self.passed:
+            return len(data)
+
+
+_closed_output = False
+
+
+def _open_streams() -> None:
+    """Put streams that tolerate the loss of their reader in the place of Python's own, where these are still there."""
+    global _closed_output
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # taken by /dev/null before a file that is opened gets this number, and with it what is printed
+            os.open(os.devnull, os.O_RDWR)
+            _closed_output |= number == 1
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    for name, number, passed in (("stdout", 1, BrokenPipeError), ("stderr", 2, OSError)):
+        stream: Any = getattr(sys, name)
+        if stream is None or (stream is getattr(sys, f"__{name}__") and _number(stream) == number):
+            setattr(sys, name, _text_stream(stream, number, passed))
+
+
+def _number(stream: Any) -> int | None:
+    try:
+        return stream.fileno()
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _text_stream(before: Any, number: int, passed: type[OSError]) -> io.TextIOWrapper:
+    encoding = getattr(before, "encoding", None) or "utf-8"
+    errors = getattr(before, "errors", None) or "strict"
+    lines = number == 2 or os.isatty(number)
+    if before is not None:
+        before.flush()
+    return io.TextIOWrapper(io.BufferedWriter(_Listened(number, passed)), encoding, errors, line_buffering=lines)
+
+
+def binary_output() -> BinaryIO:
+    """Standard output as bytes for a stream without end, which is to end when its reader goes: BrokenPipeError then."""
+    if _closed_output:
+        raise BrokenPipeError
+    raw = getattr(sys.stdout.buffer, "raw", None)
+    if isinstance(raw, _Listened):
+        return open(raw.fileno(), "wb", closefd=False)
+    return sys.stdout.buffer
