@@ -83,10 +83,10 @@ class PhoneMetrics:
             {
                 "phone_correct": float(hits.sum()),
                 "phone_frames": float(len(hits)),
-                "phone_accuracy": float(hits.mean()) if len(hits) else MISSING,
+                "phone_accuracy": _share(hits.sum(), len(hits)),
                 "phone_information": bits.information,
                 "phone_entropy": bits.entropy,
-                "pnmi": bits.information / bits.entropy if bits.entropy else MISSING,
+                "pnmi": _share(bits.information, bits.entropy),
             }
             for hits, bits in zip(correct, information, strict=True)
         ]
@@ -214,3 +214,7 @@ def phone_information(grids: Sequence[Grid]) -> list[PhoneBits]:
         PhoneBits(float(inside.sum()), float(total.sum()))
         for inside, total in zip(np.split(information, ends), np.split(entropy, ends), strict=True)
     ]
+
+
+def _share(part: float, whole: float) -> float:
+    return float(part / whole) if whole else MISSING

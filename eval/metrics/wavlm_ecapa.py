@@ -171,7 +171,8 @@ class _Scales(nn.Module):
 
     def __init__(self, channels: int, dilation: int) -> None:
         super().__init__()
-        width, count = channels // SCALE, SCALE - 1
+        width = channels // SCALE
+        count = SCALE - 1
         self.convs = nn.ModuleList(
             nn.Conv1d(width, width, 3, padding=dilation, dilation=dilation) for _ in range(count)
         )

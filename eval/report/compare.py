@@ -121,10 +121,9 @@ def _difference(
     if not deltas:
         return None
     low, high = bootstrap_interval(np.array(deltas), np.array(weights), seed=seed)
-    label = before["label"] if before["label"] == after["label"] else f"{before['label']} → {after['label']}"
-    rises = low > 0
-    falls = high < 0
-    up = metric["higher_is_better"]
+    label = " → ".join(dict.fromkeys((before["label"], after["label"])))
+    improves = {True: low > 0, False: high < 0}
+    up = bool(metric["higher_is_better"])
     return Difference(
         codec=label,
         metric=name,
@@ -133,8 +132,8 @@ def _difference(
         low=low,
         high=high,
         clips=len(deltas),
-        worse=falls if up else rises,
-        better=rises if up else falls,
+        worse=improves[not up],
+        better=improves[up],
     )
 
 

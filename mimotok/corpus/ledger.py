@@ -25,7 +25,11 @@ from mimotok.corpus.formats import Record, checked_format
 from mimotok.io.files import StrPath, atomic_path, open_regular, writing
 
 FORMAT_VERSION = 1
-SETTINGS, LEDGER, FAILED, SHARDS, LOCK = "corpus.json", "ledger.jsonl", "failed.jsonl", "shards", ".lock"
+SETTINGS = "corpus.json"
+LEDGER = "ledger.jsonl"
+FAILED = "failed.jsonl"
+SHARDS = "shards"
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -142,8 +146,10 @@ class Ledger:
     """The ledger of a folder, open for more; made by `open_ledger`."""
 
     def __init__(self, out: Path, settings: Settings) -> None:
-        self.out, self.settings = out, settings
-        entries, failures = read_entries(out), read_failures(out)
+        self.out = out
+        self.settings = settings
+        entries = read_entries(out)
+        failures = read_failures(out)
         self.done = {key for entry in entries for key in entry.keys}
         self.failed = {failure.key for failure in failures} - self.done
         self.next_number = max((entry.number for entry in entries), default=-1) + 1
