@@ -122,7 +122,7 @@ def _difference(
         return None
     low, high = bootstrap_interval(np.array(deltas), np.array(weights), seed=seed)
     label = " → ".join(dict.fromkeys((before["label"], after["label"])))
-    improves = {True: low > 0, False: high < 0}
+    moved = {True: low > 0, False: high < 0}
     up = bool(metric["higher_is_better"])
     return Difference(
         codec=label,
@@ -132,8 +132,8 @@ def _difference(
         low=low,
         high=high,
         clips=len(deltas),
-        worse=improves[not up],
-        better=improves[up],
+        worse=moved[not up],
+        better=moved[up],
     )
 
 
