@@ -14,7 +14,10 @@ import typer
 from mimotok.io.terminal import one_line, run_command, say
 
 LISTS = ("--codec", "--n-q", "--metric")
-FAILURES, USER_ERROR, INTERRUPTED = 1, 2, 130
+# exit codes
+FAILURES = 1
+USER_ERROR = 2
+INTERRUPTED = 130
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 

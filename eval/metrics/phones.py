@@ -83,13 +83,18 @@ class PhoneMetrics:
             {
                 "phone_correct": float(hits.sum()),
                 "phone_frames": float(len(hits)),
-                "phone_accuracy": float(hits.mean()) if len(hits) else MISSING,
+                "phone_accuracy": _ratio(hits.sum(), len(hits)),
                 "phone_information": bits.information,
                 "phone_entropy": bits.entropy,
-                "pnmi": bits.information / bits.entropy if bits.entropy else MISSING,
+                "pnmi": _ratio(bits.information, bits.entropy),
             }
             for hits, bits in zip(correct, information, strict=True)
         ]
+
+
+def _ratio(part: float, whole: float) -> float:
+    """Divide, where there is something to divide by."""
+    return float(part / whole) if whole else MISSING
 
 
 def on_grid(frames: Frames, clip: LabelledClip) -> Grid:

@@ -124,7 +124,7 @@ def _difference(
     label = before["label"] if before["label"] == after["label"] else f"{before['label']} → {after['label']}"
     rises = low > 0
     falls = high < 0
-    up = metric["higher_is_better"]
+    worse, better = (falls, rises) if metric["higher_is_better"] else (rises, falls)
     return Difference(
         codec=label,
         metric=name,
@@ -133,8 +133,8 @@ def _difference(
         low=low,
         high=high,
         clips=len(deltas),
-        worse=falls if up else rises,
-        better=rises if up else falls,
+        worse=worse,
+        better=better,
     )
 
 
