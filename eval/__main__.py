@@ -14,6 +14,7 @@ import typer
 from mimotok.io.terminal import one_line, run_command, say
 
 LISTS = ("--codec", "--n-q", "--metric")
+# exit codes
 FAILURES = 1
 USER_ERROR = 2
 INTERRUPTED = 130

@@ -83,13 +83,18 @@ class PhoneMetrics:
             {
                 "phone_correct": float(hits.sum()),
                 "phone_frames": float(len(hits)),
-                "phone_accuracy": _share(hits.sum(), len(hits)),
+                "phone_accuracy": _ratio(hits.sum(), len(hits)),
                 "phone_information": bits.information,
                 "phone_entropy": bits.entropy,
-                "pnmi": _share(bits.information, bits.entropy),
+                "pnmi": _ratio(bits.information, bits.entropy),
             }
             for hits, bits in zip(correct, information, strict=True)
         ]
+
+
+def _ratio(part: float, whole: float) -> float:
+    """Divide, where there is something to divide by."""
+    return float(part / whole) if whole else MISSING
 
 
 def on_grid(frames: Frames, clip: LabelledClip) -> Grid:
@@ -214,7 +219,3 @@ def phone_information(grids: Sequence[Grid]) -> list[PhoneBits]:
         PhoneBits(float(inside.sum()), float(total.sum()))
         for inside, total in zip(np.split(information, ends), np.split(entropy, ends), strict=True)
     ]
-
-
-def _share(part: float, whole: float) -> float:
-    return float(part / whole) if whole else MISSING

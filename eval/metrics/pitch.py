@@ -14,9 +14,8 @@ from eval.testlists import Clip
 RATE = 16000  # Hz
 HOP = 320  # samples, 20 ms
 WINDOW = 1024  # samples: four periods of the lowest pitch
-# Hz: from low men's to children's voices
-LOWEST = 65.0
-HIGHEST = 500.0
+LOWEST = 65.0  # Hz, of low men's voices
+HIGHEST = 500.0  # Hz, of children's voices
 MIN_VOICED = 10  # frames that are voiced on both sides, without which there is no correlation
 
 

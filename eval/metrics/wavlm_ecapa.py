@@ -172,11 +172,10 @@ class _Scales(nn.Module):
     def __init__(self, channels: int, dilation: int) -> None:
         super().__init__()
         width = channels // SCALE
-        count = SCALE - 1
         self.convs = nn.ModuleList(
-            nn.Conv1d(width, width, 3, padding=dilation, dilation=dilation) for _ in range(count)
+            nn.Conv1d(width, width, 3, padding=dilation, dilation=dilation) for _ in range(SCALE - 1)
         )
-        self.bns = nn.ModuleList(nn.BatchNorm1d(width) for _ in range(count))
+        self.bns = nn.ModuleList(nn.BatchNorm1d(width) for _ in range(SCALE - 1))
 
     def forward(self, x: Tensor) -> Tensor:
         *slices, last = x.chunk(SCALE, 1)

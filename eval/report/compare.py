@@ -121,9 +121,10 @@ def _difference(
     if not deltas:
         return None
     low, high = bootstrap_interval(np.array(deltas), np.array(weights), seed=seed)
-    label = " → ".join(dict.fromkeys((before["label"], after["label"])))
-    moved = {True: low > 0, False: high < 0}
-    up = bool(metric["higher_is_better"])
+    label = before["label"] if before["label"] == after["label"] else f"{before['label']} → {after['label']}"
+    rises = low > 0
+    falls = high < 0
+    worse, better = (falls, rises) if metric["higher_is_better"] else (rises, falls)
     return Difference(
         codec=label,
         metric=name,
@@ -132,8 +133,8 @@ def _difference(
         low=low,
         high=high,
         clips=len(deltas),
-        worse=moved[not up],
-        better=moved[up],
+        worse=worse,
+        better=better,
     )
 
 

@@ -120,6 +120,7 @@ class _Evaluation:
         self.cache = Cache(settings.out / "cache.jsonl")
 
     def result(self) -> Run:
+        """Do everything, in order."""
         # the cheapest first, so that a missing tool is reported before hours of work
         self._open_codecs()
         metrics = self._open_metrics()

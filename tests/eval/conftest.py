@@ -44,7 +44,9 @@ class FakeCodec:
     codebook_sizes: tuple[int, ...] = (4,)
 
     def __init__(self, label: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
-        self.label, self.change, self.calls = label, change, 0
+        self.label = label
+        self.change = change
+        self.calls = 0
         self.identity: dict[str, Any] = {"kind": "fake", "label": label}
 
     def encode_decode(self, wav: np.ndarray) -> CodecResult:

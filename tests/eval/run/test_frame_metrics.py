@@ -25,7 +25,8 @@ class FramedCodec(FakeCodec):
 
     def __init__(self, label, noise):
         super().__init__(label, lambda wav: wav)
-        self.noise, self.encoded = noise, 0
+        self.noise = noise
+        self.encoded = 0
 
     def frames(self, wav):
         self.encoded += 1
