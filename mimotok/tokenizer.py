@@ -16,6 +16,7 @@ from mimotok.model.decoder import Decoder
 from mimotok.model.encoder import Encoder
 from mimotok.model.lengths import Count, checked_lengths, code_frames, valid_mask, zero_padding
 from mimotok.model.mel import log_mel
+from mimotok.model.transformer import Stack
 from mimotok.weights import (
     CONFIG_NAME,
     WEIGHTS_NAME,
@@ -148,6 +149,10 @@ class Tokenizer(nn.Module):
     def dtype(self) -> torch.dtype:
         """The weights' dtype; codebooks are always float32."""
         return next(self.parameters()).dtype
+
+    def stacks(self) -> tuple[Stack, Stack, Stack]:
+        """Return the Transformer stacks of the encoder, the decoder and the vocoder."""
+        return self.encoder.layers, self.decoder.layers, self.decoder.vocoder.layers
 
     @overload
     def encode(self, wav: Tensor, lengths: None = None, *, n_q: int | None = None) -> Tensor: ...

@@ -93,8 +93,7 @@ class Stage(PlainLoading):
             self._compile()
 
     def _compile(self) -> None:
-        decoder = self.tokenizer.decoder
-        for stack in (self.tokenizer.encoder.layers, decoder.layers, decoder.vocoder.layers):
+        for stack in self.tokenizer.stacks():
             stack.compile(dynamic=True)
 
     def uses(self, loss: str) -> bool:

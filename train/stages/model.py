@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from mimotok.config import TokenizerConfig
-from mimotok.model.transformer import Stack
 from mimotok.tokenizer import Tokenizer
 
 
@@ -29,12 +28,7 @@ def initialise(tokenizer: Tokenizer) -> None:
             nn.init.trunc_normal_(module.weight, std=0.02)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    for stack in stacks(tokenizer):
+    for stack in tokenizer.stacks():
         for block in stack.blocks():
             for branch in (block.self_attn.out_proj, block.fc2):
                 branch.weight.mul_((2 * len(stack)) ** -0.5)
-
-
-def stacks(tokenizer: Tokenizer) -> tuple[Stack, Stack, Stack]:
-    """The encoder's, the decoder's and the vocoder's."""
-    return tokenizer.encoder.layers, tokenizer.decoder.layers, tokenizer.decoder.vocoder.layers

@@ -24,19 +24,18 @@ def replicate(module: nn.Module, device: torch.device) -> None:
 
 
 def shard_tokenizer(tokenizer: Tokenizer, mesh: DeviceMesh) -> None:
-    """Shards encoder and decoder, whose forward is what training calls, block by block.
+    """Shard encoder and decoder, whose forward is what training calls, block by block.
 
     They are whole during their forward only: after a validation the moving average goes on on shards.
     """
-    decoder = tokenizer.decoder
-    for stack in (tokenizer.encoder.layers, decoder.layers, decoder.vocoder.layers):
+    for stack in tokenizer.stacks():
         for block in stack.blocks():
             fully_shard(block, mesh=mesh)
-    for module in (tokenizer.encoder, decoder):
+    for module in (tokenizer.encoder, tokenizer.decoder):
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
 
 
 def shard_text_decoder(text_decoder: TextDecoder, mesh: DeviceMesh) -> None:
-    """Shards the text decoder as one: ranks write texts of different lengths, and must not wait for each other's."""
+    """Shard the text decoder as one: ranks write texts of different lengths, and must not wait for each other's."""
     fully_shard(text_decoder, mesh=mesh, reshard_after_forward=True)
     register_fsdp_forward_method(text_decoder, "transcribe")

@@ -19,7 +19,6 @@ from mimotok.model.transformer import Block
 from mimotok.tokenizer import Tokenizer
 from train.data.augment import resample
 from train.data.manifest import BadClipError, decode, read_manifest
-from train.stages.model import stacks
 from train.tools.export import checked_dtype
 
 # Of the mean square of the units: what keeps the inverse of their second moments finite.
@@ -60,7 +59,7 @@ def prune(
 
 
 def _blocks(tokenizer: Tokenizer) -> list[Block]:
-    return [block for stack in stacks(tokenizer) for block in stack.blocks()]
+    return [block for stack in tokenizer.stacks() for block in stack.blocks()]
 
 
 def speech(manifest: str, root: str, seconds: float, sample_rate: int) -> Iterator[Tensor]:

@@ -15,7 +15,6 @@ from tests.helpers.models import TINY, make_tokenizer
 pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
 
 from mimotok import Tokenizer
-from train.stages.model import stacks
 from train.tools.prune import prune, second_moments
 
 WIDTHS = ("encoder_ffn_dim", "decoder_ffn_dim", "vocoder_intermediate_dim")
@@ -36,7 +35,7 @@ def wide_model(folder: Path) -> Tokenizer:
     """Half of the units of every layer are copies of the other half, so that nothing is lost without them."""
     tokenizer = make_tokenizer(TINY)
     with torch.no_grad():
-        for stack in stacks(tokenizer):
+        for stack in tokenizer.stacks():
             for block in stack.blocks():
                 half = block.fc1.out_features // 2
                 block.fc1.weight[half:] = block.fc1.weight[:half]
