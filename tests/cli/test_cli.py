@@ -342,7 +342,9 @@ INTERRUPTED = """
 import signal, sys
 from mimotok.cli.main import main
 from mimotok.streaming import blocks
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
+# the background jobs of a shell and of nohup ignore these from birth
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 decode_blocks = blocks.decode_blocks
 def interrupted(*arguments, **options):
     for block in decode_blocks(*arguments, **options):
