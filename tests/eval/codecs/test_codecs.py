@@ -78,7 +78,7 @@ def test_frames_are_the_vectors_that_the_codes_stand_for(folder):
 def test_unquantized_frames_are_the_models_latents(folder):
     wav = speech(0.5)
     frames = make_codec(CodecSpec(f"vocoder:{folder}")).frames(wav)
-    latents = Tokenizer.from_pretrained(folder).encode_latents(torch.from_numpy(wav)[None])[0]
+    latents = Tokenizer.from_pretrained(folder).encode_latents(torch.from_numpy(wav)[None]).values[0]
     assert frames.codes is None
     np.testing.assert_allclose(frames.vectors, latents.numpy(), atol=1e-5)
 
