@@ -68,7 +68,8 @@ def main(
     alone = ways["one at a time"]()
     for _ in range(repeats):
         for name, encode in ways.items():
-            wall, cpu = time.perf_counter(), time.process_time()
+            wall = time.perf_counter()
+            cpu = time.process_time()
             codes = encode()
             times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
             if not all(torch.equal(one, other) for one, other in zip(alone, codes, strict=True)):

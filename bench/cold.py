@@ -38,7 +38,8 @@ def main(repeats: int = 7) -> None:
         repeats: timed turns after one that fills the disk cache.
     """
     with tempfile.TemporaryDirectory() as name:
-        wav, codes = Path(name) / "in.wav", Path(name) / "out.npz"
+        wav = Path(name) / "in.wav"
+        codes = Path(name) / "out.npz"
         save_audio(wav, 0.1 * torch.randn(1, SAMPLE_RATE), SAMPLE_RATE)
         encode = [sys.executable, "-m", "mimotok", "encode", str(wav), str(codes), "--overwrite"]
         commands = {"import torch": [sys.executable, "-c", "import torch"], "mimotok encode": encode}

@@ -43,7 +43,8 @@ class Cost(NamedTuple):
 
 def cost_of(work: Callable[[], object]) -> Cost:
     """What one call takes; processes that it starts must have ended when it returns."""
-    wall, before = time.perf_counter(), os.times()
+    wall = time.perf_counter()
+    before = os.times()
     work()
     after = os.times()
     own = after.user + after.system - before.user - before.system

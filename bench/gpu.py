@@ -101,7 +101,8 @@ def main(
         product: side of the square matrices whose product is the peak.
         repeats: timed turns, of which the median counts.
     """
-    place, kind = checked_device(device), getattr(torch, dtype)
+    place = checked_device(device)
+    kind = getattr(torch, dtype)
     if mode == "graphs" and place.type != "cuda":
         raise ValueError(f"mode=graphs with device={device}: CUDA graphs need cuda; --mode compile runs anywhere")
     settings = TokenizerConfig() if config is None else TokenizerConfig.load(config)
@@ -111,7 +112,8 @@ def main(
     wav = 0.1 * torch.randn(batch, size, device=place)
     lengths = lengths_of(batch, size, settings.sample_rate, place) if mixed else None
     mel, mel_lengths = log_mel(wav, lengths, settings)
-    encoder, decoder = prepared(model.encoder, mode), prepared(model.decoder, mode)
+    encoder = prepared(model.encoder, mode)
+    decoder = prepared(model.decoder, mode)
     latents = encoder(mel, mel_lengths)
     frames = None if lengths is None else model.num_frames(lengths)
     quantized = model.dequantize(model.encoder.quantizer.encode(latents, settings.n_q))
@@ -129,7 +131,8 @@ def main(
     work = (encode, lambda: decoder(quantized, frames))
     for verb, flops, step in zip(("encode", "decode"), count_flops(settings, batch, mel.shape[1]), work, strict=True):
         took = seconds_of(step, place, repeats)
-        tokens, speed = valid * settings.n_q / took, valid / settings.frame_rate / took
+        tokens = valid * settings.n_q / took
+        speed = valid / settings.frame_rate / took
         print(f"{verb}: {tokens:.0f} tokens/s, {speed:.1f} x real time, {flops * share / took / peak:.1%} of the peak")
 
 

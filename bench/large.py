@@ -37,7 +37,8 @@ def write_random_checkpoint(folder: Path, config: TokenizerConfig) -> int:
     (folder / CONFIG_NAME).write_text(config.to_json(), encoding="utf-8")
     with torch.device("meta"):
         tensors = Tokenizer(config).state_dict()
-    header, end = {}, 0
+    header = {}
+    end = 0
     for name, tensor in tensors.items():
         kept = name.startswith(OUR_CODEBOOKS[0])
         size = tensor.numel() * (4 if kept else 2)
@@ -63,7 +64,8 @@ def _random(name: str, like: Tensor) -> Tensor:
 
 def seconds_of(work: Callable[[], Tensor]) -> tuple[tuple[float, float], Tensor]:
     """Wall clock and CPU time of one call, and its result."""
-    wall, cpu = time.perf_counter(), time.process_time()
+    wall = time.perf_counter()
+    cpu = time.process_time()
     result = work()
     return (time.perf_counter() - wall, time.process_time() - cpu), result
 

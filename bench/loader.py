@@ -33,7 +33,10 @@ def measure(data: SpeechDataModule, batches: int) -> Rate:
     loader = data.train_dataloader()
     sample_rate = data.plan_config.sample_rate
     list(islice(loader, 3))
-    audio, padded, wall, cpu = 0.0, 0.0, time.perf_counter(), time.process_time()
+    audio = 0.0
+    padded = 0.0
+    wall = time.perf_counter()
+    cpu = time.process_time()
     for batch in islice(loader, batches):
         audio += int(batch.lengths.sum()) / sample_rate
         padded += batch.wav.numel() / sample_rate

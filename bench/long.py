@@ -40,9 +40,11 @@ def make_recording(path: Path, clips: Path, sample_rate: int, seconds: float) ->
 
 def tell(name: str, seconds: float, work: Callable[[], object]) -> None:
     """Runs `work`, and prints its speed and the peak of memory so far."""
-    wall, cpu = time.perf_counter(), time.process_time()
+    wall = time.perf_counter()
+    cpu = time.process_time()
     work()
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    wall = time.perf_counter() - wall
+    cpu = time.process_time() - cpu
     rates = f"{seconds / wall:6.1f} x real time by the clock, {seconds / cpu:6.1f} by CPU time"
     print(f"{name}: {rates}, peak resident {peak_rss() / 1e9:.2f} GB", flush=True)
 

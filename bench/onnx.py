@@ -33,14 +33,18 @@ def exported_codec(tokenizer: OnnxTokenizer) -> Codec:
 
 def compare(torch_path: Tokenizer, graphs: OnnxTokenizer, paths: list[Path]) -> str:
     """How many codes differ, and by how much the sound of the same codes does."""
-    codes, differing, seconds, error = 0, 0, 0.0, 0.0
+    codes = 0
+    differing = 0
+    seconds = 0.0
+    error = 0.0
     for path in paths:
         wav = load_audio(path, torch_path.sample_rate)
         expected = torch_path.encode(wav, n_q=graphs.n_q)
         codes += expected.numel()
         differing += int((expected.numpy() != graphs.encode(wav.numpy())[0]).sum())
         sound = torch_path.decode(expected).numpy() - graphs.decode(expected.numpy())[0]
-        seconds, error = seconds + wav.shape[1] / torch_path.sample_rate, max(error, float(abs(sound).max()))
+        seconds = seconds + wav.shape[1] / torch_path.sample_rate
+        error = max(error, float(abs(sound).max()))
     return f"{len(paths)} clips, {seconds:.0f} s: {differing} of {codes} codes differ, waveforms by at most {error:.1e}"
 
 

@@ -48,7 +48,8 @@ class Corpus:
         """Those of one split. Raises ValueError where there is none."""
         fits = [clip for clip in read_manifest(self.manifest, self.root) if self._fits(clip, split)]
         random.Random(0).shuffle(fits)
-        chosen, seconds = [], 0.0
+        chosen = []
+        seconds = 0.0
         for clip in fits:
             if seconds + clip.duration <= self.minutes * 60:
                 chosen.append(clip)

@@ -88,7 +88,8 @@ class Chunking:
 
     def _encode_segments(self, encoder: Layer, mel: Tensor, lengths: Tensor | None) -> Tensor:
         """Encode as the official pipeline does: unlimited attention never sees more than one segment."""
-        stride, batch = self.config.frame_stride, mel.shape[0]
+        stride = self.config.frame_stride
+        batch = mel.shape[0]
         size = self.chunk_frames * stride
         count = frames_needed(mel.shape[1], size)
         if lengths is None:

@@ -217,7 +217,8 @@ class TokenizerConfig:
     def from_official(cls, values: dict[str, Any]) -> TokenizerConfig:
         """From the keys of an official `config.json`; unknown ones are kept in `extra`."""
         known = {f.name for f in dataclasses.fields(cls)} - {"extra"}
-        fields, extra = {}, {}
+        fields = {}
+        extra = {}
         for key, value in values.items():
             name = OFFICIAL_TO_FIELD.get(key, key)
             if name in known and key not in FIELD_TO_OFFICIAL:

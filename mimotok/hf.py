@@ -151,7 +151,8 @@ class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
     def __init__(self, config: MimoAudioTokenizerConfig) -> None:
         super().__init__(config)
         tokenizer = Tokenizer(config.to_tokenizer_config())
-        self.encoder, self.decoder = tokenizer.encoder, tokenizer.decoder
+        self.encoder = tokenizer.encoder
+        self.decoder = tokenizer.decoder
         self.encoder.quantizer = _NamedQuantizer(tokenizer.config)
         # registered as a module, it would double every key
         object.__setattr__(self, "_plain", tokenizer)

@@ -40,10 +40,12 @@ def error_counts(reference: str, hypothesis: str) -> ErrorCounts:
     except ImportError as error:
         raise ImportError("error rates need: pip install 'mimotok[eval]'") from error
 
-    said, heard = normalize_text(reference), normalize_text(hypothesis)
+    said = normalize_text(reference)
+    heard = normalize_text(hypothesis)
     if not said:
         return ErrorCounts(0, 0, 0, 0)
-    chars, words = jiwer.process_characters(said, heard), jiwer.process_words(said, heard)
+    chars = jiwer.process_characters(said, heard)
+    words = jiwer.process_words(said, heard)
     return ErrorCounts(
         chars.substitutions + chars.deletions + chars.insertions,
         len(said),
@@ -58,7 +60,8 @@ def error_rates(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorRa
     Raises ValueError where none is left.
     """
     counts = [error_counts(r, h) for r, h in zip(references, hypotheses, strict=True)]
-    chars, words = sum(c.chars for c in counts), sum(c.words for c in counts)
+    chars = sum(c.chars for c in counts)
+    words = sum(c.words for c in counts)
     if not words:
         raise ValueError("no reference holds a letter or digit, so there is no error rate")
     return ErrorRates(sum(c.char_errors for c in counts) / chars, sum(c.word_errors for c in counts) / words)

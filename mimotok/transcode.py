@@ -49,7 +49,8 @@ def encode_file(
     from mimotok.streaming.blocks import encode_blocks
 
     require_target(target, [CODES_SUFFIX], overwrite=overwrite, create_folders=create_folders)
-    rate, total = tokenizer.sample_rate, None if progress is None else declared_seconds(source)
+    rate = tokenizer.sample_rate
+    total = None if progress is None else declared_seconds(source)
     wav = _Counted(read_blocks(source, rate), rate, total, progress)
     parts = [part[0].cpu().numpy().astype(np.uint16) for part in encode_blocks(tokenizer, wav, n_q=n_q)]
     codes = np.concatenate(parts, axis=1)
@@ -95,7 +96,8 @@ def decode_file(
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
     codes = torch.from_numpy(codes_file.codes.astype("int64"))[None]
-    rate, length = tokenizer.sample_rate, codes_file.num_samples
+    rate = tokenizer.sample_rate
+    length = codes_file.num_samples
     wav = _Counted(decode_blocks(tokenizer, codes, length=length), rate, length / rate, progress)
     _make_folder(target, create_folders)
     with AudioWriter(target, rate, overwrite=overwrite) as writer:
@@ -119,11 +121,13 @@ def require_fitting(tokenizer: Tokenizer, codes_file: CodesFile, *, force: bool 
 
     Raises ValueError naming both models.
     """
-    name, sizes = f"model {tokenizer.name!r}", codes_file.codebook_sizes
+    name = f"model {tokenizer.name!r}"
+    sizes = codes_file.codebook_sizes
     if sizes != tokenizer.codebook_sizes[: codes_file.n_q]:
         raise ValueError(f"codebook sizes {list(sizes)} do not fit {name}: {list(tokenizer.codebook_sizes)}")
     for field in ("sample_rate", "frame_rate"):
-        theirs, ours = getattr(codes_file, field), getattr(tokenizer, field)
+        theirs = getattr(codes_file, field)
+        ours = getattr(tokenizer, field)
         if theirs != ours:
             raise ValueError(f"{field} {theirs:g} Hz does not fit {name} with {ours:g} Hz")
     if not force and codes_file.model_sha256 != tokenizer.weights_sha256:
@@ -140,7 +144,10 @@ class _Counted:
     def __init__(
         self, blocks: Iterable[Tensor], sample_rate: int, total: float | None, progress: Progress | None
     ) -> None:
-        self.blocks, self.sample_rate, self.total, self.progress = blocks, sample_rate, total, progress
+        self.blocks = blocks
+        self.sample_rate = sample_rate
+        self.total = total
+        self.progress = progress
         self.num_samples = 0
 
     def __iter__(self) -> Iterator[Tensor]:

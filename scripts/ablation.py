@@ -32,7 +32,8 @@ def python(*words: object) -> None:
 def train(arm: str, runs: Path, manifest: Path, root: Path, steps: int, seed: int) -> Path:
     """The folder of the exported arm, trained unless it is there."""
     budget = f"{steps}-steps-seed-{seed}"
-    run, exported = runs / budget / arm, runs / budget / "models" / arm
+    run = runs / budget / arm
+    exported = runs / budget / "models" / arm
     if (exported / "model.safetensors").exists():
         return exported
     settings: dict[str, object] = {

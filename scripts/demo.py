@@ -19,7 +19,8 @@ OUT = ROOT / "demo"
 def main() -> None:
     """Encodes and decodes the sample, and prints size, bitrate, STOI, and where the result lies."""
     OUT.mkdir(exist_ok=True)
-    codes_path, wav_path = OUT / "sample.npz", OUT / "sample.wav"
+    codes_path = OUT / "sample.npz"
+    wav_path = OUT / "sample.wav"
     tokenizer = mimotok.Tokenizer.from_pretrained()
     codes = encode_file(tokenizer, SAMPLE, codes_path, overwrite=True)
     decode_file(tokenizer, codes_path, wav_path, overwrite=True)

@@ -100,7 +100,7 @@ def test_evaluation_and_training_tell_of_pipes(folder: Path, tmp_path: Path) -> 
     from eval.testlists import read_test_list, thin
     from train.data.manifest import BadClipError, decode, read_manifest
 
-    clips = thin(read_test_list(folder), tell=pytest.fail)
+    clips = thin(read_test_list(folder), notify=pytest.fail)
     assert {clip.id for clip in clips} == {"a.wav", *ODD}
     for clip in clips:
         if clip.id in ODD:
@@ -182,7 +182,7 @@ def test_nothing_temporary_is_left_by_a_process_that_is_told_to_end(
         AtomicCheckpointIO().save_checkpoint({"a": torch.zeros(9)}, tmp_path / "last.ckpt")
 
     def evaluate() -> None:
-        from eval.store import save_wav
+        from eval.run.store import save_wav
 
         save_wav(tmp_path / "audio" / "a.flac", np.zeros(99, np.float32))
 

@@ -283,19 +283,19 @@ TRAIN: dict[str, Callable[[Place], Any]] = {
 
 
 def speaker_model(place: Place) -> Any:
-    from eval.wavlm_ecapa import load_wavlm_ecapa
+    from eval.metrics.wavlm_ecapa import load_wavlm_ecapa
 
     return load_wavlm_ecapa(place.put("wavlm_large_finetune.pth"))
 
 
 def results(place: Place) -> Any:
-    from eval.report import load_results
+    from eval.report.schema import load_results
 
     return load_results(place.put("results.json"))
 
 
 def answers(place: Place) -> Any:
-    from eval.cache import Cache
+    from eval.run.cache import Cache
 
     Cache(place.put("cache.jsonl"))
     raise ValueError("lines that are not understood are left out")
@@ -411,12 +411,12 @@ def test_training_goes_on_from_no_checkpoint_that_runs_something(
 
 
 def huggingface_loaders() -> dict[str, Callable[[str], Any]]:
-    from eval.hf_codecs import HuggingFaceCodec
-    from eval.speaker import _x_vector
     from transformers import AutoFeatureExtractor, AutoModel
 
     import mimotok.hf  # noqa: F401
-    from eval.codecs import CodecSpec
+    from eval.codecs.base import CodecSpec
+    from eval.codecs.transformers import HuggingFaceCodec
+    from eval.metrics.speaker import _x_vector
 
     return {
         "ours": AutoModel.from_pretrained,

@@ -57,7 +57,8 @@ def command(read: Callable[[Corpus, str, Tokenizer], list[Item]], name: str) -> 
 
 def report(reader: Reader, items: list[Item]) -> None:
     """Prints a few transcripts, and CER and WER over all."""
-    said, heard = [], []
+    said = []
+    heard = []
     for start in range(0, len(items), 16):
         batch = collate(items[start : start + 16])
         said += batch.texts

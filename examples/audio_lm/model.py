@@ -52,7 +52,8 @@ class SpeechLM(Example):
 
 def spoken(codes: Tensor, text: str, codebook_sizes: Sequence[int]) -> Positions:
     """codes: [n_q, F]. The training sequence of a clip; an empty text makes it one for continuation."""
-    before, after = torch.tensor([TEXT.bos, *TEXT.encode(text)]), torch.tensor([TEXT.eos])
+    before = torch.tensor([TEXT.bos, *TEXT.encode(text)])
+    after = torch.tensor([TEXT.eos])
     return InterleavedLayout(tuple(codebook_sizes), SPECIAL).encode([before, codes, after])
 
 

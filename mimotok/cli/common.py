@@ -51,7 +51,8 @@ def file_progress(num_files: int) -> Iterator[Callable[[int, Path, float, float 
     # a name is no markup: brackets in it mean nothing
     text = TextColumn("{task.description}", markup=False)
     with Progress(text, BarColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-        task, current = bar.add_task("", total=None), 0
+        task = bar.add_task("", total=None)
+        current = 0
 
         def report(i: int, path: Path, seconds: float, total: float | None) -> None:
             nonlocal current

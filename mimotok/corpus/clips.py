@@ -129,7 +129,8 @@ def cut_of(audio: dict[str, Any]) -> Any:
 
 def load_clip(clip: Clip, sample_rate: int, limit: float) -> Tensor | None:
     """wav: float32 [1, T], or None where it is longer than `limit` seconds. Raises as `read_clip`."""
-    blocks, samples = [], 0
+    blocks = []
+    samples = 0
     for block in read_clip(clip, sample_rate):
         samples += block.shape[1]
         if samples > limit * sample_rate:

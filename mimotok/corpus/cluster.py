@@ -22,7 +22,8 @@ class _Encoder:
     """One actor: a model, and what it is asked to make."""
 
     def __init__(self, tokenizer: Tokenizer, device: str, options: Options) -> None:
-        self.tokenizer, self.options = tokenizer.to(device), options
+        self.tokenizer = tokenizer.to(device)
+        self.options = options
 
     def make(self, part: Part, settings: Settings, out: Path) -> Finished:
         """One shard, written."""
@@ -93,8 +94,10 @@ def _pooled(
 def _actors(ray: Any, model: Any, options: Options, most: int) -> list[Any]:
     """At most `most` actors, as many as the cluster has room for."""
     resources = ray.cluster_resources()
-    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
-    device, each = "cuda" if gpus else "cpu", 1 + options.workers
+    gpus = int(resources.get("GPU", 0))
+    cpus = int(resources.get("CPU", 0))
+    device = "cuda" if gpus else "cpu"
+    each = 1 + options.workers
     room = min(gpus or cpus, cpus // each)
     if most and room < 1:
         raise ValueError(f"the cluster has {cpus} CPUs, an actor needs {each}: lower --workers")

@@ -212,7 +212,9 @@ def _check_transform(transform: Any) -> None:
 
 
 def _check_storage(array: dict[str, Any], places: _Places) -> None:
-    kind, path, key = array["storage_type"], array.get("storage_path"), array.get("storage_key")
+    kind = array["storage_type"]
+    path = array.get("storage_path")
+    key = array.get("storage_key")
     if isinstance(kind, str) and kind in _STORAGE_MEMORY:
         return
     if not isinstance(kind, str) or kind not in _STORAGE_FILES:

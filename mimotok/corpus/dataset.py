@@ -68,16 +68,22 @@ class TokenDataset(IterableDataset[Sequence]):
                 f"mode={mode}, length={length}, mix={mix}: give cut or pack and a length of 1 or more frames, "
                 "or whole and none; mix is 1 or more shards"
             )
-        self.length, self.shuffle, self.seed, self.mix = length, shuffle, seed, mix
+        self.length = length
+        self.shuffle = shuffle
+        self.seed = seed
+        self.mix = mix
         self.shards = _shards(folders if isinstance(folders, list) else [folders])
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        self.rank = (torch.distributed.get_rank() if distributed else 0) if rank is None else rank
-        self.world_size = (
-            (torch.distributed.get_world_size() if distributed else 1) if world_size is None else world_size
-        )
+        if rank is None:
+            rank = torch.distributed.get_rank() if distributed else 0
+        if world_size is None:
+            world_size = torch.distributed.get_world_size() if distributed else 1
+        self.rank = rank
+        self.world_size = world_size
         if not 0 <= self.rank < self.world_size:
             raise ValueError(f"rank={self.rank} of world_size={self.world_size}: ranks go from 0")
-        self.epoch, self.position = 0, Position()
+        self.epoch = 0
+        self.position = Position()
         self.lane: int | None = None  # set by TokenLoader: which worker's share this is
 
     @property
@@ -87,18 +93,22 @@ class TokenDataset(IterableDataset[Sequence]):
 
     def set_epoch(self, epoch: int) -> None:
         """Start at the beginning of an epoch."""
-        self.epoch, self.position = epoch, Position()
+        self.epoch = epoch
+        self.position = Position()
 
     def __iter__(self) -> Iterator[Sequence]:
         worker = get_worker_info()
-        lane = self.lane if self.lane is not None else (worker.id if worker else 0)
+        lane = self.lane
+        if lane is None:
+            lane = worker.id if worker else 0
         lanes = worker.num_workers if worker else 1
         pieces = self._share(self.rank * lanes + lane, self.world_size * lanes)
         clips = self._clips(pieces, self.position.clips)
         for sequence, after in sequences(clips, self.mode, self.length, self.position):
             self.position = after
             yield sequence
-        self.epoch, self.position = self.epoch + 1, Position()
+        self.epoch = self.epoch + 1
+        self.position = Position()
 
     def _share(self, consumer: int, consumers: int) -> list[_Piece]:
         """Consecutive clips of the epoch's order of shards: equal shares, few shards in more than one of them."""
@@ -107,12 +117,14 @@ class TokenDataset(IterableDataset[Sequence]):
             order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
         ends = list(accumulate(self.shards[k].clips for k in order))
         low, high = (self.num_clips * k // consumers for k in (consumer, consumer + 1))
-        pieces, at = [], bisect_right(ends, low)
+        pieces = []
+        at = bisect_right(ends, low)
         while low < high:
             start = ends[at] - self.shards[order[at]].clips
             stop = min(high, ends[at])
             pieces.append(_Piece(int(order[at]), low - start, stop - start))
-            low, at = stop, at + 1
+            low = stop
+            at = at + 1
         return pieces
 
     def _clips(self, pieces: list[_Piece], skip: int) -> Iterator[Record]:
@@ -146,7 +158,8 @@ class TokenDataset(IterableDataset[Sequence]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken. Raises ValueError where clips, seed, ranks or cutting differ."""
         self._check_identity(state["identity"])
-        self.epoch, self.position = state["epoch"], Position(*state["position"])
+        self.epoch = state["epoch"]
+        self.position = Position(*state["position"])
 
     def _identity(self) -> dict[str, Any]:
         fields = ("seed", "shuffle", "mix", "mode", "length", "world_size")
@@ -164,7 +177,8 @@ def _shards(folders: list[StrPath]) -> list[_Shard]:
     """All finished shards of all folders, whose models must agree."""
     shards: list[_Shard] = []
     for folder in folders:
-        first, settings = read_settings(folders[0]), read_settings(folder)
+        first = read_settings(folders[0])
+        settings = read_settings(folder)
         checked_format(settings.format)
         # the shards' format may differ: records are the same
         if told := first.differences(replace(settings, format=first.format)):

@@ -94,7 +94,8 @@ def run_parts(
             made = [records[i] for i in sorted(records)]
             entry = write_shard(out, part.number, made, settings) if made else None
             yield Finished(entry, [failures[i] for i in sorted(failures)], part)
-            records, failures = {}, {}
+            records = {}
+            failures = {}
 
 
 def _encode(tokenizer: Tokenizer, n_q: int, clips: Sequence[Clip], batch: Batch) -> Iterator[tuple[int, Record]]:

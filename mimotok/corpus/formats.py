@@ -110,7 +110,8 @@ def _to_tar(stem: str, records: Sequence[Record], frame_rate: float) -> dict[str
     sink = io.BytesIO()
     with tarfile.open(fileobj=sink, mode="w") as tar:
         for i, record in enumerate(records):
-            name, array = f"{stem}-{i:06d}", io.BytesIO()
+            name = f"{stem}-{i:06d}"
+            array = io.BytesIO()
             np.savez(array, codes=record.codes)
             _add(tar, f"{name}.npz", array.getvalue())
             row = {"key": record.key, "num_samples": record.num_samples}
@@ -151,7 +152,8 @@ def _to_shar(stem: str, records: Sequence[Record], frame_rate: float) -> dict[st
     from lhotse.shar.writers.cut import JsonlShardWriter
 
     with tempfile.TemporaryDirectory(prefix="mimotok-") as folder:
-        cuts, codes = Path(folder, f"cuts.{stem}.jsonl.gz"), Path(folder, f"codes.{stem}.tar")
+        cuts = Path(folder, f"cuts.{stem}.jsonl.gz")
+        codes = Path(folder, f"codes.{stem}.tar")
         with JsonlShardWriter(str(cuts), shard_size=None) as rows, ArrayTarWriter(str(codes), shard_size=None) as tar:
             for record in records:
                 cut = _cut_with_codes(record, frame_rate)

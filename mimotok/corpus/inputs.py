@@ -198,7 +198,8 @@ def _tar_clips(raw: Any, path: str, name: str) -> Iterator[Clip]:
             for member in tar:
                 folder, base = posixpath.split(member.name)
                 key, _, extension = base.partition(".")
-                key, suffix = posixpath.join(folder, key), posixpath.splitext(base)[1].lower()
+                key = posixpath.join(folder, key)
+                suffix = posixpath.splitext(base)[1].lower()
                 if suffix in AUDIO_SUFFIXES and member.isfile():
                     sounds[key] = (member.name, member.offset_data, member.size)
                 elif extension in ("json", "txt") and (file := tar.extractfile(member)) is not None:

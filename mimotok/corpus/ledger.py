@@ -25,7 +25,11 @@ from mimotok.corpus.formats import Record, checked_format
 from mimotok.io.files import StrPath, atomic_path, open_regular, writing
 
 FORMAT_VERSION = 1
-SETTINGS, LEDGER, FAILED, SHARDS, LOCK = "corpus.json", "ledger.jsonl", "failed.jsonl", "shards", ".lock"
+SETTINGS = "corpus.json"
+LEDGER = "ledger.jsonl"
+FAILED = "failed.jsonl"
+SHARDS = "shards"
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -76,17 +80,25 @@ def read_settings(out: StrPath) -> Settings:
     path = Path(out, SETTINGS)
     try:
         with open_regular(path) as file:
-            row = json.loads(file.read())
+            data = file.read()
+    except ValueError as error:
+        raise ValueError(f"{out}: no folder of tokens ({error})") from None
+    try:
+        row = json.loads(data)
         return Settings(**row | {"codebook_sizes": tuple(row["codebook_sizes"])})
-    except OSError as error:
-        raise ValueError(f"{out}: no folder of tokens, {SETTINGS} cannot be read ({error.strerror})") from None
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{path}: not understood ({error}); made by another version of mimotok?") from None
 
 
 def read_entries(out: StrPath) -> list[Entry]:
     """The finished shards of a folder, in the order in which they were finished."""
-    return [Entry(**row) for row in _rows(Path(out, LEDGER))]
+    path = Path(out, LEDGER)
+    entries = [Entry(**row) for row in _rows(path)]
+    for name in (name for entry in entries for name in entry.files):
+        # a stranger's ledger must not make us read files elsewhere
+        if name in ("", ".", "..") or Path(name).name != name:
+            raise ValueError(f"{path}: {name!r} is not the name of a shard's file")
+    return entries
 
 
 def read_failures(out: StrPath) -> list[Failure]:
@@ -142,8 +154,10 @@ class Ledger:
     """The ledger of a folder, open for more; made by `open_ledger`."""
 
     def __init__(self, out: Path, settings: Settings) -> None:
-        self.out, self.settings = out, settings
-        entries, failures = read_entries(out), read_failures(out)
+        self.out = out
+        self.settings = settings
+        entries = read_entries(out)
+        failures = read_failures(out)
         self.done = {key for entry in entries for key in entry.keys}
         self.failed = {failure.key for failure in failures} - self.done
         self.next_number = max((entry.number for entry in entries), default=-1) + 1

@@ -16,7 +16,10 @@ class _Lanes(IterableDataset[Any]):
     """Batches made in the workers, each with its lane and the dataset's state after it."""
 
     def __init__(self, dataset: TokenDataset, batch_size: int, states: dict[int, dict[str, Any]], first: int) -> None:
-        self.dataset, self.batch_size, self.states, self.first = dataset, batch_size, states, first
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.states = states
+        self.first = first
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, Any], SequenceBatch]]:
         worker = get_worker_info()
@@ -52,8 +55,10 @@ class TokenLoader:
     ) -> None:
         if batch_size < 1 or num_workers < 0:
             raise ValueError(f"batch_size={batch_size}, num_workers={num_workers}: give 1 or more, and 0 or more")
-        self.dataset, self.batch_size = dataset, batch_size
-        self.num_workers, self.pin_memory = num_workers, pin_memory
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.pin_memory = pin_memory
         self._states: dict[int, dict[str, Any]] = {}
         self._next = 0  # the lane whose turn it is
 
@@ -68,7 +73,8 @@ class TokenLoader:
             self._next = (lane + 1) % lanes
             yield batch
         self.dataset.set_epoch(self.dataset.epoch + 1)
-        self._states, self._next = {}, 0
+        self._states = {}
+        self._next = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Where reading is, after the last batch that was handed out."""
@@ -81,4 +87,5 @@ class TokenLoader:
             if state[name] != getattr(self, name):
                 raise ValueError(f"the state is of a loader with {name}={state[name]}, not {getattr(self, name)}")
         self.dataset.load_state_dict(state["dataset"])
-        self._states, self._next = dict(state["lanes"]), state["next"]
+        self._states = dict(state["lanes"])
+        self._next = state["next"]

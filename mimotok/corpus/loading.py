@@ -53,14 +53,20 @@ def one_line(error: BaseException) -> str:
 
 class _Loads(Dataset[Decoded]):
     def __init__(self, shards: Sequence[Sequence[Clip]], loads: list[Load], sample_rate: int, budget: float) -> None:
-        self.shards, self.loads, self.sample_rate, self.budget = shards, loads, sample_rate, budget
+        self.shards = shards
+        self.loads = loads
+        self.sample_rate = sample_rate
+        self.budget = budget
 
     def __len__(self) -> int:
         return len(self.loads)
 
     def __getitem__(self, index: int) -> Decoded:
         load = self.loads[index]
-        shard, wavs, long, failed = self.shards[load.shard], {}, [], []
+        shard = self.shards[load.shard]
+        wavs = {}
+        long = []
+        failed = []
         for i in load.clips:
             try:
                 wav = load_clip(shard[i], self.sample_rate, LONG_SECONDS)

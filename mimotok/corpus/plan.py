@@ -27,10 +27,13 @@ def split_batches(lengths: Sequence[float], budget: float) -> list[list[int]]:
 
 def split_shards(lengths: Sequence[float], size: float) -> list[range]:
     """Consecutive runs of clips, each of at least `size` in all, but the last."""
-    shards, start, total = [], 0, 0.0
+    shards = []
+    start = 0
+    total = 0.0
     for i, length in enumerate(lengths):
         total += length
         if total >= size:
             shards.append(range(start, i + 1))
-            start, total = i + 1, 0.0
+            start = i + 1
+            total = 0.0
     return shards + ([range(start, len(lengths))] if start < len(lengths) else [])

@@ -119,11 +119,15 @@ class _Reporter:
         self.progress = progress
         self.all_clips = sum(len(part.clips) for part in parts)
         self.all_seconds = sum(clip.seconds for part in parts for clip in part.clips)
-        self.clips, self.seconds, self.whole_clips, self.whole_seconds = 0, 0.0, 0, 0.0
+        self.clips = 0
+        self.seconds = 0.0
+        self.whole_clips = 0
+        self.whole_seconds = 0.0
         self(0, 0.0)
 
     def __call__(self, clips: int, seconds: float) -> None:
-        self.clips, self.seconds = self.clips + clips, self.seconds + seconds
+        self.clips = self.clips + clips
+        self.seconds = self.seconds + seconds
         if self.progress is not None:
             self.progress(Progress(self.clips, self.seconds, self.all_clips, self.all_seconds))
 
@@ -139,5 +143,6 @@ def summarize(out: StrPath) -> Summary:
     entries = read_entries(out)
     keys = {key for entry in entries for key in entry.keys}
     failed = {failure.key for failure in read_failures(out)} - keys
-    frames, seconds = sum(entry.frames for entry in entries), sum(entry.seconds for entry in entries)
+    frames = sum(entry.frames for entry in entries)
+    seconds = sum(entry.seconds for entry in entries)
     return Summary(len(entries), len(keys), frames, seconds, len(failed))

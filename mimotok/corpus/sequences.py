@@ -98,6 +98,7 @@ def sequences(
             if mode != "pack" or growing.size == length:
                 yield growing.done(), Position(clips, frame) if frame < end else Position(clips + 1)
                 growing = _Growing()
-        clips, frame = clips + 1, 0
+        clips = clips + 1
+        frame = 0
     if growing.size:
         yield growing.done(), Position(clips)

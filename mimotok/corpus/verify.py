@@ -45,7 +45,8 @@ def verify_corpus(out: StrPath, tokenizer: Tokenizer | None = None, *, sample: i
     settings = read_settings(out)
     checked_format(settings.format)
     _check_model(out, settings, tokenizer)
-    folder, verdict = Path(out, SHARDS), Verdict()
+    folder = Path(out, SHARDS)
+    verdict = Verdict()
     entries = read_entries(out)
     known = {name for entry in entries for name in entry.files}
     strays = sorted(path.name for path in folder.iterdir() if path.name not in known) if folder.is_dir() else []
@@ -112,7 +113,8 @@ def _file_problems(folder: Path, entry: Entry) -> Iterator[str]:
 
 
 def _record_problem(record: Record, settings: Settings) -> str | None:
-    codes, sizes = record.codes, np.array(settings.codebook_sizes)
+    codes = record.codes
+    sizes = np.array(settings.codebook_sizes)
     if codes.dtype != np.uint16 or codes.ndim != 2 or len(codes) != settings.n_q:
         return f"codes {codes.dtype} {list(codes.shape)}, expected uint16 [{settings.n_q}, F]"
     frame_size = round(settings.sample_rate / settings.frame_rate)

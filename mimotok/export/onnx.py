@@ -41,7 +41,9 @@ class EncoderGraph(nn.Module):
     def __init__(self, tokenizer: Tokenizer, n_q: int) -> None:
         super().__init__()
         config = tokenizer.config
-        self.config, self.n_q, self.encoder = config, n_q, tokenizer.encoder
+        self.config = config
+        self.n_q = n_q
+        self.encoder = tokenizer.encoder
         self.register_buffer("kernels", dft_kernels(config.n_fft, config.window_size)[:, None])
         bank = mel_filterbank(config.n_mels, config.n_fft, config.sample_rate, config.fmin, config.mel_top)
         self.register_buffer("bank", bank.clone())
@@ -69,7 +71,8 @@ class DecoderGraph(nn.Module):
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__()
-        self.quantizer, self.decoder = tokenizer.encoder.quantizer, tokenizer.decoder
+        self.quantizer = tokenizer.encoder.quantizer
+        self.decoder = tokenizer.decoder
 
     def forward(self, codes: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         vocoder = self.decoder.vocoder
@@ -105,10 +108,12 @@ def export_onnx(tokenizer: Tokenizer, folder: StrPath, *, n_q: int | None = None
         raise ValueError(f"the model is {tokenizer.dtype} on {tokenizer.device}: export it as float32 on the cpu")
     require_new(folder)
     _require_exporter()
-    frames, samples = torch.tensor([9, 6]), 9 * tokenizer.frame_size
+    frames = torch.tensor([9, 6])
+    samples = 9 * tokenizer.frame_size
     codes = torch.zeros(2, n_q, int(frames.max()), dtype=torch.int64)
     with atomic_folder(folder) as temporary:
-        wav_names, code_names = ("wav", "lengths"), ("codes", "lengths")
+        wav_names = ("wav", "lengths")
+        code_names = ("codes", "lengths")
         _write(EncoderGraph(tokenizer, n_q), (torch.zeros(2, samples), frames * tokenizer.frame_size),
                wav_names, ("codes", "code_lengths"), temporary / run_onnx.ENCODER_NAME)  # fmt: skip
         _write(DecoderGraph(tokenizer), (codes, frames), code_names, ("magnitude", "phase"),
@@ -124,6 +129,9 @@ def _facts(tokenizer: Tokenizer, n_q: int) -> dict[str, Any]:
     config = tokenizer.config
     most = tokenizer.chunking.chunk_frames
     decoder_windows = config.decoder_windows() + config.vocoder_windows()
+    decoder_has_windows = all(min(window) >= 0 for window in decoder_windows)
+    most_encoder_frames = None if config.encoder_is_bounded else most
+    most_decoder_frames = None if decoder_has_windows else most
     return {
         "model": tokenizer.name,
         "weights_sha256": tokenizer.weights_sha256,
@@ -132,8 +140,8 @@ def _facts(tokenizer: Tokenizer, n_q: int) -> dict[str, Any]:
         "hop_length": config.hop_length,
         "frame_size": config.frame_size,
         "codebook_sizes": list(config.codebook_sizes[:n_q]),
-        "max_encoder_frames": None if config.encoder_is_bounded else most,
-        "max_decoder_frames": None if all(min(window) >= 0 for window in decoder_windows) else most,
+        "max_encoder_frames": most_encoder_frames,
+        "max_decoder_frames": most_decoder_frames,
     }
 
 
@@ -141,7 +149,8 @@ def _write(
     graph: nn.Module, inputs: tuple[Tensor, ...], names: tuple[str, str], outputs: tuple[str, str], path: Path
 ) -> None:
     time = {"wav": 1, "codes": 2}[names[0]]
-    batch, length = torch.export.Dim.DYNAMIC, torch.export.Dim.DYNAMIC
+    batch = torch.export.Dim.DYNAMIC
+    length = torch.export.Dim.DYNAMIC
     shapes = ({0: batch, time: length}, {0: batch})
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(

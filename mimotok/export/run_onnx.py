@@ -14,7 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-ENCODER_NAME, DECODER_NAME, FACTS_NAME = "encoder.onnx", "decoder.onnx", "mimotok.json"
+ENCODER_NAME = "encoder.onnx"
+DECODER_NAME = "decoder.onnx"
+FACTS_NAME = "mimotok.json"
 
 
 class OnnxTokenizer:

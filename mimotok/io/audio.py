@@ -19,7 +19,8 @@ from mimotok.io.files import StrPath, atomic_path, open_regular, writing
 from mimotok.io.truncation import declares_exact_length, find_truncation, mp3_tag
 
 RESAMPLER = "VHQ"
-MIN_RATE, MAX_RATE = 8_000, 192_000
+MIN_RATE = 8_000
+MAX_RATE = 192_000
 # suffix of a file to write: its libsndfile container and encoding
 WRITABLE = {
     ".wav": ("WAV", "PCM_16"),
@@ -178,7 +179,9 @@ class AudioWriter:
 
     def __init__(self, path: StrPath, sample_rate: int, *, overwrite: bool = True) -> None:
         """path: file to write; sample_rate: in Hz; overwrite: whether an existing file may be replaced."""
-        self.path, self.sample_rate, self.overwrite = Path(path), sample_rate, overwrite
+        self.path = Path(path)
+        self.sample_rate = sample_rate
+        self.overwrite = overwrite
         self.num_samples = 0
         self._stack = ExitStack()
         self._sink: _Sink | None = None

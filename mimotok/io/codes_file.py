@@ -47,7 +47,8 @@ class CodesFile:
         self._check_model()
 
     def _check_codes(self) -> None:
-        codes, sizes = self.codes, self.codebook_sizes
+        codes = self.codes
+        sizes = self.codebook_sizes
         if codes.dtype != np.uint16 or codes.ndim != 2 or codes.size == 0:
             raise ValueError(f"codes: {codes.dtype} {list(codes.shape)}, expected uint16 [n_q, F], not empty")
         if len(sizes) != len(codes):

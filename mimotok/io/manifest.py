@@ -61,9 +61,11 @@ def read_lines(path: str) -> Iterator[tuple[int, bytes]]:
 def _lines(raw: BinaryIO, path: str) -> Iterator[bytes]:
     compressed = path.endswith(".gz")
     opened: Any = gzip.GzipFile(fileobj=raw) if compressed else raw
-    number, total = 0, 0
+    number = 0
+    total = 0
     while line := opened.readline(MAX_LINE + 1):
-        number, total = number + 1, total + len(line)
+        number = number + 1
+        total = total + len(line)
         if len(line) > MAX_LINE:
             raise ValueError(f"{path}:{number}: a line of more than {MAX_LINE >> 20} MiB")
         # as far as it was read, so that no more than is allowed is ever expanded

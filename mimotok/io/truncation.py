@@ -59,7 +59,8 @@ def mp3_tag(raw: BinaryIO) -> Mp3Tag | None:
     """The length tag of a file that may be an MP3."""
     size = raw.seek(0, 2)
     raw.seek(0)
-    start, head = 0, raw.read(10)
+    start = 0
+    head = raw.read(10)
     if head[:3] == b"ID3" and len(head) == 10:  # its size follows in four bytes of seven bits
         start = 10 + sum((byte & 127) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
     raw.seek(start)
@@ -67,7 +68,8 @@ def mp3_tag(raw: BinaryIO) -> Mp3Tag | None:
     found = re.search(rb"(?:Xing|Info)\0\0\0(.)(.{8})", frame, re.DOTALL)
     if not frame.startswith(b"\xff") or found is None:
         return None
-    has_frames, has_bytes = found[1][0] & 1, found[1][0] & 2
+    has_frames = found[1][0] & 1
+    has_bytes = found[1][0] & 2
     declared = found[2][4 * has_frames : 4 * has_frames + 4] if has_bytes else b""
     return Mp3Tag(size - start, int.from_bytes(declared, "big"))
 

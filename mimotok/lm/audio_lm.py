@@ -40,7 +40,8 @@ class AudioLosses(NamedTuple):
 def pad_sequences(positions: Sequence[Positions], codebook_sizes: Sequence[int]) -> Sequences:
     """Pad sequences to one length with text id 0 and empty patches, which are masked out of the model."""
     lengths = torch.tensor([len(each.text) for each in positions])
-    size, frames = int(lengths.max()), positions[0].patches.shape[2]
+    size = int(lengths.max())
+    frames = positions[0].patches.shape[2]
     text = torch.zeros(len(positions), size, dtype=torch.int64)
     patches = torch.tensor(codebook_sizes)[:, None].repeat(len(positions), size, 1, frames)
     for row, each in enumerate(positions):
@@ -76,7 +77,8 @@ class AudioLM(nn.Module):
         lengths = checked_lengths(lengths, text.shape[0], text.shape[1], "positions")
         # the padding is on the right, where causal attention hides it without a mask
         hidden = self.lm.base_model(inputs_embeds=self.embed(text, patches), use_cache=False).last_hidden_state[:, :-1]
-        following, valid = text[:, 1:], valid_mask(lengths - 1, text.shape[1] - 1)
+        following = text[:, 1:]
+        valid = valid_mask(lengths - 1, text.shape[1] - 1)
         logits = self.lm.get_output_embeddings()(hidden[valid])
         text_loss = F.cross_entropy(logits.float(), following[valid])
         audio = valid & (following == self.special.audio)
@@ -112,15 +114,19 @@ class AudioLM(nn.Module):
         """
         if limit < 1 or not len(prompt.text):
             raise ValueError(f"limit={limit}, and a prompt of {len(prompt.text)} positions: give at least 1 of each")
-        text, patches = [prompt.text], [prompt.patches]
+        text = [prompt.text]
+        patches = [prompt.patches]
         empty = self.layout.empty_patches(1, prompt.text.device)[0]
-        last, cache = int(prompt.text[-1]), None
+        last = int(prompt.text[-1])
+        cache = None
         embeds = self.embed(prompt.text[None], prompt.patches[None])
         for remaining in range(limit, 0, -1):
             output = self.lm.base_model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
-            hidden, cache = output.last_hidden_state[:, -1], output.past_key_values
+            hidden = output.last_hidden_state[:, -1]
+            cache = output.past_key_values
             logits = self.lm.get_output_embeddings()(hidden).float() + self._grammar(last, remaining, hidden.device)
-            new_text, new_patch = sample(logits, text_sampling, generator), empty[None]
+            new_text = sample(logits, text_sampling, generator)
+            new_patch = empty[None]
             last = int(new_text)
             if last == self.special.audio:
                 state = self._for_patches(hidden)

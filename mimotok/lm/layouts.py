@@ -148,7 +148,8 @@ class PatchLayout(Layout):
 
     def decode(self, patches: Tensor, *, frames: int | None = None) -> Tensor:
         """patches: [B, P, n_q, size]. Returns codes [B, n_q, frames]; None keeps all frames of the last patch."""
-        count, size = patches.shape[1], patches.shape[3]
+        count = patches.shape[1]
+        size = patches.shape[3]
         if frames is not None and not (count - 1) * size < frames <= count * size:
             raise ValueError(
                 f"frames={frames}, but {count} patches of {size} hold {(count - 1) * size + 1} to {count * size}"

@@ -67,7 +67,8 @@ def align_sentences(
 
 def read_sentences(stream: Tensor, *, pad_id: int, wait_id: int, frame_rate: float = FRAME_RATE) -> list[Span]:
     """stream: [F] -> its sentences, which end where they stop waiting; texts without a frame between are one."""
-    kinds, sentences = stream.tolist(), []
+    kinds = stream.tolist()
+    sentences = []
     for first, ids in _runs(stream, (pad_id, wait_id)):
         stop = first + len(ids)
         while stop < len(kinds) and kinds[stop] == wait_id:
@@ -78,7 +79,9 @@ def read_sentences(stream: Tensor, *, pad_id: int, wait_id: int, frame_rate: flo
 
 def _placed(spans: Sequence[Span], frames: int, frame_rate: float, special: Collection[int]) -> list[tuple[int, Span]]:
     """Each span with the frame of its first text id."""
-    placed, free, last = [], 0, float("-inf")
+    placed = []
+    free = 0
+    last = float("-inf")
     for number, span in enumerate(spans):
         for at, text_id in enumerate(span.ids):
             if text_id < 0 or text_id in special:
@@ -86,7 +89,8 @@ def _placed(spans: Sequence[Span], frames: int, frame_rate: float, special: Coll
         if not span.ids or span.start < last or span.end < span.start:
             raise ValueError(f"spans[{number}]={span}: give at least one id, and spans in order of time")
         first = max(round(span.start * frame_rate), free)
-        free, last = first + len(span.ids), span.start
+        free = first + len(span.ids)
+        last = span.start
         if free > frames:
             raise ValueError(f"spans[{number}]: its text ends at frame {free}, but the stream has {frames} frames")
         placed.append((first, span))

@@ -107,7 +107,9 @@ def buffered_attention(q: Tensor, k: Tensor, v: Tensor, valid: Tensor, window: W
 
 
 def _kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, is_causal: bool = False) -> Tensor:
-    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    q = q.transpose(1, 2)
+    k = k.transpose(1, 2)
+    v = v.transpose(1, 2)
     if mask is not None and q.requires_grad and q.device.type == "cpu":
         # the backward pass of torch's CPU kernel takes twice the time of these products and theirs
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + mask
@@ -146,7 +148,9 @@ def _packed(q: Tensor, k: Tensor, v: Tensor, window: Window, packing: Packing) -
 
 
 def _banded(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan) -> Tensor:
-    (left, right), (batch, size, heads, dim), block = plan.window, q.shape, plan.block
+    (left, right) = plan.window
+    (batch, size, heads, dim) = q.shape
+    block = plan.block
     count = frames_needed(size, block)
     rest = count * block - size
     q = F.pad(q, (0, 0, 0, 0, 0, rest)).reshape(batch * count, block, heads, dim)
@@ -158,7 +162,8 @@ def _banded(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan) -> Tensor:
 
 
 def _half_open(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, start: int) -> Tensor:
-    (left, right), size = plan.window, k.shape[1]
+    (left, right) = plan.window
+    size = k.shape[1]
     stop = min(start + HALF_OPEN_BLOCK, size)
     low = 0 if left < 0 else max(0, start - left)
     high = size if right < 0 else min(size, stop + right)
@@ -179,7 +184,9 @@ def _mask(window: Window, hidden: Tensor, lengths: Tensor | None, block: int) ->
 
 def _banded_mask(window: Window, hidden: Tensor, lengths: Tensor | None, block: int) -> Tensor:
     """[B * blocks, 1, block, left + block + right]; each query sees itself, lest a padded one sees nothing."""
-    (left, right), (batch, size), device = window, hidden.shape[:2], hidden.device
+    (left, right) = window
+    (batch, size) = hidden.shape[:2]
+    device = hidden.device
     start = torch.arange(0, size, block, device=device)[:, None]
     key = torch.arange(-left, block + right, device=device)
     offset = key - torch.arange(block, device=device)[:, None]
@@ -203,13 +210,15 @@ def _attend_traced(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan) -> Tens
 
     Linear in length where both sides of the window are limited, dense where one is not.
     """
-    (left, right), (batch, size, heads, dim) = plan.window, q.shape
+    (left, right) = plan.window
+    (batch, size, heads, dim) = q.shape
     bounded = min(plan.window) >= 0
     block = max(TRACED_BLOCK, left + right) if bounded else size
     count = frames_needed(size, block) if bounded else 1
     reach = torch.arange(-left, block + right, device=q.device) if bounded else torch.arange(size, device=q.device)
     start = torch.arange(count, device=q.device)[:, None] * block
-    key, offset = start + reach, reach - torch.arange(block, device=q.device)[:, None]
+    key = start + reach
+    offset = reach - torch.arange(block, device=q.device)[:, None]
     seen = ((key >= 0) & (key < size))[:, None, :]
     if left >= 0:
         seen = seen & (offset >= -left)

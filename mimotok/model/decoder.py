@@ -65,7 +65,8 @@ class Decoder(nn.Module):
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
-        dim, norm = config.d_model, config.upsample_norm
+        dim = config.d_model
+        norm = config.upsample_norm
         self.dconv1 = Upsample(dim, dim, config.avg_pooler, config.avg_pooler, norm) if config.avg_pooler > 1 else None
         self.layers = Stack(StackShape.of_decoder(config))
         self.layer_norm = make_norm(config.ln_type, dim)

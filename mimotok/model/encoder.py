@@ -18,7 +18,8 @@ class Encoder(nn.Module):
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
-        dim, pool = config.d_model, config.avg_pooler
+        dim = config.d_model
+        pool = config.avg_pooler
         self.stride = config.stride_size
         self.pool = pool
         # the convolutions get their context explicitly: zeros around a whole clip, the past in a stream

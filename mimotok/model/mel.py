@@ -32,7 +32,8 @@ def log_mel(wav: Tensor, lengths: Tensor | None, config: TokenizerConfig) -> tup
 
 def frame_log_mel(padded: Tensor, config: TokenizerConfig) -> Tensor:
     """padded: [B, n_fft + (frames - 1) * hop]: the STFT without centring. Returns mel [B, frames, n_mels] in fp32."""
-    hop, kept = config.hop_length, config.n_fft - config.hop_length
+    hop = config.hop_length
+    kept = config.n_fft - config.hop_length
     frames = (padded.shape[1] - kept) // hop
     starts = range(0, max(frames, 1), BLOCK_FRAMES)
     blocks = [_block(padded[:, start * hop : (start + BLOCK_FRAMES) * hop + kept], config) for start in starts]

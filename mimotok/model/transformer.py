@@ -45,7 +45,8 @@ class StackShape:
     @classmethod
     def of_vocoder(cls, config: TokenizerConfig) -> StackShape:
         """The vocoder's stack."""
-        dim, ffn_dim = config.vocoder_dim, config.vocoder_intermediate_dim
+        dim = config.vocoder_dim
+        ffn_dim = config.vocoder_intermediate_dim
         return cls._of(config, dim, ffn_dim, config.vocoder_attention_heads, config.vocoder_windows())
 
     @classmethod

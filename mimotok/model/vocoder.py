@@ -44,7 +44,8 @@ class ISTFTHead(nn.Module):
 
         Returns samples [B, n, hop_length] of istft_reach().right frames ago.
         """
-        count, overlap = hidden.shape[1], frames_needed(self.n_fft, self.hop_length) - 1
+        count = hidden.shape[1]
+        overlap = frames_needed(self.n_fft, self.hop_length) - 1
         frames = state.extend("frames", overlap, self._frames(hidden))
         known = state.extend("valid", overlap, valid)
         # a block of samples is final once the last frame that covers it has come

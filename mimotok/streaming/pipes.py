@@ -77,7 +77,9 @@ def _read_header(tokenizer: Tokenizer, source: BinaryIO, force: bool) -> int:
     try:
         values: dict[str, Any] = json.loads(line)
         known = values["format"] == FORMAT
-        n_q, name, sha256 = int(values["n_q"]), str(values["model"]), str(values["sha256"])
+        n_q = int(values["n_q"])
+        name = str(values["model"])
+        sha256 = str(values["sha256"])
     except (ValueError, KeyError, TypeError):
         known = False
     if not known:
@@ -95,7 +97,8 @@ def _sound(source: BinaryIO, sample_rate: int) -> Iterator[Tensor]:
     """wav float32 [1, t] at `sample_rate`, as it comes in."""
     start = source.read(12)
     if start[:4] == b"RIFF" and start[8:12] == b"WAVE":
-        form, start = _read_wav_header(source), b""
+        form = _read_wav_header(source)
+        start = b""
     else:
         form = PcmFormat(sample_rate, 1)
     same = form.sample_rate == sample_rate

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from mimotok.corpus import tokenize_corpus, verify_corpus
+from mimotok.corpus import TokenDataset, tokenize_corpus, verify_corpus
 from mimotok.corpus.cuts import load_cut, make_cut, with_memory
 from mimotok.corpus.ledger import read_failures
 from tests.helpers.corpus_tools import records_of
@@ -179,6 +179,20 @@ def test_tokens_that_remember_a_command_run_nothing_when_they_are_verified(forma
         patch.setattr(verify, "read_shard", lambda *_: [record])
         assert verify_corpus(out, tokenizer).absent == 1
     assert not marker.exists()
+
+
+@pytest.mark.parametrize("name", ["../corpus.json", "/etc/hostname", "a/b", "..", ""])
+def test_a_ledger_cannot_name_files_outside_of_its_folder(name, folder, tokenizer, out):
+    manifest = folder / "cuts.jsonl"
+    manifest.write_text(json.dumps(cut()))
+    tokenize_corpus(str(manifest), out, tokenizer, root=str(folder), **QUICK)
+    ledger = out / "ledger.jsonl"
+    row = json.loads(ledger.read_text())
+    row["files"] = {name: "0" * 64}
+    ledger.write_text(json.dumps(row) + "\n")
+    for read in (lambda: verify_corpus(out, tokenizer), lambda: TokenDataset(out)):
+        with pytest.raises(ValueError, match="not the name of a shard's file"):
+            read()
 
 
 def test_files_memory_and_addresses_are_read(folder, tmp_path):

@@ -71,7 +71,8 @@ def augment(
     if config.bandwidths and rng.random() < config.bandwidth_prob:
         limit = 2 * rng.choice(config.bandwidths)
         if limit < min(source, sample_rate):
-            wav, source = resample(wav, source, limit), limit
+            wav = resample(wav, source, limit)
+            source = limit
     wav = resample(wav, source, sample_rate)
     gain = 10 ** (rng.uniform(*config.gain_db) / 20)
     wav = wav * np.float32(min(gain, PEAK / max(np.abs(wav).max(initial=0.0), 1e-9)))

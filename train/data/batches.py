@@ -67,7 +67,8 @@ class Render(NamedTuple):
 
     def batch(self, clips: Sequence[Clip], planned: PlannedBatch, seeds: Sequence[int]) -> Loaded:
         """`seeds` names the batch: with an item's place in it, they seed the item's augmentation."""
-        parts, skipped = [], {}
+        parts = []
+        skipped = {}
         for slot, item in enumerate(planned.items):
             clip = clips[item.clip]
             try:
@@ -144,9 +145,14 @@ class BatchDataset(Dataset[Loaded]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.clips, self.plan, self.render = clips, plan, render
-        self.seed, self.rank, self.world_size = seed, rank, world_size
-        self._epoch, self._batches = 0, plan(0)
+        self.clips = clips
+        self.plan = plan
+        self.render = render
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self._epoch = 0
+        self._batches = plan(0)
         if not self._batches:
             raise ValueError("no clip is left: check the manifest's `split`, min_seconds and source_weights")
         self.epoch_batches = max(1, len(self._batches) // world_size)
@@ -155,7 +161,8 @@ class BatchDataset(Dataset[Loaded]):
         """Epoch, number within it (over all ranks) and content of this rank's batch `index`."""
         epoch, number = divmod(index, self.epoch_batches)
         if self._epoch != epoch:
-            self._epoch, self._batches = epoch, self.plan(epoch)
+            self._epoch = epoch
+            self._batches = self.plan(epoch)
         number = number * self.world_size + self.rank
         return epoch, number, self._batches[number % len(self._batches)]
 
@@ -165,7 +172,8 @@ class BatchDataset(Dataset[Loaded]):
 
     def loader(self, first: int, num_workers: int) -> DataLoader[Loaded]:
         """This rank's batches from number `first` on."""
-        numbers, pin = range(first, sys.maxsize), torch.cuda.is_available()
+        numbers = range(first, sys.maxsize)
+        pin = torch.cuda.is_available()
         return DataLoader(self, batch_size=None, sampler=numbers, num_workers=num_workers, pin_memory=pin)
 
 
@@ -182,7 +190,9 @@ class ResumableLoader:
     """
 
     def __init__(self, dataset: TrainDataset, *, num_workers: int, skipped: dict[str, str], digest: str) -> None:
-        self.dataset, self.num_workers, self.digest = dataset, num_workers, digest
+        self.dataset = dataset
+        self.num_workers = num_workers
+        self.digest = digest
         self.skipped = dict(skipped)
         self.position = 0
         self._iterator: Iterator[Loaded] | None = None  # so named, Lightning's teardown stops its workers

@@ -122,7 +122,8 @@ def _write_shard(clips: list[Clip], folder: Path, number: int, sample_rate: int)
     """One shard: a WAV file per rate, the cuts in them, and the clips skipped; the cuts' file comes last."""
     samples: dict[int, list[np.ndarray]] = {}
     filled: dict[int, int] = {}
-    cuts, skipped = [], {}
+    cuts = []
+    skipped = {}
     for clip in clips:
         try:
             wav, rate = decode(clip)
@@ -130,7 +131,8 @@ def _write_shard(clips: list[Clip], folder: Path, number: int, sample_rate: int)
             skipped[clip.id] = str(error)
             continue
         if rate > sample_rate:
-            wav, rate = resample(wav, rate, sample_rate), sample_rate
+            wav = resample(wav, rate, sample_rate)
+            rate = sample_rate
         pcm = np.round(np.clip(wav, -1, 32767 / 32768) * 32768).astype("<i2")
         path = folder / f"shard-{number:05d}-{rate}.wav"
         cuts.append(_to_cut(clip, Pcm(str(path.resolve()), rate, filled.get(rate, 0), len(pcm))))
@@ -146,7 +148,8 @@ def _write_shard(clips: list[Clip], folder: Path, number: int, sample_rate: int)
 
 
 def _write_index(folder: Path, count: int) -> dict[str, str]:
-    lines, skipped = [], {}
+    lines = []
+    skipped = {}
     for number in range(count):
         index, skipped_file = _names(folder, number)
         lines.append(index.read_bytes())

@@ -100,7 +100,8 @@ def read(clip: Clip, start: float = 0.0, seconds: float = 1e6) -> tuple[np.ndarr
         wav, rate = decode(clip)
         first = round(start * rate)
         return wav[first : first + round(seconds * rate)], rate
-    rate, frames = clip.pcm.rate, clip.pcm.frames
+    rate = clip.pcm.rate
+    frames = clip.pcm.frames
     first = min(round(start * rate), frames)
     count = min(round(seconds * rate), frames - first)
     begin = clip.pcm.start + first
@@ -175,13 +176,14 @@ def cut_clip(cut: Any, source: str) -> Clip:
     supervision = cut.supervisions[0] if len(cut.supervisions) == 1 else None
     # a supervision that the cut truncates is no transcript of what is heard
     whole = supervision is not None and supervision.start >= -0.05 and supervision.end <= cut.duration + 0.05
+    text = (getattr(supervision, "text", None) or "").strip() or None
     files = _files(cut)
     return Clip(
         id=cut.id,
-        audio=files[0] if files else "",
+        audio=next(iter(files), ""),
         duration=cut.duration,
         source=custom.get("source") or source,
-        text=(getattr(supervision, "text", None) or "").strip() or None if whole else None,
+        text=text if whole else None,
         split=custom.get("split") or "train",
         speaker=getattr(supervision, "speaker", None),
         language=getattr(supervision, "language", None),

@@ -71,7 +71,9 @@ class SpeechDataModule(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.manifest, self.root, self.val_manifest = manifest, root, val_manifest
+        self.manifest = manifest
+        self.root = root
+        self.val_manifest = val_manifest
         self.plan_config = PlanConfig(
             sample_rate=sample_rate,
             batch_seconds=batch_seconds,
@@ -81,7 +83,10 @@ class SpeechDataModule(L.LightningDataModule):
             pad_samples=pad_samples,
             source_weights=source_weights,
         )
-        self.augment, self.cache_dir, self.num_workers, self.seed = augment, cache_dir, num_workers, seed
+        self.augment = augment
+        self.cache_dir = cache_dir
+        self.num_workers = num_workers
+        self.seed = seed
         self.alignments = alignments
         self.frame_rate = None if alignments is None else frame_rate
         if alignments is not None and _is_shar(manifest):
@@ -97,7 +102,8 @@ class SpeechDataModule(L.LightningDataModule):
                 self._prepare(manifest, self.cache_dir)
 
     def _prepare(self, manifest: str | list[str], cache_dir: str) -> Path:
-        rate, workers = self.plan_config.sample_rate, max(1, self.num_workers)
+        rate = self.plan_config.sample_rate
+        workers = max(1, self.num_workers)
         return prepare(manifest, self.root, cache_dir, sample_rate=rate, workers=workers)
 
     def _read(self, manifest: str | list[str]) -> tuple[list[Clip], dict[str, str]]:
@@ -120,7 +126,8 @@ class SpeechDataModule(L.LightningDataModule):
         if self.alignments is not None:
             clips = with_phones(self.train_clips + self.val_clips, self.alignments, self.root)
             count = len(self.train_clips)
-            self.train_clips, self.val_clips = clips[:count], clips[count:]
+            self.train_clips = clips[:count]
+            self.val_clips = clips[count:]
         for clip in self.train_clips:
             if clip.duration < self.plan_config.min_seconds:
                 self.skipped[clip.id] = f"short: {clip.duration:.2f} s"

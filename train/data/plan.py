@@ -148,7 +148,8 @@ def whole_plan(clips: Sequence[Clip], config: PlanConfig) -> list[PlannedBatch]:
     order = sorted(range(len(clips)), key=lambda k: (clips[k].duration, clips[k].id))
     batches: list[PlannedBatch] = []
     for k in order:
-        item, length = Item(k, 0.0, clips[k].duration, 1.0, True), config.padded(clips[k].duration)
+        item = Item(k, 0.0, clips[k].duration, 1.0, True)
+        length = config.padded(clips[k].duration)
         full = not batches or len(batches[-1].items) >= config.batch_size(length)
         if full or batches[-1].samples != length:
             batches.append(PlannedBatch(length, [item]))

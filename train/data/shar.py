@@ -70,15 +70,21 @@ class ShardBatches(IterableDataset[Loaded]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.shards, self.config, self.augment = shards, config, augment
-        self.seed, self.rank, self.world_size = seed, rank, world_size
-        self.first, self.lanes = 0, 1
+        self.shards = shards
+        self.config = config
+        self.augment = augment
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.first = 0
+        self.lanes = 1
         # an estimate: only the first shard's batches are counted
         self.epoch_batches = max(1, len(self._plan(0, 0)[1]) * len(shards) // world_size)
 
     def loader(self, first: int, num_workers: int) -> DataLoader[Loaded]:
         """This rank's batches from number `first` on."""
-        self.first, self.lanes = first, max(1, num_workers)
+        self.first = first
+        self.lanes = max(1, num_workers)
         pin = torch.cuda.is_available()
         return DataLoader(self, batch_size=None, num_workers=num_workers, pin_memory=pin)
 
@@ -94,7 +100,8 @@ class ShardBatches(IterableDataset[Loaded]):
             try:
                 clips, planned = self._plan(epoch, number)
             except Exception as error:  # a shard that cannot be read must not stop a run
-                clips, planned = [], []
+                clips = []
+                planned = []
                 bad = Loaded(None, {self.shards[number].cuts: f"corrupt: {type(error).__name__}: {error}"})
             else:
                 bad = Loaded(None, {})

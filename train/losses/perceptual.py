@@ -24,16 +24,23 @@ LOUDNESS_SCALE = 0.187
 # the share of the softer one of two loudnesses by which they can differ unnoticed
 DEAD_ZONE = 0.25
 # added sound annoys more than missing sound: a factor below 3 counts as none, one above 12 as 12
-ASYMMETRY_POWER, ASYMMETRY_FROM, ASYMMETRY_LIMIT, ASYMMETRY_FLOOR = 1.2, 3.0, 12.0, 50.0
+ASYMMETRY_POWER = 1.2
+ASYMMETRY_FROM = 3.0
+ASYMMETRY_LIMIT = 12.0
+ASYMMETRY_FLOOR = 50.0
 # raw PESQ is 4.5 - 0.1 (symmetric + 0.309 asymmetric)
 ASYMMETRY_WEIGHT = 0.309
 SOFT = 1e-3
 # a frame's disturbance is divided by ((power + floor) / scale)^0.04
-FRAME_POWER, FRAME_FLOOR, FRAME_SCALE = 0.04, 1e5, 1e7
+FRAME_POWER = 0.04
+FRAME_FLOOR = 1e5
+FRAME_SCALE = 1e7
 
 # STOI: third octaves from 150 Hz, frames of about 25 ms, half overlapped, correlated over 30 of them
-OCTAVE_BANDS, LOWEST_HZ = 15, 150.0
-STOI_WINDOW, STOI_FRAMES = 0.025, 30
+OCTAVE_BANDS = 15
+LOWEST_HZ = 150.0
+STOI_WINDOW = 0.025
+STOI_FRAMES = 30
 # the decoded envelope is clipped where its distance from the target's is 15 dB below the target
 STOI_CLIP = 1 + 10 ** (15 / 20)
 # of segments, below the loudest one: STOI drops silent frames
@@ -59,21 +66,24 @@ def disturbance_loss(
     threshold of hearing (Terhardt, 1979) in place of its tables, and a mean over time in place of norms in which
     the worst frames decide. Computed in fp32 whatever autocast says.
     """
-    prediction, target = prepared(prediction, lengths), prepared(target, lengths)
+    prediction = prepared(prediction, lengths)
+    target = prepared(target, lengths)
     with torch.autocast(prediction.device.type, enabled=False):
         window = 2 * (hop := round(0.016 * sample_rate))
         bands = bark_bands(sample_rate, window, target.device)
         predicted, wanted = (power(stft(wav, window, hop)) @ bands.bank for wav in (prediction, target))
         mask = frame_mask(wanted, lengths, hop)
         gain = _calibration(wanted.sum(-1), mask)
-        predicted, wanted = gain * predicted, gain * wanted
+        predicted = gain * predicted
+        wanted = gain * wanted
         error = _disturbance(predicted, wanted, bands) * mask
         return error.sum() / mask.sum().clamp(min=1)
 
 
 def _disturbance(predicted: Tensor, wanted: Tensor, bands: BarkBands) -> Tensor:
     """Powers [B, F, 49] -> disturbance [B, F]."""
-    loudness, target_loudness = _loudness(predicted, bands.threshold), _loudness(wanted, bands.threshold)
+    loudness = _loudness(predicted, bands.threshold)
+    target_loudness = _loudness(wanted, bands.threshold)
     slack = DEAD_ZONE * torch.minimum(loudness, target_loudness)
     difference = ((loudness - target_loudness).abs() - slack).relu() * bands.widths
     # softened at zero, where a root has no slope
@@ -109,7 +119,8 @@ def bark_bands(sample_rate: int, window: int, device: torch.device) -> BarkBands
         position = (_bark(hertz) - edges[0]) / (edges[1] - edges[0])
         # triangles one band wide on either side: the lowest bands are narrower than a bin
         bank = (1 - (position[:, None] - torch.arange(BARK_BANDS) - 0.5).abs()).clamp(min=0)
-        bank[0], bank[hertz > HEARD_HZ] = 0, 0
+        bank[0] = 0
+        bank[hertz > HEARD_HZ] = 0
         centre = _hertz((edges[1:] + edges[:-1]) / 2) / 1000
         quiet = 3.64 * centre**-0.8 - 6.5 * (-0.6 * (centre - 3.3) ** 2).exp() + 1e-3 * centre**4
         widths = edges.diff()
@@ -131,7 +142,8 @@ def stoi_loss(prediction: Tensor, target: Tensor, lengths: Tensor | None = None,
     Arguments as in `disturbance_loss`. Silent segments are left out, where STOI drops silent frames and joins what
     remains. A clip shorter than 30 frames (0.4 s) counts nothing.
     """
-    prediction, target = prepared(prediction, lengths), prepared(target, lengths)
+    prediction = prepared(prediction, lengths)
+    target = prepared(target, lengths)
     with torch.autocast(prediction.device.type, enabled=False):
         window = round(STOI_WINDOW * sample_rate)
         hop = window // 2

@@ -83,7 +83,8 @@ def mel_loss(
     The floor is in the units of mimotok's own mel, and added, not clamped, so that a prediction below it still
     receives a gradient. Computed in fp32 whatever autocast says.
     """
-    prediction, target = prepared(prediction, lengths), prepared(target, lengths)
+    prediction = prepared(prediction, lengths)
+    target = prepared(target, lengths)
     with torch.autocast(prediction.device.type, enabled=False):
         total = prediction.new_zeros(())
         for n_mels, window, hop in scales:
@@ -114,7 +115,8 @@ def stft_loss(
     Spectral convergence (per clip, then averaged) plus L1 of ln(magnitude + floor). Tensors, lengths and
     floor as in `mel_loss`; resolutions: (window, hop) in samples.
     """
-    prediction, target = prepared(prediction, lengths), prepared(target, lengths)
+    prediction = prepared(prediction, lengths)
+    target = prepared(target, lengths)
     total = prediction.new_zeros(())
     for window, hop in resolutions:
         # the floor also bounds the ratio below: on a silent clip it would divide by zero
@@ -123,7 +125,8 @@ def stft_loss(
         log_error = (predicted.log() - wanted.log()).abs()
         if lengths is not None:
             mask = valid_mask(mel_frames(lengths, hop), wanted.shape[1])[..., None]
-            predicted, wanted = predicted * mask, wanted * mask
+            predicted = predicted * mask
+            wanted = wanted * mask
         error = torch.linalg.vector_norm(predicted - wanted, dim=(1, 2))
         level = torch.linalg.vector_norm(wanted, dim=(1, 2))
         total = total + (error / level).mean() + frame_mean(log_error, lengths, hop)
@@ -144,7 +147,8 @@ def complex_loss(
     The compression is that of Ephrat et al. 2018 ("Looking to Listen"), with |S| softened by `floor`, where
     the power would have an infinite slope. Tensors, lengths and floor as in `mel_loss`.
     """
-    prediction, target = prepared(prediction, lengths), prepared(target, lengths)
+    prediction = prepared(prediction, lengths)
+    target = prepared(target, lengths)
     total = prediction.new_zeros(())
     for window, hop in resolutions:
         predicted = _compressed(stft(prediction, window, hop), power, floor / MEL_GAIN)

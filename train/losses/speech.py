@@ -123,7 +123,8 @@ def resample(wav: Tensor, source: int, target: int, *, zeros: int = 32, rolloff:
     if source == target:
         return wav
     common = math.gcd(source, target)
-    old, new = source // common, target // common
+    old = source // common
+    new = target // common
     kernels, width = _sinc_kernels(old, new, zeros, rolloff)
     padded = F.pad(wav[:, None], (width, width + old))
     phases = F.conv1d(padded, kernels.to(wav.device), stride=old)

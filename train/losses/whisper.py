@@ -130,7 +130,8 @@ class WhisperEncoder(nn.Module):
         """Our names of the weights to CTranslate2's."""
         modules = {"conv1": "conv1", "conv2": "conv2", "norm": "layer_norm"}
         for i in range(len(self.blocks)):
-            attention, ffn = f"layer_{i}/self_attention", f"layer_{i}/ffn"
+            attention = f"layer_{i}/self_attention"
+            ffn = f"layer_{i}/ffn"
             modules |= {
                 f"blocks.{i}.attention_norm": f"{attention}/layer_norm",
                 f"blocks.{i}.qkv": f"{attention}/linear_0",
@@ -205,7 +206,9 @@ def whisper_log_mel(wav: Tensor, lengths: Tensor, n_mels: int) -> Tensor:
 def _slaney_filterbank(n_mels: int) -> Tensor:
     """Triangular filters of equal area, [n_mels, 201]: linear below 1 kHz, logarithmic above (Slaney, 1998)."""
     with torch.inference_mode(False):
-        step, corner, ratio = 200 / 3, 1000.0, np.log(6.4) / 27
+        step = 200 / 3
+        corner = 1000.0
+        ratio = np.log(6.4) / 27
         top = corner / step + np.log(RATE / 2 / corner) / ratio
         marks = np.linspace(0, top, n_mels + 2)
         edges = np.where(marks < corner / step, marks * step, corner * np.exp(ratio * (marks - corner / step)))

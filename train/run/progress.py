@@ -36,12 +36,14 @@ class Pace:
 
     def audio_rate(self) -> float:
         """Audio-seconds per second; 0 before the first step."""
-        first, last = self._marks[0], self._marks[-1]
+        first = self._marks[0]
+        last = self._marks[-1]
         return (last.audio_seconds - first.audio_seconds) / (last.time - first.time) if last.time > first.time else 0.0
 
     def seconds_left(self, max_steps: int) -> float | None:
         """Until step `max_steps`; None before the first step, and for a run without end (-1)."""
-        first, last = self._marks[0], self._marks[-1]
+        first = self._marks[0]
+        last = self._marks[-1]
         if last.step == first.step or max_steps < 0:
             return None
         return (max_steps - last.step) * (last.time - first.time) / (last.step - first.step)

@@ -66,7 +66,8 @@ class AdversarialStage(Stage):
     @torch.no_grad()
     def _segment(self, batch: Batch) -> Segment:
         latents, lengths = self.encode_mel(batch)
-        quantizer, every = self.tokenizer.encoder.quantizer, self.tokenizer.config.num_quantizers
+        quantizer = self.tokenizer.encoder.quantizer
+        every = self.tokenizer.config.num_quantizers
         codes = quantizer.encode(latents, every)
         n_q = torch.randint(1, every + 1, (len(codes),))
         n_q[torch.rand(len(codes)) < self.default_ratio] = self.tokenizer.n_q

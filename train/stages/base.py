@@ -134,7 +134,8 @@ class Stage(PlainLoading):
 
     def segment(self, latents: Tensor, lengths: Tensor, wav: Tensor) -> Segment:
         """A random stretch of each clip. latents: [B, F, D], lengths: [B] frames, wav: [B, T], zero past its end."""
-        size, samples = min(self.segment_frames, latents.shape[1]), self.tokenizer.frame_size
+        size = min(self.segment_frames, latents.shape[1])
+        samples = self.tokenizer.frame_size
         room = (lengths - size).clamp(min=0)
         start = (torch.rand(len(lengths)).to(room.device) * (room + 1)).long()
         frames = start[:, None] + torch.arange(size, device=start.device)

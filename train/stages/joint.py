@@ -149,7 +149,8 @@ class JointStage(Stage):
 
     def _draw_n_q(self, count: int) -> Tensor:
         """Codebooks in use per clip, [count]; the first clip uses all (see TrainingQuantizer)."""
-        config, every = self.quantizer_config, self.tokenizer.config.num_quantizers
+        config = self.quantizer_config
+        every = self.tokenizer.config.num_quantizers
         draw = torch.rand(count)
         n_q = torch.randint(1, every + 1, (count,))
         n_q[draw < config.unquantized_ratio + (1 - config.unquantized_ratio) * config.default_ratio] = (

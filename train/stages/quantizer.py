@@ -85,8 +85,10 @@ class TrainingQuantizer(nn.Module):
         # a step that went wrong is dropped later; one NaN in the moving averages would stay for ever
         finite = latents.isfinite().all(-1)
         valid = valid & finite
-        residual, total = torch.where(finite[..., None], latents, 0.0), torch.zeros_like(latents)
-        codes, losses = [], []
+        residual = torch.where(finite[..., None], latents, 0.0)
+        total = torch.zeros_like(latents)
+        codes = []
+        losses = []
         first = self._first_entries(residual)
         for index, layer in enumerate(self.layers):
             self._set_dead_threshold(cast(VectorQuantize, layer)._codebook)

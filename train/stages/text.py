@@ -10,7 +10,9 @@ from typing import Any
 class ByteTokenizer:
     """UTF-8 bytes after three special ids, so any text in any script has a short vocabulary of 259."""
 
-    pad, bos, eos = 0, 1, 2
+    pad = 0
+    bos = 1
+    eos = 2
     size = 259
 
     def encode(self, text: str) -> list[int]:
@@ -32,7 +34,9 @@ class HuggingFaceTokenizer:
         from transformers import AutoTokenizer
 
         self.inner: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        eos, bos, pad = self.inner.eos_token_id, self.inner.bos_token_id, self.inner.pad_token_id
+        eos = self.inner.eos_token_id
+        bos = self.inner.bos_token_id
+        pad = self.inner.pad_token_id
         if eos is None:
             raise ValueError(f"tokenizer {name} has no end-of-sequence token, so a transcript could not end")
         self.eos = eos

@@ -137,10 +137,12 @@ class TextDecoder(nn.Module):
         position = torch.arange(audio.shape[1] + 1, device=audio.device) - shift
         bos = self._embed(torch.full_like(shift, self.tokenizer.bos), audio.dtype)
         embeds = torch.cat([_take(audio, position[:, :-1].clamp(min=0)), bos], dim=1)
-        mask, position = position >= 0, position.clamp(min=0)
+        mask = position >= 0
+        position = position.clamp(min=0)
 
         limits = (lengths * TOKENS_PER_FRAME).long() + EXTRA_TOKENS
-        cache, written = DynamicCache(config=self.lm.config), []
+        cache = DynamicCache(config=self.lm.config)
+        written = []
         running = torch.ones_like(prefix, dtype=torch.bool)
         while running.any():
             hidden = self.lm.model(
@@ -155,7 +157,8 @@ class TextDecoder(nn.Module):
             written.append(torch.where(running, token, self.tokenizer.eos))
             running = running & (len(written) < limits)
             embeds = self._embed(token[:, None], audio.dtype)
-            mask, position = F.pad(mask, (0, 1), value=True), position[:, -1:] + 1
+            mask = F.pad(mask, (0, 1), value=True)
+            position = position[:, -1:] + 1
         rows = torch.stack(written, dim=1).tolist()
         return [self.tokenizer.decode([i for i in row if i != self.tokenizer.eos]) for row in rows]
 

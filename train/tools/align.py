@@ -150,7 +150,8 @@ def fitted(phones: Iterable[Phone], margin: float, seconds: float) -> list[Phone
     kept = [Phone(*phone) for phone in moved if phone[1] < phone[2]]
     if not any(phone.label != SILENCE for phone in kept):
         raise NotAlignedError("not aligned: no phone was found")
-    kept[0], kept[-1] = kept[0]._replace(start=0.0), kept[-1]._replace(end=seconds)
+    kept[0] = kept[0]._replace(start=0.0)
+    kept[-1] = kept[-1]._replace(end=seconds)
     try:
         check_phones(kept)
     except ValueError as error:

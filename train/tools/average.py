@@ -33,7 +33,8 @@ def average(
     if not 0 <= share <= 1:
         raise ValueError(f"share={share:g}: give 0 (the first) to 1 (the second)")
     stored = checked_dtype(dtype)
-    mine, other = Tokenizer.from_pretrained(first), Tokenizer.from_pretrained(second)
+    mine = Tokenizer.from_pretrained(first)
+    other = Tokenizer.from_pretrained(second)
     if mine.config != other.config:
         raise ValueError(f"{first} and {second} have different configurations: no mean of them is a model")
     weights = other.state_dict()
