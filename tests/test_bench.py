@@ -11,6 +11,8 @@ from bench import batch, gpu, large
 from mimotok import Tokenizer
 from tests.helpers.models import STREAMABLE, make_tokenizer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def tiny_config(tmp_path: Path) -> Path:

@@ -29,6 +29,8 @@ from mimotok.lm import InterleavedLayout
 from mimotok.lm.audio_lm import pad_sequences
 from mimotok.lm.patches import PatchConfig
 
+pytestmark = pytest.mark.slow
+
 SIZES = (32, 32, 16, 16)
 
 

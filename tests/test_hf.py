@@ -22,6 +22,8 @@ from mimotok.weights import PREPROCESSOR_NAME, WEIGHTS_NAME, WINDOW_KEY, embedde
 from tests.helpers.models import STREAMABLE, TINY, make_tokenizer
 from tests.helpers.paths import PARITY
 
+pytestmark = pytest.mark.slow
+
 transformers = pytest.importorskip("transformers", minversion="5", reason="needs: pip install 'mimotok[hf]'")
 hf = pytest.importorskip("mimotok.hf", reason="needs: pip install 'mimotok[hf]'")
 

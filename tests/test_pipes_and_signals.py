@@ -19,6 +19,8 @@ from mimotok.cli.main import app
 from mimotok.io.terminal import end_on_signals
 from tests.helpers.paths import PARITY
 
+pytestmark = pytest.mark.slow
+
 MODEL = PARITY / "a"
 ODD = ("pipe.wav", "zero.wav", "socket.wav")
 QUICK = {"workers": 0, "batch_seconds": 1.0, "shard_hours": 1.0}

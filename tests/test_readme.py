@@ -13,6 +13,8 @@ import pytest
 from mimotok import weights
 from tests.helpers.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 

@@ -31,6 +31,8 @@ from mimotok.io.codes_file import load_codes
 from tests.helpers.paths import PARITY
 from tests.helpers.training_runs import configure, make_speech
 
+pytestmark = pytest.mark.slow
+
 MODEL = PARITY / "a"
 
 

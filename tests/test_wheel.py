@@ -12,6 +12,8 @@ import pytest
 
 from tests.helpers.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("build", reason="needs: pip install 'mimotok[dev]'")
 
 

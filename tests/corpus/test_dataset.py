@@ -20,6 +20,8 @@ from mimotok.corpus import TokenDataset, TokenLoader, dataset
 from mimotok.corpus.sequences import Sequence
 from tests.helpers.corpus_tools import FAKE, fake_corpus
 
+pytestmark = pytest.mark.slow
+
 CUTTING = [{}, {"length": 7, "mode": "cut"}, {"length": 11, "mode": "pack"}]
 corpora = st.lists(st.lists(st.integers(1, 20), min_size=1, max_size=8), min_size=1, max_size=6)
 

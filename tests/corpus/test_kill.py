@@ -6,8 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.helpers.corpus_tools import CLIPS, MODEL, SHARD_HOURS, assert_complete
 from tests.helpers.paths import ROOT
+
+pytestmark = pytest.mark.slow
 
 # One process that loads the model once, and forks a child for each run. A child kills itself as it makes a shard
 # durable, at the n-th time; or it is killed from outside after a random part of the time that a whole run takes.

@@ -21,6 +21,8 @@ from mimotok.corpus.ledger import FAILED, LEDGER, SHARDS, read_entries, read_fai
 from mimotok.corpus.run import Progress
 from tests.helpers.corpus_tools import CLIPS, SHARD_HOURS, Sounds, assert_complete, records_of
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"workers": 0, "shard_hours": SHARD_HOURS, "batch_seconds": 1.0}
 
 

@@ -23,6 +23,8 @@ from train.data.cache import prepare
 from train.data.manifest import read_manifest
 from train.data.shar import Shard, find_shards, shar_cuts
 
+pytestmark = pytest.mark.slow
+
 lhotse = pytest.importorskip("lhotse")
 QUICK = {"workers": 0, "batch_seconds": 1.0, "shard_hours": 1.0}
 

@@ -19,6 +19,8 @@ from mimotok import Tokenizer
 from mimotok.cli.main import app
 from tests.helpers.models import STREAMABLE, TINY, make_tokenizer
 
+pytestmark = pytest.mark.slow
+
 WANTED = "needs: pip install 'mimotok[onnx]'"
 pytest.importorskip("onnxscript", reason=WANTED)
 pytest.importorskip("onnxruntime", reason=WANTED)

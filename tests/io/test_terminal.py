@@ -21,6 +21,8 @@ from mimotok.io.codes_file import CodesFile, save_codes
 from mimotok.io.terminal import end_on_signals, one_line, printable
 from tests.helpers.paths import PARITY, ROOT
 
+pytestmark = pytest.mark.slow
+
 ATTACK = "\x1b]0;title\x07\x1b[2J\x9b31m\u202egnp.exe\r\x00\udce9"
 CODES = CodesFile(np.zeros((2, 3), np.uint16), 2880, 24000, 25.0, (64, 32), "model", "0" * 64)
 CONTROLS = {"Cc", "Cs", "Zl", "Zp"}

@@ -14,6 +14,8 @@ from mimotok.lm.patches import PatchConfig
 from mimotok.lm.sampling import GREEDY, Sampling
 from tests.helpers.layout_strategies import random_codes
 
+pytestmark = pytest.mark.slow
+
 SIZES = (12, 9, 5)
 SPECIAL = SpecialIds(20, 21, 22)
 LAYOUT = InterleavedLayout(SIZES, SPECIAL)

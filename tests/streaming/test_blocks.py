@@ -13,6 +13,8 @@ from mimotok import Tokenizer, chunking
 from mimotok.model.mel import log_mel
 from mimotok.streaming.blocks import MelStream, decode_blocks, encode_blocks
 
+pytestmark = pytest.mark.slow
+
 cuts = st.lists(st.integers(0, 4_000), max_size=12)
 fixture_ok = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

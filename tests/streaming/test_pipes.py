@@ -18,6 +18,8 @@ import torch
 from mimotok import Tokenizer
 from mimotok.streaming.pipes import decode_live, encode_live
 
+pytestmark = pytest.mark.slow
+
 
 def pcm(wav: np.ndarray) -> bytes:
     return (wav * 32767).round().astype("<i2").tobytes()

@@ -14,6 +14,8 @@ from mimotok.model.mel import log_mel
 from mimotok.streaming import StreamDecoder, StreamEncoder
 from mimotok.streaming.streams import DecoderStreams, EncoderStreams
 
+pytestmark = pytest.mark.slow
+
 MODELS = {
     "ours": {},
     "50 Hz": {"avg_pooler": 1},

@@ -17,6 +17,8 @@ from train.run.cli import StageCLI
 from train.stages.base import StageConfig
 from train.stages.joint import JointStage
 
+pytestmark = pytest.mark.slow
+
 # narrow.yaml says only where it differs from crops.yaml
 ALONE = [path for path in sorted(CONFIGS.glob("*.yaml")) if path.stem != "narrow"]
 RUNS = [

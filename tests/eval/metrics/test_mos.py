@@ -9,6 +9,8 @@ from eval.metrics.base import MetricSpec
 from eval.metrics.registry import make_metric
 from tests.helpers.evaluation_speech import CLIP, noisy, speech
 
+pytestmark = pytest.mark.slow
+
 
 def test_dnsmos_rates_a_recording_and_no_silence():
     pytest.importorskip("speechmos", reason="speechmos is not installed")

@@ -18,6 +18,8 @@ from eval.run.tasks import Failed, run_tasks
 from eval.testlists import read_test_list
 from tests.helpers.evaluation_speech import no_progress, speech
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def settings(corpus, tmp_path):

@@ -14,6 +14,8 @@ from tests.helpers.speech_corpus import BAD, RATE, assert_equal, speech, take
 from train.data.cache import prepare, read_prepared
 from train.data.manifest import BadClipError, Clip, decode, read, read_manifest
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_cache_is_a_lhotse_cut_set_of_the_same_samples(corpus, prepared):
     lhotse = pytest.importorskip("lhotse")

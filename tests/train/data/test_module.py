@@ -15,6 +15,8 @@ from train.data.batches import Batch, ResumableLoader
 from train.data.manifest import read, read_manifest
 from train.data.module import SpeechDataModule
 
+pytestmark = pytest.mark.slow
+
 
 def test_batches_are_functions_of_their_number(module):
     batches = take(module().train_dataloader(), 40)

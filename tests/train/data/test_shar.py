@@ -12,6 +12,8 @@ from train.data.batches import ResumableLoader
 from train.data.plan import PlanConfig
 from train.data.shar import ShardBatches, find_shards
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def shar(cuts, tmp_path_factory) -> str:

@@ -10,6 +10,8 @@ from torch.nn.utils.parametrize import is_parametrized
 from train.losses.discriminators import Discriminators, PeriodDiscriminator, StftDiscriminator
 from train.losses.spectral import adversarial_loss, discriminator_loss, feature_matching_loss
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"periods": (2, 5), "period_width": 4, "windows": (512, 256), "stft_channels": 4, "gain": 10.0}
 
 

@@ -22,6 +22,8 @@ from train.losses.speech import (
 )
 from train.losses.whisper import Shape, WhisperEncoder, read_arrays, whisper_log_mel
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def encoder() -> WhisperEncoder:

@@ -30,6 +30,8 @@ from train.run.checkpoints import AtomicCheckpointIO
 from train.run.progress import Mark, Pace, StepProgress
 from train.stages.joint import JointStage
 
+pytestmark = pytest.mark.slow
+
 Usage = namedtuple("Usage", "total used free")
 
 

@@ -22,6 +22,8 @@ from mimotok import Tokenizer
 from train.stages.joint import JointStage
 from train.tools.export import export, read_checkpoint
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = ROOT / "train" / "configs"
 
 

@@ -16,6 +16,8 @@ pytest.importorskip("vector_quantize_pytorch", reason="needs: pip install 'mimot
 
 from train.stages.quantizer import TrainingQuantizer
 
+pytestmark = pytest.mark.slow
+
 STEPS, CLIPS, FRAMES = 4, 4, 50
 
 

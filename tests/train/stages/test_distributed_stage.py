@@ -30,7 +30,7 @@ from train.stages.text_decoder import TextDecoderConfig
 from train.tools.export import export, read_checkpoint
 
 # two processes start and train three times: half a minute, more on a busy machine
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.slow
 RANKS, CLIPS, SAMPLES, STEPS = 2, 4, 19_200, 3
 State = dict[str, torch.Tensor]
 

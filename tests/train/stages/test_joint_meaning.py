@@ -31,6 +31,8 @@ from train.stages.joint import JointStage
 from train.stages.optim import OptimizerConfig
 from train.tools.export import export
 
+pytestmark = pytest.mark.slow
+
 MODEL = str(CONFIGS / "models" / "tiny.json")
 WEIGHTS = {"mel": 0.5, "commitment": 0.1, "phone": 1.0, "characters": 1.0, "speech": 1.0}
 

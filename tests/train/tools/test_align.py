@@ -16,6 +16,8 @@ from tests.helpers.paths import SAMPLE
 from train.tools import align as module
 from train.tools.align import NotAlignedError, align, fitted, spell
 
+pytestmark = pytest.mark.slow
+
 SAID = (
     "A kodak turns speech into a handful of numbers each second, and these numbers back into speech. "
     "What you hear now has made that journey."
