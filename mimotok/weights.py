@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from mimotok.config import TokenizerConfig
-from mimotok.io.files import atomic_path
+from mimotok.config import FIELD_TO_OFFICIAL, TokenizerConfig
+from mimotok.io.files import atomic_path, open_regular
 from mimotok.model.mel import hann_window
 
 CONFIG_NAME = "config.json"
@@ -24,6 +27,40 @@ OFFICIAL_CODEBOOKS = ("encoder.quantizer.vq.layers.", "._codebook.")
 OUR_CODEBOOKS = ("encoder.quantizer.layers.", ".")
 # A constant that the official file stores; ours is computed.
 WINDOW_KEY = "decoder.vocoder.head.istft.window"
+# Bytes of a safetensors file's header; the official one has 1300 tensors in 160 kB.
+MAX_HEADER = 1 << 22
+FLOATS = ("F64", "F32", "F16", "BF16")
+MOST_NAMED = 5  # tensors that a message lists of each kind
+
+# What a configuration says and a tensor's size shows: field, tensor, dimension, and what is added there.
+_SIZES = (
+    ("n_mels", "encoder.conv1.weight", 1, 0),
+    ("d_model", "encoder.conv1.weight", 0, 0),
+    ("encoder_ffn_dim", "encoder.layers.0.fc1.weight", 0, 0),
+    ("avg_pooler", "encoder.down_sample_layer.0.weight", 2, 0),
+    ("decoder_ffn_dim", "decoder.layers.0.fc1.weight", 0, 0),
+    ("decoder_kernel_size", "decoder.dconv2.conv.weight", 2, 0),
+    ("vocoder_dim", "decoder.vocoder.embeddings.weight", 0, 0),
+    ("vocoder_intermediate_dim", "decoder.vocoder.layers.0.fc1.weight", 0, 0),
+    ("n_fft", "decoder.vocoder.head.out.weight", 0, 2),
+)
+# What a configuration says and the number of like tensors shows.
+_COUNTS = (
+    ("encoder_layers", "encoder.layers."),
+    ("decoder_layers", "decoder.layers."),
+    ("vocoder_num_layers", "decoder.vocoder.layers."),
+    ("num_quantizers", OFFICIAL_CODEBOOKS[0]),
+)
+
+
+class TensorInfo(NamedTuple):
+    """What a safetensors header says of a tensor: its dtype, by the format's name, and its shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+Header = Mapping[str, TensorInfo]
 
 
 def official_key(name: str) -> str:
@@ -68,45 +105,118 @@ def _fetch(repo: str, revision: str | None) -> Path:
         raise ValueError(f"{repo}: no such folder, and the hub did not give it ({reason})") from None
 
 
-def load_state(folder: Path, model: nn.Module, *, device: torch.device, dtype: torch.dtype) -> None:
-    """Fills `model`, which may be on the meta device, from the folder's safetensors, tensor by tensor.
+def read_header(path: Path) -> dict[str, TensorInfo]:
+    """Read what a safetensors file says of its tensors, and none of them.
 
-    Floating tensors become `dtype`, except codebooks, which stay fp32. Raises ValueError naming every missing,
-    unexpected and mis-shaped tensor.
+    Raises ValueError where it is no such file.
     """
+    with open_regular(path) as file:
+        size = int.from_bytes(file.read(8), "little")
+    if size > MAX_HEADER:
+        raise ValueError(f"{path}: not a readable safetensors file, its header would have more than {MAX_HEADER} bytes")
+    try:
+        with safe_open(path, framework="pt") as file:
+            parts = ((key, file.get_slice(key)) for key in file.keys())  # noqa: SIM118
+            return {key: TensorInfo(str(part.get_dtype()), tuple(part.get_shape())) for key, part in parts}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
+
+
+def weights_path(folder: Path) -> Path:
+    """Return where a checkpoint folder has its weights. Raises ValueError where it has none."""
     path = folder / WEIGHTS_NAME
     if not path.is_file():
         raise ValueError(f"{folder}: has no {WEIGHTS_NAME} (pickled weights are not read: convert them)")
+    return path
+
+
+def check_sizes(path: Path, config: TokenizerConfig, header: Header) -> None:
+    """Check that the weights are of the sizes that the configuration says, before anything is built by it.
+
+    Tensors that are missing are left to `load_state`. Raises ValueError naming every field that differs.
+    """
+    found = {name: len(_numbers(header, prefix)) for name, prefix in _COUNTS}
+    for name, key, dimension, added in _SIZES:
+        shape = header[key].shape if key in header else ()
+        if dimension < len(shape):
+            found[name] = shape[dimension] - added
+    wrong = [
+        f"{FIELD_TO_OFFICIAL.get(name, name)}={getattr(config, name)}, but the weights have {size}"
+        for name, size in found.items()
+        if getattr(config, name) != size
+    ]
+    if wrong:
+        raise ValueError(f"{path}: does not fit its {CONFIG_NAME}: {_listed(wrong)}")
+
+
+def _numbers(header: Header, prefix: str) -> set[int]:
+    """The numbers that follow a prefix in the names of tensors."""
+    pattern = re.compile(re.escape(prefix) + r"(\d{1,9})\.")
+    return {int(match[1]) for match in map(pattern.match, header) if match}
+
+
+def load_state(folder: Path, model: nn.Module, *, device: torch.device, dtype: torch.dtype) -> None:
+    """Fills `model`, which may be on the meta device, from the folder's safetensors, tensor by tensor.
+
+    Floating tensors become `dtype`, except codebooks, which stay fp32. Raises ValueError naming missing, unexpected
+    and mis-shaped tensors, those that are no floating point numbers, and those that hold NaN or infinity.
+    """
+    path = weights_path(folder)
     wanted = {official_key(name): (name, tensor) for name, tensor in model.state_dict(keep_vars=True).items()}
     state = {}
+    header = read_header(path)
+    _check_tensors(path, {key: tuple(tensor.shape) for key, (_, tensor) in wanted.items()}, header)
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
-            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-            _check_tensors(path, {key: tuple(tensor.shape) for key, (_, tensor) in wanted.items()}, shapes)
             for key, (name, _) in wanted.items():
                 kept = torch.float32 if name.startswith(OUR_CODEBOOKS[0]) else dtype
                 state[name] = file.get_tensor(key).to(kept)
     except SafetensorError as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
+    check_finite(path, {official_key(name): tensor for name, tensor in state.items()})
     model.load_state_dict(state, assign=True)
 
 
-def _check_tensors(path: Path, wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> None:
-    problems = [
-        ("missing", [key for key in wanted if key not in found]),
-        ("unexpected", [key for key in found if key not in wanted and key != WINDOW_KEY]),
-        (
-            "mis-shaped",
-            [
-                f"{key} {list(found[key])} for {list(shape)}"
-                for key, shape in wanted.items()
-                if key in found and found[key] != shape
-            ],
-        ),
-    ]
-    told = "; ".join(f"{kind}: {', '.join(keys)}" for kind, keys in problems if keys)
-    if told:
-        raise ValueError(f"{path}: does not fit its {CONFIG_NAME}: {told}")
+def check_finite(path: Path | str, state: Mapping[str, Tensor]) -> None:
+    """Check that no tensor holds NaN or infinity. Raises ValueError naming those that do.
+
+    One of them spoils all that is computed, and the codes show nothing of it.
+    """
+    wrong = [key for key, tensor in state.items() if tensor.numel() and not _is_finite(tensor)]
+    if wrong:
+        raise ValueError(f"{path}: NaN or infinity in {_listed(wrong)}; get the weights again, or in a wider dtype")
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # NaN if there is one; a fifteenth of isfinite's time
+    low, high = torch.aminmax(tensor)
+    return bool(torch.isfinite(low) & torch.isfinite(high))
+
+
+def _check_tensors(path: Path, wanted: Mapping[str, tuple[int, ...]], found: Header) -> None:
+    both = [key for key in wanted if key in found]
+    problems = {
+        "missing": [key for key in wanted if key not in found],
+        "unexpected": [key for key in found if key not in wanted and key != WINDOW_KEY],
+        "mis-shaped": [
+            f"{key} {list(found[key].shape)} for {list(wanted[key])}" for key in both if found[key].shape != wanted[key]
+        ],
+        "no floating point": [f"{key} {found[key].dtype}" for key in both if not _may_be(key, found[key].dtype)],
+    }
+    listed = "; ".join(f"{kind}: {_listed(keys)}" for kind, keys in problems.items() if keys)
+    if listed:
+        raise ValueError(f"{path}: does not fit its {CONFIG_NAME}: {listed}")
+
+
+def _may_be(key: str, dtype: str) -> bool:
+    # the flag is training's, and nothing computes with it
+    return dtype in FLOATS or key.endswith("._codebook.inited")
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = [name[:200] for name in names]
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def save_state(folder: Path, model: nn.Module, config: TokenizerConfig, dtype: torch.dtype | None) -> None:

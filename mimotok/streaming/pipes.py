@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import soxr
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mimotok.io.audio import MAX_RATE, MIN_RATE, RESAMPLER
+from mimotok.io.json_object import parse_object
 from mimotok.streaming.streams import StreamDecoder, StreamEncoder
 from mimotok.tokenizer import Tokenizer
 
@@ -73,16 +74,16 @@ def _header(tokenizer: Tokenizer, n_q: int) -> bytes:
 
 def _read_header(tokenizer: Tokenizer, source: BinaryIO, force: bool) -> int:
     """The number of codebooks, once the stream is known to be this model's."""
-    line = source.readline(MAX_HEADER)
     try:
-        values: dict[str, Any] = json.loads(line)
-        known = values["format"] == FORMAT
-        n_q = int(values["n_q"])
-        name = str(values["model"])
-        sha256 = str(values["sha256"])
-    except (ValueError, KeyError, TypeError):
-        known = False
-    if not known:
+        values = parse_object(source.readline(MAX_HEADER))
+    except ValueError:
+        values = {}
+    n_q = values.get("n_q")
+    name = values.get("model")
+    sha256 = values.get("sha256")
+    known = values.get("format") == FORMAT and isinstance(name, str) and isinstance(sha256, str)
+    # True is a whole number to Python
+    if not known or not isinstance(n_q, int) or isinstance(n_q, bool):
         raise ValueError("standard input: not a stream of codes; it should come from mimotok encode --stream")
     tokenizer.config.checked_n_q(n_q)
     if sha256 != tokenizer.weights_sha256 and not force:
