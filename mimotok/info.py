@@ -46,7 +46,7 @@ def _describe_model(source: StrPath | None, revision: str | None) -> dict[str, s
     config = TokenizerConfig.load(folder / CONFIG_NAME)
     weights = weights_path(folder)
     header = read_header(weights)
-    check_sizes(weights, config, header)
+    check_sizes(weights, config.to_official(), header)
     count = sum(math.prod(tensor.shape) for tensor in header.values())
     return {
         "model": str(source or "embedded"),

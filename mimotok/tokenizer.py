@@ -92,7 +92,7 @@ class Tokenizer(nn.Module):
         folder = resolve_folder(source, revision)
         config = TokenizerConfig.load(folder / CONFIG_NAME)
         weights = weights_path(folder)
-        check_sizes(weights, config, read_header(weights))
+        check_sizes(weights, config.to_official(), read_header(weights))
         with torch.device("meta"):
             model = cls(config, name=_name_of(source, folder))
         load_state(folder, model, device=device, dtype=dtype)

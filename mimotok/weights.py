@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from mimotok.config import FIELD_TO_OFFICIAL, TokenizerConfig
+from mimotok.config import TokenizerConfig
 from mimotok.io.files import atomic_path, open_regular
 from mimotok.model.mel import hann_window
 
@@ -32,24 +32,36 @@ MAX_HEADER = 1 << 22
 FLOATS = ("F64", "F32", "F16", "BF16")
 MOST_NAMED = 5  # tensors that a message lists of each kind
 
-# What a configuration says and a tensor's size shows: field, tensor, dimension, and what is added there.
-_SIZES = (
-    ("n_mels", "encoder.conv1.weight", 1, 0),
-    ("d_model", "encoder.conv1.weight", 0, 0),
-    ("encoder_ffn_dim", "encoder.layers.0.fc1.weight", 0, 0),
-    ("avg_pooler", "encoder.down_sample_layer.0.weight", 2, 0),
-    ("decoder_ffn_dim", "decoder.layers.0.fc1.weight", 0, 0),
-    ("decoder_kernel_size", "decoder.dconv2.conv.weight", 2, 0),
-    ("vocoder_dim", "decoder.vocoder.embeddings.weight", 0, 0),
-    ("vocoder_intermediate_dim", "decoder.vocoder.layers.0.fc1.weight", 0, 0),
-    ("n_fft", "decoder.vocoder.head.out.weight", 0, 2),
-)
-# What a configuration says and the number of like tensors shows.
-_COUNTS = (
-    ("encoder_layers", "encoder.layers."),
-    ("decoder_layers", "decoder.layers."),
-    ("vocoder_num_layers", "decoder.vocoder.layers."),
-    ("num_quantizers", OFFICIAL_CODEBOOKS[0]),
+
+class Sizes(NamedTuple):
+    """Where a safetensors header shows what a configuration says.
+
+    dimensions: of a field, the tensor, its dimension, and what is added to the field there. counts: of a field, what
+    the names of like tensors begin with, before their numbers.
+    """
+
+    dimensions: Mapping[str, tuple[str, int, int]]
+    counts: Mapping[str, str]
+
+
+OFFICIAL_SIZES = Sizes(
+    {
+        "n_mels": ("encoder.conv1.weight", 1, 0),
+        "d_model": ("encoder.conv1.weight", 0, 0),
+        "encoder_ffn_dim": ("encoder.layers.0.fc1.weight", 0, 0),
+        "avg_pooler": ("encoder.down_sample_layer.0.weight", 2, 0),
+        "decoder_ffn_dim": ("decoder.layers.0.fc1.weight", 0, 0),
+        "decoder_kernel_size": ("decoder.dconv2.conv.weight", 2, 0),
+        "vocoder_dim": ("decoder.vocoder.embeddings.weight", 0, 0),
+        "vocoder_intermediate_dim": ("decoder.vocoder.layers.0.fc1.weight", 0, 0),
+        "nfft": ("decoder.vocoder.head.out.weight", 0, 2),
+    },
+    {
+        "encoder_layers": "encoder.layers.",
+        "decoder_layers": "decoder.layers.",
+        "vocoder_num_layers": "decoder.vocoder.layers.",
+        "num_quantizers": OFFICIAL_CODEBOOKS[0],
+    },
 )
 
 
@@ -130,21 +142,19 @@ def weights_path(folder: Path) -> Path:
     return path
 
 
-def check_sizes(path: Path, config: TokenizerConfig, header: Header) -> None:
+def check_sizes(path: Path, said: Mapping[str, int], header: Header, sizes: Sizes = OFFICIAL_SIZES) -> None:
     """Check that the weights are of the sizes that the configuration says, before anything is built by it.
 
-    Tensors that are missing are left to `load_state`. Raises ValueError naming every field that differs.
+    said: the configuration's fields, by the names of its file. Tensors that are missing are left to who reads them.
+    Raises ValueError naming every field that differs.
     """
-    found = {name: len(_numbers(header, prefix)) for name, prefix in _COUNTS}
-    for name, key, dimension, added in _SIZES:
+    counts = {name: len(_numbers(header, prefix)) for name, prefix in sizes.counts.items()}
+    found = {name: count for name, count in counts.items() if count}
+    for name, (key, dimension, added) in sizes.dimensions.items():
         shape = header[key].shape if key in header else ()
         if dimension < len(shape):
             found[name] = shape[dimension] - added
-    wrong = [
-        f"{FIELD_TO_OFFICIAL.get(name, name)}={getattr(config, name)}, but the weights have {size}"
-        for name, size in found.items()
-        if getattr(config, name) != size
-    ]
+    wrong = [f"{name}={said[name]}, but the weights have {size}" for name, size in found.items() if said[name] != size]
     if wrong:
         raise ValueError(f"{path}: does not fit its {CONFIG_NAME}: {_listed(wrong)}")
 
@@ -164,8 +174,7 @@ def load_state(folder: Path, model: nn.Module, *, device: torch.device, dtype: t
     path = weights_path(folder)
     wanted = {official_key(name): (name, tensor) for name, tensor in model.state_dict(keep_vars=True).items()}
     state = {}
-    header = read_header(path)
-    _check_tensors(path, {key: tuple(tensor.shape) for key, (_, tensor) in wanted.items()}, header)
+    check_tensors(path, model, read_header(path))
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             for key, (name, _) in wanted.items():
@@ -175,6 +184,18 @@ def load_state(folder: Path, model: nn.Module, *, device: torch.device, dtype: t
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
     check_finite(path, {official_key(name): tensor for name, tensor in state.items()})
     model.load_state_dict(state, assign=True)
+
+
+def check_dtypes(path: Path, header: Header) -> None:
+    """Check that all weights are floating point numbers of 16 bits and more. Raises ValueError naming the others."""
+    # the flag is training's, and nothing computes with it
+    wrong = [
+        f"{key} {tensor.dtype}"
+        for key, tensor in header.items()
+        if tensor.dtype not in FLOATS and not key.endswith("._codebook.inited")
+    ]
+    if wrong:
+        raise ValueError(f"{path}: no weights of 16, 32 or 64 bit floating point: {_listed(wrong)}; convert them")
 
 
 def check_finite(path: Path | str, state: Mapping[str, Tensor]) -> None:
@@ -193,24 +214,30 @@ def _is_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(low) & torch.isfinite(high))
 
 
-def _check_tensors(path: Path, wanted: Mapping[str, tuple[int, ...]], found: Header) -> None:
-    both = [key for key in wanted if key in found]
+def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor of a Tokenizer, which may be on the meta device, by its official name."""
+    return {official_key(name): tuple(tensor.shape) for name, tensor in model.state_dict(keep_vars=True).items()}
+
+
+def check_tensors(path: Path, model: nn.Module, header: Header) -> None:
+    """Check that the weights are those of a Tokenizer, which may be on the meta device.
+
+    Raises ValueError naming missing, unexpected and mis-shaped tensors, and those that are no floating point numbers.
+    """
+    wanted = shapes_of(model)
     problems = {
-        "missing": [key for key in wanted if key not in found],
-        "unexpected": [key for key in found if key not in wanted and key != WINDOW_KEY],
+        "missing": [key for key in wanted if key not in header],
+        "unexpected": [key for key in header if key not in wanted and key != WINDOW_KEY],
         "mis-shaped": [
-            f"{key} {list(found[key].shape)} for {list(wanted[key])}" for key in both if found[key].shape != wanted[key]
+            f"{key} {list(header[key].shape)} for {list(shape)}"
+            for key, shape in wanted.items()
+            if key in header and header[key].shape != shape
         ],
-        "no floating point": [f"{key} {found[key].dtype}" for key in both if not _may_be(key, found[key].dtype)],
     }
     listed = "; ".join(f"{kind}: {_listed(keys)}" for kind, keys in problems.items() if keys)
     if listed:
         raise ValueError(f"{path}: does not fit its {CONFIG_NAME}: {listed}")
-
-
-def _may_be(key: str, dtype: str) -> bool:
-    # the flag is training's, and nothing computes with it
-    return dtype in FLOATS or key.endswith("._codebook.inited")
+    check_dtypes(path, header)
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import soxr
@@ -78,12 +78,13 @@ def _read_header(tokenizer: Tokenizer, source: BinaryIO, force: bool) -> int:
         values = parse_object(source.readline(MAX_HEADER))
     except ValueError:
         values = {}
-    n_q = values.get("n_q")
-    name = values.get("model")
-    sha256 = values.get("sha256")
-    known = values.get("format") == FORMAT and isinstance(name, str) and isinstance(sha256, str)
+    n_q: Any = values.get("n_q")
+    name: Any = values.get("model")
+    sha256: Any = values.get("sha256")
+    named = isinstance(name, str) and isinstance(sha256, str)
     # True is a whole number to Python
-    if not known or not isinstance(n_q, int) or isinstance(n_q, bool):
+    whole = isinstance(n_q, int) and not isinstance(n_q, bool)
+    if values.get("format") != FORMAT or not named or not whole:
         raise ValueError("standard input: not a stream of codes; it should come from mimotok encode --stream")
     tokenizer.config.checked_n_q(n_q)
     if sha256 != tokenizer.weights_sha256 and not force:
