@@ -77,7 +77,9 @@ def may_be(key: str, value: Any) -> bool:
         return key == "model_type" and bool(value)
     if value == 10**9:
         return key in ("threshold_ema_dead_code", "rope_theta")
-    return (value == 0 and key in ("fmin", "threshold_ema_dead_code")) or (value == [1] and key == "codebook_size")
+    return (value == 0 and key in ("fmin", "threshold_ema_dead_code")) or (
+        value in ([1], [1, 2, 3]) and key == "codebook_size"
+    )
 
 
 # Allowed by their fields; only the weights show that they are wrong.
