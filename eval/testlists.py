@@ -63,7 +63,7 @@ def read_test_list(path: Path, *, root: Path | None = None, split: str | None = 
             - Seed-TTS-Eval's `meta.lst` (`id|prompt text|prompt audio|...`), whose prompts are real recordings; each is
               read once, with its text; its language is the folder's name (`en`, `zh`);
             - a folder in LJSpeech's layout (`metadata.csv` of `name|text|normalised text` beside `wavs/`), in
-              AudioFolder's (`metadata.csv` or `metadata.jsonl` with `file_name` and `transcription`) or in LibriSpeech's
+              AudioFolder's (`metadata.csv` or `.jsonl` with `file_name` and `transcription`) or in LibriSpeech's
               (`*.trans.txt` beside the audio);
             - any other folder: all audio below it, without texts.
         root: folder of a manifest's relative paths, the manifest's own if None.
