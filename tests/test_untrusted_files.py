@@ -236,11 +236,12 @@ def skipped_clips(place: Place) -> Any:
 
 
 def cached_sound(place: Place) -> Any:
-    from train.data.manifest import BadClipError, Clip, Pcm, read
+    from mimotok.io.clips import Clip, Pcm
+    from train.data.manifest import BadClipError, read
 
     place.put("shard.wav")
     try:
-        return read(Clip("a", "", 1e3, "s", pcm=Pcm(str(place.folder / "shard.wav"), 24000, 0, 24_000_000)))
+        return read(Clip("a", "", duration=1e3, pcm=Pcm(str(place.folder / "shard.wav"), 24000, 0, 24_000_000)))
     except BadClipError as error:
         raise ValueError(error) from error
 

@@ -52,7 +52,7 @@ class Framing(NamedTuple):
 
     spec: CodecSpec
     device: str
-    audio: Path
+    audio: str
 
 
 def prepare_original(item: Original) -> tuple[str, float]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mimotok.cli.common import Model, Revision, errors_told, make_tokenizer
+from mimotok.cli.common import Model, Revision, make_tokenizer, one_line_errors
 
 FORMATS = ("onnx",)
 
@@ -21,7 +21,7 @@ def export(
     revision: Revision = None,
 ) -> None:
     """Write a model as ONNX graphs, with the lines of Python that run them on numpy and onnxruntime alone."""
-    with errors_told():
+    with one_line_errors():
         if target not in FORMATS:
             raise ValueError(f"format={target}: give {' or '.join(FORMATS)}")
         from mimotok.io.files import require_new

@@ -12,19 +12,18 @@ import typer
 
 from mimotok import __version__
 from mimotok.cli.common import (
-    USER_ERROR,
     Device,
     Dtype,
     Model,
     Revision,
-    errors_told,
     file_progress,
     make_tokenizer,
-    tell,
+    one_line_errors,
+    report_error,
 )
 from mimotok.cli.export import export
 from mimotok.cli.tokenize import tokenize
-from mimotok.io.terminal import binary_output, run_command, say
+from mimotok.io.terminal import USER_ERROR, binary_output, run_command, say
 
 if TYPE_CHECKING:
     from mimotok.tokenizer import Tokenizer
@@ -56,7 +55,7 @@ def encode(
     stream: Live = False,
 ) -> None:
     """Encode sound files into codes files (.npz). With --out-dir, several, or folders of them."""
-    with errors_told():
+    with one_line_errors():
         if stream:
             from mimotok.streaming.pipes import encode_live
 
@@ -85,7 +84,7 @@ def decode(
     stream: Live = False,
 ) -> None:
     """Decode codes files into sound files (.wav; .flac and others by the name). With --out-dir, several."""
-    with errors_told():
+    with one_line_errors():
         if stream:
             from mimotok.streaming.pipes import decode_live
 
@@ -106,7 +105,7 @@ def info(
     revision: Revision = None,
 ) -> None:
     """Tell what a codes file or a model (folder, hub id, the embedded one if left out) holds."""
-    with errors_told():
+    with one_line_errors():
         from mimotok.info import describe
 
         for heading, value in describe(source, revision=revision).items():
@@ -185,7 +184,7 @@ def _run(jobs: list[Job], convert: Callable[..., object]) -> None:
                 report(i, job.source, 0.0, None)
                 convert(job.source, job.target, progress=partial(report, i, job.source))
             except (ValueError, OSError, MemoryError) as error:
-                tell(error)
+                report_error(error)
                 failed = True
     if failed:
         raise typer.Exit(USER_ERROR)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mimotok.corpus.cuts import load_cut, make_cut
-from mimotok.io.audio import read_blocks, resample
+from mimotok.io.audio import read_blocks, resample_blocks
 from mimotok.io.files import open_regular, writing
 from mimotok.io.remote import fetch, is_remote
 
@@ -28,14 +28,16 @@ _BLOCKS_AHEAD = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Clip:
-    """A clip to be tokenized.
+class Item:
+    """A clip to be tokenized: JSON values that are stored beside its tokens, and its length.
 
-    key: its name in the corpus, unique. seconds: its length, or an estimate where only a look inside would tell: for
-    batching and progress, nothing else depends on it. metadata: JSON values that travel with the tokens.
-    audio: where the sound is: {"path": file or URL}, with {"span": [first byte, bytes], "member": name} of a tar's
-    member, or {"cut": a Lhotse cut as a dict, "root": folder or address of its relative paths, "folder": that of its
-    manifest}.
+    Attributes:
+        key: its name in the corpus, unique.
+        seconds: its length, or an estimate where only decoding would tell. Only batching and progress depend on it.
+        audio: where the sound is: {"path": file or URL}, with {"span": [first byte, bytes], "member": name} for a
+            member of a tar, or {"cut": a Lhotse cut as a dict, "root": folder or address of its relative paths,
+            "folder": that of its manifest}.
+        metadata: JSON values that are stored with the tokens.
     """
 
     key: str
@@ -52,7 +54,7 @@ class Clip:
         return self.audio["path"] if member is None else f"{self.audio['path']}:{member}"
 
 
-def read_clip(clip: Clip, sample_rate: int) -> Iterator[Tensor]:
+def read_clip(clip: Item, sample_rate: int) -> Iterator[Tensor]:
     """Yields wav: float32 [1, t] blocks at `sample_rate`, mono; together what `load_audio` returns.
 
     Raises ValueError, OSError, or whatever a remote file system raises.
@@ -68,7 +70,7 @@ class NoRoomError(Exception):
     """Here, not in the clip, lies the fault: there is no room for a temporary file."""
 
 
-def _fetched_blocks(clip: Clip, sample_rate: int) -> Iterator[Tensor]:
+def _fetched_blocks(clip: Item, sample_rate: int) -> Iterator[Tensor]:
     data = _fetch(clip.audio)
     with _temporary(data, Path(clip.audio.get("member") or clip.audio["path"]).suffix) as path:
         del data
@@ -110,24 +112,24 @@ def _temporary(data: bytes, suffix: str) -> Iterator[str]:
         yield f"/proc/self/fd/{file.fileno()}" if nameless else file.name
 
 
-def _cut_blocks(clip: Clip, sample_rate: int) -> Iterator[Tensor]:
+def _cut_blocks(clip: Item, sample_rate: int) -> Iterator[Tensor]:
     cut = cut_of(clip.audio)
     wav = load_cut(cut)
     if not wav.size:
         raise ValueError(f"{clip.place}: no audio in it (0 samples)")
     if not np.isfinite(wav).all():
         raise ValueError(f"{clip.place}: NaN or infinite samples")
-    for block in resample(iter([wav]), cut.sampling_rate, sample_rate):
+    for block in resample_blocks(iter([wav]), cut.sampling_rate, sample_rate):
         if len(block):
             yield torch.from_numpy(np.ascontiguousarray(block))[None]
 
 
 def cut_of(audio: dict[str, Any]) -> Any:
-    """The Lhotse cut of `Clip.audio`, checked. Raises ValueError where it names what may not be read."""
+    """The Lhotse cut of `Item.audio`, checked. Raises ValueError where it names what may not be read."""
     return make_cut(audio["cut"], audio["root"], audio.get("folder"))
 
 
-def load_clip(clip: Clip, sample_rate: int, limit: float) -> Tensor | None:
+def load_clip(clip: Item, sample_rate: int, limit: float) -> Tensor | None:
     """wav: float32 [1, T], or None where it is longer than `limit` seconds. Raises as `read_clip`."""
     blocks = []
     samples = 0

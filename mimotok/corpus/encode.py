@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from mimotok.corpus.clips import Clip, NoRoomError, ahead, read_clip
+from mimotok.corpus.clips import Item, NoRoomError, ahead, read_clip
 from mimotok.corpus.formats import Record
 from mimotok.corpus.ledger import Entry, Failure, Settings, write_shard
 from mimotok.corpus.loading import Batch, decoded_loads, one_line
@@ -42,7 +42,7 @@ class Part(NamedTuple):
     """A shard to be made: its number and its clips."""
 
     number: int
-    clips: list[Clip]
+    clips: list[Item]
 
 
 class Finished(NamedTuple):
@@ -98,7 +98,7 @@ def run_parts(
             failures = {}
 
 
-def _encode(tokenizer: Tokenizer, n_q: int, clips: Sequence[Clip], batch: Batch) -> Iterator[tuple[int, Record]]:
+def _encode(tokenizer: Tokenizer, n_q: int, clips: Sequence[Item], batch: Batch) -> Iterator[tuple[int, Record]]:
     """Records by number. Raises ValueError where the device's memory does not do."""
     try:
         codes, frames = tokenizer.encode(batch.wav, batch.lengths, n_q=n_q)
@@ -112,7 +112,7 @@ def _encode(tokenizer: Tokenizer, n_q: int, clips: Sequence[Clip], batch: Batch)
         yield i, Record(clips[i].key, own, int(batch.lengths[row]), clips[i].audio, clips[i].metadata)
 
 
-def encode_long(tokenizer: Tokenizer, n_q: int, clip: Clip) -> Record:
+def encode_long(tokenizer: Tokenizer, n_q: int, clip: Item) -> Record:
     """A clip of any length in bounded memory. Raises as `read_clip`."""
     samples = 0
 

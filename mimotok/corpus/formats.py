@@ -24,7 +24,7 @@ TEXT_COLUMNS = ("text", "speaker", "language")
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Record:
-    """The tokens of one clip. key, audio, metadata: as in `Clip`; codes: uint16 [n_q, F]; num_samples: of the clip."""
+    """The tokens of one clip. key, audio, metadata: as in `Item`; codes: uint16 [n_q, F]; num_samples: of the clip."""
 
     key: str
     codes: np.ndarray

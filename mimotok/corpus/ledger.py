@@ -222,7 +222,12 @@ def open_ledger(out: StrPath, settings: Settings) -> Iterator[Ledger]:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One process at a time. The lock goes with the process, however it ends, and is not its children's."""
+    """Let one process at a time run the body; the lock goes with the process, however it ends.
+
+    Raises ValueError where another process holds the lock.
+    """
+    # not the package filelock: its flock is inherited by forked decoding workers, so that after a kill of this process
+    # the next run would be refused until the last of them has noticed
     import fcntl
 
     with writing(path), path.open("ab") as file:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
-from mimotok.corpus.clips import Clip, NoRoomError, load_clip
+from mimotok.corpus.clips import Item, NoRoomError, load_clip
 from mimotok.corpus.plan import split_batches
 
 # longer recordings are encoded block by block
@@ -52,7 +52,7 @@ def one_line(error: BaseException) -> str:
 
 
 class _Loads(Dataset[Decoded]):
-    def __init__(self, shards: Sequence[Sequence[Clip]], loads: list[Load], sample_rate: int, budget: float) -> None:
+    def __init__(self, shards: Sequence[Sequence[Item]], loads: list[Load], sample_rate: int, budget: float) -> None:
         self.shards = shards
         self.loads = loads
         self.sample_rate = sample_rate
@@ -93,7 +93,7 @@ class _Loads(Dataset[Decoded]):
         return batches
 
 
-def plan_loads(shards: Sequence[Sequence[Clip]], batch_seconds: float) -> list[Load]:
+def plan_loads(shards: Sequence[Sequence[Item]], batch_seconds: float) -> list[Load]:
     """The loads of all shards, in the shards' order, the longest clips of each first."""
     return [
         Load(number, group)
@@ -103,7 +103,7 @@ def plan_loads(shards: Sequence[Sequence[Clip]], batch_seconds: float) -> list[L
 
 
 def decoded_loads(
-    shards: Sequence[Sequence[Clip]], sample_rate: int, *, batch_seconds: float, workers: int, pin_memory: bool
+    shards: Sequence[Sequence[Item]], sample_rate: int, *, batch_seconds: float, workers: int, pin_memory: bool
 ) -> Iterator[tuple[Load, Decoded]]:
     """Every clip of every shard once, shard after shard, decoded at `sample_rate` by `workers` processes, 0 for none.
 

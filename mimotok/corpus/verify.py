@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mimotok.corpus.clips import Clip
+from mimotok.corpus.clips import Item
 from mimotok.corpus.encode import encode_long
 from mimotok.corpus.formats import Record, checked_format, read_shard
 from mimotok.corpus.ledger import SHARDS, Entry, Settings, read_entries, read_failures, read_settings
@@ -129,7 +129,7 @@ def _record_problem(record: Record, settings: Settings) -> str | None:
 
 def _check_codes(tokenizer: Tokenizer, record: Record, verdict: Verdict) -> None:
     """In float32 a clip's codes do not depend on its batch; in half precision some do, and only their number counts."""
-    clip = Clip(record.key, 0.0, record.audio, record.metadata)
+    clip = Item(record.key, 0.0, record.audio, record.metadata)
     try:
         again = encode_long(tokenizer, len(record.codes), clip)
     except Exception:  # moved, removed, unmounted, no longer permitted

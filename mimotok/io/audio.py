@@ -69,7 +69,7 @@ def read_blocks(path: StrPath, sample_rate: int) -> Iterator[Tensor]:
     """
     path = Path(path)
     with _open_for_reading(path) as file:
-        for block in resample(_mono_blocks(file, path), file.samplerate, sample_rate):
+        for block in resample_blocks(_mono_blocks(file, path), file.samplerate, sample_rate):
             if len(block):
                 yield torch.from_numpy(block)[None]
 
@@ -135,8 +135,15 @@ def _truncated(path: Path, reason: str) -> ValueError:
     return ValueError(f"{path}: truncated or damaged ({reason}); get a whole copy, or convert it with ffmpeg")
 
 
-def resample(blocks: Iterator[np.ndarray], source_rate: int, sample_rate: int) -> Iterator[np.ndarray]:
-    """float32 [t] blocks from one rate to another, the same however they were cut."""
+def resample(wav: np.ndarray, source_rate: float, sample_rate: float) -> np.ndarray:
+    """Resample wav, float32 [T] at `source_rate` Hz, to float32 [T'] at `sample_rate` Hz, by soxr at quality "VHQ"."""
+    if source_rate == sample_rate or not len(wav):
+        return wav
+    return soxr.resample(wav, source_rate, sample_rate, quality=RESAMPLER).astype(np.float32, copy=False)
+
+
+def resample_blocks(blocks: Iterator[np.ndarray], source_rate: int, sample_rate: int) -> Iterator[np.ndarray]:
+    """Resample a stream of blocks, float32 [t] each; the result does not depend on where it was cut."""
     if source_rate == sample_rate:
         yield from blocks
         return

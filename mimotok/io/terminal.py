@@ -8,10 +8,12 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO, NoReturn
 
 USER_ERROR = 2
+INTERRUPTED = 130
 # as shells name the end by a signal
 _SIGNALS = {signal.SIGTERM: 143}
 if hasattr(signal, "SIGHUP"):
@@ -37,6 +39,33 @@ def one_line(message: object) -> str:
 def say(text: object = "") -> None:
     """Print lines on standard output."""
     print(printable(text))
+
+
+def warn(program: str, message: object) -> None:
+    """Print one line on standard error, with the program's name before it."""
+    # print, since rich moves its bar aside only for what goes through sys.stderr
+    print(f"{program}: {one_line(message)}", file=sys.stderr)
+
+
+@contextmanager
+def errors_in_one_line(program: str, *, interrupted: str = "interrupted") -> Iterator[None]:
+    """Turn a user's error into one line on standard error and exit code 2, and Ctrl-C into one line and 130.
+
+    Args:
+        program: name that the line begins with.
+        interrupted: what the line says after Ctrl-C.
+
+    Raises:
+        SystemExit: after a ValueError, OSError, ImportError or MemoryError, and after Ctrl-C.
+    """
+    try:
+        yield
+    except (ValueError, OSError, ImportError, MemoryError) as error:
+        warn(program, error)
+        sys.exit(USER_ERROR)
+    except KeyboardInterrupt:
+        warn(program, interrupted)
+        sys.exit(INTERRUPTED)
 
 
 def end_on_signals() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import soxr
+
+from mimotok.io.audio import resample
 
 PEAK = 0.99
 
@@ -50,11 +51,6 @@ def draw_speed(config: AugmentConfig | None, rng: np.random.Generator) -> float:
     if config is None or rng.random() >= config.speed_prob:
         return 1.0
     return float(rng.uniform(*config.speed))
-
-
-def resample(wav: np.ndarray, rate: float, target: float) -> np.ndarray:
-    """wav: float32 [T] at `rate` Hz. Returns float32 at `target` Hz (soxr VHQ, as in inference)."""
-    return wav if rate == target or not len(wav) else soxr.resample(wav, rate, target, quality="VHQ")
 
 
 def augment(

@@ -14,9 +14,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mimotok.io.alignments import UNKNOWN, frame_labels
-from train.data.augment import AugmentConfig, augment, resample
+from mimotok.io.audio import resample
+from mimotok.io.clips import Clip
+from train.data.augment import AugmentConfig, augment
 from train.data.cache import skipped_table
-from train.data.manifest import BadClipError, Clip, read
+from train.data.manifest import BadClipError, read
 from train.data.plan import Item, PlannedBatch
 
 log = logging.getLogger(__name__)

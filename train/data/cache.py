@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
+from mimotok.io.audio import resample
+from mimotok.io.clips import Clip, Pcm
 from mimotok.io.files import atomic_path
 from mimotok.io.manifest import read_rows
+from mimotok.io.progress import with_progress
 from mimotok.io.terminal import end_on_signals, one_line
-from train.data.augment import resample
-from train.data.manifest import BadClipError, Clip, Pcm, decode, read_manifest
+from train.data.manifest import BadClipError, decode, read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def prepare(manifest: str | list[str], root: str, out: str, *, sample_rate: int 
 
 
 def _watch(jobs: Iterable[None], total: int) -> None:
-    for _ in track(jobs, "Decoding the corpus", total, console=Console(stderr=True)):
+    for _ in with_progress(jobs, "Decoding the corpus", total):
         pass
 
 

@@ -1,10 +1,10 @@
-"""What a corpus is: one `Clip` per utterance, read from a JSONL manifest or a Lhotse CutSet."""
+"""The clips of a training corpus, from JSONL manifests and Lhotse CutSets, and their samples."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import soundfile as sf
 from mimotok.corpus.cuts import is_cut, load_cut, make_cut
 from mimotok.io.alignments import Phone, read_alignments
 from mimotok.io.audio import load_audio
+from mimotok.io.clips import Clip, read_clips
 from mimotok.io.manifest import read_rows
 
 WAV_HEADER = 44  # bytes: a canonical RIFF header, as the standard library's `wave` writes it
@@ -23,39 +24,6 @@ SILENCE = 1e-3  # peak, -60 dBFS: below it a whole clip holds no speech
 
 class BadClipError(Exception):
     """A clip that cannot be trained on; the message says why in a few words."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pcm:
-    """Where a clip lies in a 16-bit mono WAV file: `frames` samples from sample `start`, at `rate` Hz."""
-
-    path: str
-    rate: int
-    start: int
-    frames: int
-
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """One utterance or recording.
-
-    audio: path of the audio file, "" where there is none. Samples come from `pcm` (prepared) or else from `cut`
-    (a Lhotse cut), if there is one.
-    duration: seconds. text: the transcript of the whole clip, or None. split: "train", "dev" or "test".
-    phones: what is spoken when, or None where that is not known.
-    """
-
-    id: str
-    audio: str
-    duration: float
-    source: str
-    text: str | None = None
-    split: str = "train"
-    speaker: str | None = None
-    language: str | None = None
-    pcm: Pcm | None = None
-    cut: Any = None
-    phones: tuple[Phone, ...] | None = None
 
 
 @cache
@@ -137,23 +105,12 @@ def _is_cut_set(path: str) -> bool:
 
 
 def _read_jsonl(path: str, root: str) -> list[Clip]:
-    clips = []
-    for number, row in read_rows(path):
-        if "audio" not in row or "duration" not in row:
-            raise ValueError(f"{path}:{number}: a clip needs `audio` and `duration`, this has {sorted(row)}")
-        clips.append(
-            Clip(
-                id=row.get("id") or row["audio"],
-                audio=str(Path(root, row["audio"])),
-                duration=float(row["duration"]),
-                source=row.get("source") or Path(path).name.split(".")[0],
-                text=(row.get("text") or "").strip() or None,
-                split=row.get("split") or "train",
-                speaker=row.get("speaker"),
-                language=row.get("language"),
-            )
-        )
-    return clips
+    source = Path(path).name.split(".")[0]
+    # without the metadata, which nobody needs here: a corpus may have millions of clips
+    return [
+        replace(clip, source=clip.source or source, split=clip.split or "train", metadata={})
+        for clip in read_clips(path, root, need_duration=True)
+    ]
 
 
 def _read_cuts(path: str, root: str) -> list[Clip]:

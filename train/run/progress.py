@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from datetime import timedelta
@@ -9,8 +10,8 @@ from typing import Any, NamedTuple
 
 import lightning
 from lightning.pytorch.callbacks import ProgressBar
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from mimotok.io.progress import ProgressBar as Bar
 
 # Steps that the rate is averaged over: batches differ in length, and the first ones are slow.
 WINDOW = 50
@@ -54,8 +55,7 @@ class StepProgress(ProgressBar):
 
     def __init__(self) -> None:
         super().__init__()
-        self._console = Console(stderr=True)
-        self._bar: Progress | None = None
+        self._bar: Bar | None = None
         self._enabled = True
         self._losses = ""
         self._pace = Pace()
@@ -68,13 +68,10 @@ class StepProgress(ProgressBar):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._mark(trainer, pl_module)
-        if not (self._enabled and self._console.is_terminal):
-            return
-        total = trainer.max_steps if trainer.max_steps >= 0 else None
-        columns = (MofNCompleteColumn(), BarColumn(bar_width=20), TextColumn("{task.description}"))
-        self._bar = Progress(*columns, console=self._console)
-        self._bar.add_task("", total=total, completed=trainer.global_step)
-        self._bar.start()
+        if self._enabled:
+            total = trainer.max_steps if trainer.max_steps >= 0 else None
+            self._bar = Bar(total=total, completed=trainer.global_step, count=True, time_left=False)
+            self._bar.__enter__()
 
     def _mark(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         audio_seconds = float(getattr(module, "audio_seconds", 0.0))
@@ -95,14 +92,14 @@ class StepProgress(ProgressBar):
             return
         # reading a loss makes the CPU wait for a GPU, so not at every step
         if due or not self._losses:
-            self._losses = losses_told(trainer.callback_metrics)
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=trainer.global_step, description=self._told(trainer))
+            self._losses = describe_losses(trainer.callback_metrics)
+        if self._bar is not None and self._bar.shown:
+            self._bar.update(trainer.global_step, description=self._summary(trainer))
         elif due:
             total = f"/{trainer.max_steps}" if trainer.max_steps >= 0 else ""
-            self._console.print(f"step {trainer.global_step}{total}, {self._told(trainer)}", soft_wrap=True)
+            print(f"step {trainer.global_step}{total}, {self._summary(trainer)}", file=sys.stderr, flush=True)
 
-    def _told(self, trainer: lightning.Trainer) -> str:
+    def _summary(self, trainer: lightning.Trainer) -> str:
         left = self._pace.seconds_left(trainer.max_steps)
         ending = "" if left is None else f", {timedelta(seconds=round(left))} left"
         return f"{self._losses}, {self._pace.audio_rate():.1f} audio-s/s{ending}"
@@ -120,11 +117,11 @@ class StepProgress(ProgressBar):
 
     def _stop(self) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            self._bar.__exit__()
             self._bar = None
 
 
-def losses_told(metrics: Any) -> str:
+def describe_losses(metrics: Any) -> str:
     """`mel 0.812, text 2.41`: the losses of the last step among Lightning's metrics, by name."""
     losses = {
         name.removeprefix("train/").removesuffix("_loss"): float(value)

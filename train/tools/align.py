@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from mimotok.io.alignments import PHONES, SILENCE, Phone, check_phones
+from mimotok.io.audio import resample
+from mimotok.io.clips import Clip
 from mimotok.io.files import writing
-from train.data.augment import resample
-from train.data.manifest import BadClipError, Clip, decode, read_manifest
+from mimotok.io.progress import with_progress
+from train.data.manifest import BadClipError, decode, read_manifest
 
 RATE = 16000  # Hz, of the acoustic model
 FRAME = 0.01  # seconds, of the acoustic model
@@ -182,14 +182,13 @@ def align(manifest: str, root: str, out: str | Path) -> str:
     others by reason.
     """
     clips = read_manifest(manifest, root)
-    sources = _text_sources(manifest)
     counts = _resume(Path(out))
     done = {name for name, _ in counts}
     aligner = Aligner()
     tally = Counter(reason for _, reason in counts)
     with writing(out), open(out, "a", encoding="utf-8") as file:
         todo = [clip for clip in clips if clip.id not in done]
-        for clip in track(todo, "Aligning", console=Console(stderr=True)):
+        for clip in with_progress(todo, "Aligning", len(todo)):
             row: dict[str, Any] = {"audio": _manifest_path(clip, root), "id": clip.id}
             try:
                 phones = align_clip(aligner, clip)
@@ -199,7 +198,7 @@ def align(manifest: str, root: str, out: str | Path) -> str:
             else:
                 tally["aligned"] += 1
                 times = [[label, round(start, 3), round(end, 3)] for label, start, end in phones]
-                row |= {"text_source": sources.get(clip.id), "phones": times}
+                row |= {"text_source": clip.text_source, "phones": times}
             _write(file, row)
     return ", ".join(f"{count} {reason}" for reason, count in tally.most_common())
 
@@ -245,13 +244,3 @@ def _resume(out: Path) -> list[tuple[str, str]]:
 def _manifest_path(clip: Clip, root: str) -> str:
     path = Path(clip.audio)
     return str(path.relative_to(root)) if path.is_relative_to(root) else clip.audio
-
-
-def _text_sources(manifest: str) -> dict[str, str | None]:
-    """Who wrote each text, by clip id, where a JSONL manifest says so."""
-    sources: dict[str, str | None] = {}
-    if str(manifest).endswith(".jsonl"):
-        for line in Path(manifest).read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            sources[row.get("id") or row.get("audio", "")] = row.get("text_source")
-    return sources

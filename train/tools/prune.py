@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mimotok.io.audio import resample
 from mimotok.model.transformer import Block
 from mimotok.tokenizer import Tokenizer
-from train.data.augment import resample
 from train.data.manifest import BadClipError, decode, read_manifest
 from train.tools.export import checked_dtype
 
