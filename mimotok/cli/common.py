@@ -28,7 +28,7 @@ Dtype = Annotated[str, typer.Option(help=f"Of the weights: {' or '.join(DTYPES)}
 
 
 def make_tokenizer(model: str | None, revision: str | None, device: str, dtype: str) -> Tokenizer:
-    """The model that the options name. Raises ValueError where they name none."""
+    """Load the model that the options name. Raises ValueError where they name none."""
     import torch
 
     from mimotok.tokenizer import Tokenizer

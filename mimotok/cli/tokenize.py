@@ -1,4 +1,4 @@
-"""`mimotok tokenize`: whole corpora to tokens, and the check of what came of it."""
+"""The command `mimotok tokenize`, which encodes whole corpora, and checks the result."""
 
 from __future__ import annotations
 
@@ -31,10 +31,12 @@ def tokenize(
     dtype: Dtype = "float32",
     batch_seconds: Annotated[float, typer.Option(help="Padded sound in a batch; more for a GPU.")] = 60.0,
     shard_hours: Annotated[float, typer.Option(help="Sound in a shard, at least.")] = 4.0,
-    ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Work on a Ray cluster; local for here.")] = None,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A Ray cluster to use; local for this machine.")
+    ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Check OUT, and encode a sample of it again.")] = False,
 ) -> None:
-    """Encode a corpus into shards of tokens; run again, it goes on where it was.
+    """Encode a corpus into shards of tokens; a second call continues where the first one ended.
 
     INPUT is a folder or URL of sound files or WebDataset tars, a JSONL manifest, or a Lhotse CutSet.
     """
@@ -47,7 +49,7 @@ def tokenize(
         from mimotok.corpus.formats import checked_format
         from mimotok.corpus.run import tokenize_corpus
 
-        checked_format(format)  # told before a model is loaded for nothing
+        checked_format(format)  # an error is reported before a model is loaded
         tokenizer = make_tokenizer(model, revision, device, dtype)
         source, out = paths  # type: ignore[misc]
         with _progress() as progress:
@@ -74,11 +76,11 @@ def _verify(out: str, model: str | None, revision: str | None, device: str, dtyp
     from mimotok.corpus.ledger import read_settings
     from mimotok.corpus.verify import verify_corpus
 
-    read_settings(out)  # told before a model is loaded for nothing
+    read_settings(out)  # an error is reported before a model is loaded
     found = verify_corpus(out, make_tokenizer(model, revision, device, dtype))
     for problem in found.problems:
         report_error(problem)
-    absent = f", the sound of {found.absent} more is not there" if found.absent else ""
+    absent = f", the sound of {found.absent} more cannot be read" if found.absent else ""
     say(f"{found.clips} clips in {found.shards} shards; {found.encoded} encoded again{absent}")
     if found.problems:
         raise typer.Exit(USER_ERROR)

@@ -1,4 +1,4 @@
-"""One clip of a corpus: where its sound lies, and the sound itself, the same as `load_audio` gives."""
+"""Read the sound of one clip of a corpus: the same samples as `load_audio` gives."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Item:
 
     @property
     def place(self) -> str:
-        """Where the sound is, for people."""
+        """The place of the sound, for messages."""
         if "cut" in self.audio:
             return f"cut {self.key}"
         member = self.audio.get("member")
@@ -55,9 +55,14 @@ class Item:
 
 
 def read_clip(clip: Item, sample_rate: int) -> Iterator[Tensor]:
-    """Yields wav: float32 [1, t] blocks at `sample_rate`, mono; together what `load_audio` returns.
+    """Read a clip in blocks.
 
-    Raises ValueError, OSError, or whatever a remote file system raises.
+    Yields:
+        wav float32 [1, t], mono, at `sample_rate`; joined, they are what `load_audio` returns.
+
+    Raises:
+        ValueError: where the sound cannot be read.
+        OSError: as a file system raises; a remote one may raise errors of its own.
     """
     if "cut" in clip.audio:
         return _cut_blocks(clip, sample_rate)
@@ -67,7 +72,7 @@ def read_clip(clip: Item, sample_rate: int) -> Iterator[Tensor]:
 
 
 class NoRoomError(Exception):
-    """Here, not in the clip, lies the fault: there is no room for a temporary file."""
+    """The temporary folder is full: the fault lies with this machine, not with the clip."""
 
 
 def _fetched_blocks(clip: Item, sample_rate: int) -> Iterator[Tensor]:
@@ -81,7 +86,7 @@ def _fetched_blocks(clip: Item, sample_rate: int) -> Iterator[Tensor]:
 
 
 def _fetch(audio: dict[str, Any]) -> bytes:
-    """The encoded bytes of a remote file, or of a tar's member."""
+    """Return the encoded bytes of a remote file, or of a tar's member."""
     path = audio["path"]
     first, size = audio.get("span") or (0, None)
     if is_remote(path):
@@ -93,9 +98,9 @@ def _fetch(audio: dict[str, Any]) -> bytes:
 
 @contextmanager
 def _temporary(data: bytes, suffix: str) -> Iterator[str]:
-    """The path of a file that holds `data`: what finds cut-off files reads paths.
+    """Write `data` into a temporary file and yield its path: the check for truncated files reads paths.
 
-    Where the system has such paths the file has no name, so that nothing is left however this process ends.
+    Where the system has paths of open files, the file has no name, so that nothing is left however this process ends.
     """
     nameless = os.path.isdir("/proc/self/fd")
     make: Any = tempfile.TemporaryFile
@@ -125,12 +130,12 @@ def _cut_blocks(clip: Item, sample_rate: int) -> Iterator[Tensor]:
 
 
 def cut_of(audio: dict[str, Any]) -> Any:
-    """The Lhotse cut of `Item.audio`, checked. Raises ValueError where it names what may not be read."""
+    """Build the Lhotse cut of `Item.audio`, checked. Raises ValueError where it names what may not be read."""
     return make_cut(audio["cut"], audio["root"], audio.get("folder"))
 
 
 def load_clip(clip: Item, sample_rate: int, limit: float) -> Tensor | None:
-    """wav: float32 [1, T], or None where it is longer than `limit` seconds. Raises as `read_clip`."""
+    """Return wav float32 [1, T], or None where it is longer than `limit` seconds. Raises as `read_clip`."""
     blocks = []
     samples = 0
     for block in read_clip(clip, sample_rate):
@@ -142,7 +147,7 @@ def load_clip(clip: Item, sample_rate: int, limit: float) -> Tensor | None:
 
 
 def ahead(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The same blocks, read by a thread while the consumer works. Raises what reading raised."""
+    """Yield the same blocks, read by a thread while the consumer works. Raises what reading raised."""
     waiting: queue.Queue[Tensor | BaseException | None] = queue.Queue(_BLOCKS_AHEAD)
     stopped = threading.Event()
 
@@ -157,7 +162,7 @@ def ahead(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
     def read() -> None:
         end: BaseException | None = None
         try:
-            # in pieces, so that what waits is bounded however large a reader's blocks are
+            # in blocks of bounded size, so that what waits is bounded however large a reader's blocks are
             for block in chain.from_iterable(block.split(1 << 20, dim=1) for block in blocks):
                 put(block)
                 if stopped.is_set():

@@ -1,4 +1,4 @@
-"""What a corpus consists of: folders, JSONL manifests, Lhotse CutSets and WebDataset tars, here or behind fsspec."""
+"""List the clips of a corpus: folders, JSONL manifests, Lhotse CutSets and WebDataset tars, local or behind fsspec."""
 
 from __future__ import annotations
 
@@ -34,20 +34,29 @@ _PROBES = 8  # headers read at a time
 
 
 class Listing(NamedTuple):
-    """clips: in order, each key once; failed: what could not even be listed."""
+    """The clips of a corpus.
+
+    Attributes:
+        clips: in order, each key once.
+        failed: what could not even be listed.
+    """
 
     clips: list[Item]
     failed: list[Failure]
 
 
 def read_input(source: str, *, root: str = ".", known: Container[str] = ()) -> Listing:
-    """The clips of `source`, without those whose keys are `known`.
+    """List the clips of `source`, without those whose keys are `known`.
 
-    source: a folder or URL of sound files (key: path below it) or of WebDataset tars (key: tar and sample), one
-    tar, a JSONL manifest (`audio`, and optionally `id`, `duration` in seconds and anything else; key: id, or else
-    audio), or a Lhotse CutSet in JSONL (key: the cut's id); .gz too.
-    root: folder or URL of a manifest's relative paths.
-    Raises ValueError where there is no such thing, a line is not understood, or two clips have one key.
+    Args:
+        source: a folder or address of sound files (key: path below it) or of WebDataset tars (key: tar and sample), one
+            tar, a JSONL manifest (key: id, or else audio; see `mimotok.io.clips`), or a Lhotse CutSet in JSONL (key:
+            the cut's id); .gz too.
+        root: folder or address of a manifest's relative paths.
+        known: keys to leave out.
+
+    Raises:
+        ValueError: where the source does not exist, a line is not understood, or two clips have one key.
     """
     listing = _listed(source, root)
     seen: set[str] = set()
@@ -74,7 +83,7 @@ def _listed(source: str, root: str) -> Listing:
 
 
 def _absolute(path: str) -> str:
-    """The tokens remember where their sound is, from whatever folder they are looked at."""
+    """Make a path absolute: tokens keep the place of their sound, and may be read from any folder."""
     path = without_scheme(path)
     return path if is_remote(path) else os.path.abspath(path)
 
@@ -97,7 +106,7 @@ def _folder(source: str) -> Listing:
 
 
 def _remote_files(source: str, suffixes: Container[str]) -> dict[str, int]:
-    """Bytes by path below a remote folder, in order."""
+    """Return bytes by path below a remote folder, in order."""
     system, inner = file_system(source)
     inner = inner.rstrip("/")
     found = {
@@ -106,19 +115,19 @@ def _remote_files(source: str, suffixes: Container[str]) -> dict[str, int]:
         if posixpath.splitext(path)[1].lower() in suffixes
     }
     if not found:
-        raise ValueError(f"{source}: no sound files and no tars there")
+        raise ValueError(f"{source}: no sound files and no tars in it")
     return found
 
 
 def _estimate(name: str, size: int) -> float:
-    """Seconds of a file of `size` bytes, going by its name."""
+    """Estimate the seconds of a file of `size` bytes from its name."""
     if not size:
         return _UNKNOWN_SECONDS
     return size / _BYTES_PER_SECOND.get(posixpath.splitext(name)[1].lower(), _OTHER_BYTES_PER_SECOND)
 
 
 def _probed(clips: list[Item]) -> list[Item]:
-    """Local files whose length nobody has told, with the length that their header tells."""
+    """Give local files of unknown length the length that their header declares."""
     with ThreadPoolExecutor(_PROBES) as pool:
         return list(pool.map(_probe, clips, chunksize=64))
 
@@ -178,7 +187,7 @@ def _tars(tars: Sequence[tuple[str, str]]) -> Listing:
 
 
 def _tar_clips(raw: Any, path: str, name: str) -> Iterator[Item]:
-    """The samples of a tar: members with one name up to the first dot; one of them sound, .json and .txt about it."""
+    """Yield the samples of a tar: members with one name up to the first dot, namely a sound and its .json and .txt."""
     sounds: dict[str, tuple[str, int, int]] = {}
     metadata: dict[str, dict[str, Any]] = {}
     try:
@@ -195,8 +204,8 @@ def _tar_clips(raw: Any, path: str, name: str) -> Iterator[Item]:
     finally:
         for key, (member_name, first, size) in sounds.items():
             about = metadata.get(key, {})
-            told = about.get("duration")
-            seconds = float(told) if isinstance(told, int | float) else _estimate(member_name, size)
+            declared = about.get("duration")
+            seconds = float(declared) if isinstance(declared, int | float) else _estimate(member_name, size)
             audio = {"path": path, "span": [first, size], "member": member_name}
             yield Item(f"{name}/{key}", seconds, audio, about)
 

@@ -32,9 +32,13 @@ def _samples(path: str) -> np.memmap:
 
 
 def decode(clip: Clip) -> tuple[np.ndarray, int]:
-    """The whole clip as float32 [T], mono, and its own rate in Hz.
+    """Decode a whole clip.
 
-    Raises BadClipError for a missing, unreadable, empty or silent file.
+    Returns:
+        float32 [T], mono, and the clip's own rate in Hz.
+
+    Raises:
+        BadClipError: for a missing, unreadable, empty or silent file.
     """
     if (clip.audio or clip.cut is None) and not Path(clip.audio).is_file():
         # of a pipe nothing may ever come
@@ -60,9 +64,18 @@ def _cut_audio(cut: Any) -> tuple[np.ndarray, int]:
 
 
 def read(clip: Clip, start: float = 0.0, seconds: float = 1e6) -> tuple[np.ndarray, int]:
-    """`seconds` of a clip from second `start` (fewer at its end) as float32 [T], and the rate in Hz.
+    """Read a part of a clip.
 
-    Raises BadClipError as `decode` does.
+    Args:
+        clip: the clip.
+        start: second where the part begins.
+        seconds: its length; it is shorter at the clip's end.
+
+    Returns:
+        float32 [T], and the rate in Hz.
+
+    Raises:
+        BadClipError: as `decode`.
     """
     if clip.pcm is None:
         wav, rate = decode(clip)
@@ -83,13 +96,15 @@ def read(clip: Clip, start: float = 0.0, seconds: float = 1e6) -> tuple[np.ndarr
 
 
 def read_manifest(paths: str | Iterable[str], root: str = ".") -> list[Clip]:
-    """The clips of one or several manifests, in order.
+    """Read the clips of one or several manifests, in order.
 
-    A manifest is a JSONL file with `audio`, `duration` and optionally `text`, `speaker`, `language`,
-    `source`, `split` and `id` on each line, or a Lhotse CutSet (.jsonl or .jsonl.gz; needs lhotse). Relative
-    audio paths are taken from `root`. A clip without `source` gets the file's name, one without `split` is
-    for training. Raises ValueError for a file that cannot be read, a line that is not understood, and a
-    folder (Shar is streamed).
+    Args:
+        paths: JSONL manifests (see `mimotok.io.clips.read_clips`; `duration` is needed), or Lhotse CutSets (.jsonl or
+            .jsonl.gz; needs lhotse). A clip without `source` gets the file's name, one without `split` is for training.
+        root: folder of relative audio paths.
+
+    Raises:
+        ValueError: for a file that cannot be read, a line that is not understood, and a folder (Shar is streamed).
     """
     clips: list[Clip] = []
     for path in [paths] if isinstance(paths, str) else paths:
@@ -119,7 +134,7 @@ def _read_cuts(path: str, root: str) -> list[Clip]:
 
 
 def read_cuts(path: str, make: Callable[[dict[str, Any]], Any]) -> Iterator[Any]:
-    """What `make` makes of each line of a CutSet. Raises its ValueError with the file and the line number before it."""
+    """Apply `make` to each line of a CutSet. Its ValueError is raised with the file and the line number before it."""
     for number, row in read_rows(path):
         try:
             yield make(row)
@@ -128,7 +143,7 @@ def read_cuts(path: str, make: Callable[[dict[str, Any]], Any]) -> Iterator[Any]
 
 
 def cut_clip(cut: Any, source: str) -> Clip:
-    """A Lhotse cut as a `Clip`; `source` and `split` come from the cut's custom fields where it has them."""
+    """Turn a Lhotse cut into a `Clip`; `source` and `split` come from the cut's custom fields where it has them."""
     custom = cut.custom or {}
     supervision = cut.supervisions[0] if len(cut.supervisions) == 1 else None
     # a supervision that the cut truncates is no transcript of what is heard
@@ -154,9 +169,9 @@ def _files(cut: Any) -> list[str]:
 
 
 def with_phones(clips: Iterable[Clip], alignments: str, root: str = ".") -> list[Clip]:
-    """The clips, those that `alignments` (see `mimotok.io.alignments`) knows with their phones.
+    """Add phones to the clips that the file `alignments` names (see `mimotok.io.alignments`).
 
-    Raises ValueError where it knows none of them.
+    Raises ValueError where it names none of them.
     """
     known = read_alignments(alignments)
     labelled = [replace(clip, phones=_phones(clip, known, root)) for clip in clips]

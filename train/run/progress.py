@@ -1,4 +1,4 @@
-"""The progress bar: optimiser steps of the generator, the losses, audio-seconds per second and the time left."""
+"""Progress of training: optimiser steps of the generator, losses, audio-seconds per second and the time left."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ WINDOW = 50
 
 
 class Mark(NamedTuple):
-    """Where a run stood: steps done, seconds of audio heard (on all ranks), seconds on the clock."""
+    """A moment of a run.
+
+    Attributes:
+        step: steps done.
+        audio_seconds: seconds of audio used, on all ranks.
+        time: seconds on the clock.
+    """
 
     step: int
     audio_seconds: float
@@ -32,17 +38,17 @@ class Pace:
         self._marks: deque[Mark] = deque(maxlen=WINDOW + 1)
 
     def mark(self, mark: Mark) -> None:
-        """Call once before the first step and after each one."""
+        """Note a moment. Call it once before the first step and after each one."""
         self._marks.append(mark)
 
     def audio_rate(self) -> float:
-        """Audio-seconds per second; 0 before the first step."""
+        """Return audio-seconds per second; 0 before the first step."""
         first = self._marks[0]
         last = self._marks[-1]
         return (last.audio_seconds - first.audio_seconds) / (last.time - first.time) if last.time > first.time else 0.0
 
     def seconds_left(self, max_steps: int) -> float | None:
-        """Until step `max_steps`; None before the first step, and for a run without end (-1)."""
+        """Return the seconds until step `max_steps`; None before the first step, and for a run without end (-1)."""
         first = self._marks[0]
         last = self._marks[-1]
         if last.step == first.step or max_steps < 0:
@@ -51,7 +57,7 @@ class Pace:
 
 
 class StepProgress(ProgressBar):
-    """A rich bar on a terminal; elsewhere one plain line every `log_every_n_steps` steps. Both go to stderr."""
+    """A bar on a terminal; elsewhere one plain line every `log_every_n_steps` steps. Both go to standard error."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,12 +67,15 @@ class StepProgress(ProgressBar):
         self._pace = Pace()
 
     def disable(self) -> None:
+        """Show nothing from now on. Called by Lightning."""
         self._enabled = False
 
     def enable(self) -> None:
+        """Show progress again. Called by Lightning."""
         self._enabled = True
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Show the bar. Called by Lightning."""
         self._mark(trainer, pl_module)
         if self._enabled:
             total = trainer.max_steps if trainer.max_steps >= 0 else None
@@ -85,6 +94,7 @@ class StepProgress(ProgressBar):
         batch: Any,  # noqa: ARG002
         batch_idx: int,  # noqa: ARG002
     ) -> None:
+        """Show the step. Called by Lightning."""
         self._mark(trainer, pl_module)
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         due = (every > 0 and trainer.global_step % every == 0) or trainer.global_step == trainer.max_steps
@@ -105,6 +115,7 @@ class StepProgress(ProgressBar):
         return f"{self._losses}, {self._pace.audio_rate():.1f} audio-s/s{ending}"
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:  # noqa: ARG002
+        """Remove the bar. Called by Lightning."""
         self._stop()
 
     def on_exception(
@@ -113,6 +124,7 @@ class StepProgress(ProgressBar):
         pl_module: lightning.LightningModule,  # noqa: ARG002
         exception: BaseException,  # noqa: ARG002
     ) -> None:
+        """Remove the bar. Called by Lightning."""
         self._stop()
 
     def _stop(self) -> None:
@@ -122,7 +134,7 @@ class StepProgress(ProgressBar):
 
 
 def describe_losses(metrics: Any) -> str:
-    """`mel 0.812, text 2.41`: the losses of the last step among Lightning's metrics, by name."""
+    """Return `mel 0.812, text 2.41`: the losses of the last step among Lightning's metrics, by name."""
     losses = {
         name.removeprefix("train/").removesuffix("_loss"): float(value)
         for name, value in metrics.items()

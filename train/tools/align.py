@@ -75,8 +75,12 @@ class Aligner:
     def align(self, wav: np.ndarray, text: str) -> list[Phone]:
         """Find the phones of a text in speech.
 
-        wav: float32 [T] at 16 kHz. Raises NotAlignedError where a word is not in the dictionary or the text is not
-        what is spoken.
+        Args:
+            wav: float32 [T] at 16 kHz.
+            text: what is spoken.
+
+        Raises:
+            NotAlignedError: where a word is not in the dictionary or the text does not fit the speech.
         """
         words = " ".join(self.words(text))
         for number, (margin, noise) in enumerate(ATTEMPTS):
@@ -112,7 +116,7 @@ class Aligner:
 
 
 def _possessive(last: str) -> str:
-    """The sound of an s after a word that ends in the phone `last`."""
+    """Return the phones of an s after a word that ends in the phone `last`."""
     if last in ("S", "Z", "SH", "ZH", "CH", "JH"):
         return "IH Z"
     return "S" if last in ("P", "T", "K", "F", "TH") else "Z"
@@ -160,7 +164,7 @@ def fitted(phones: Iterable[Phone], margin: float, seconds: float) -> list[Phone
 
 
 def _merged(entries: Iterable[Any]) -> Iterator[Phone]:
-    """The decoder's entries in seconds; noises count as silence, and neighbouring silences become one."""
+    """Yield the decoder's entries in seconds; noises count as silence, and neighbouring silences become one."""
     held: Phone | None = None
     for entry in entries:
         label = entry.name if entry.name in PHONES else SILENCE
@@ -178,8 +182,9 @@ def _merged(entries: Iterable[Any]) -> Iterator[Phone]:
 def align(manifest: str, root: str, out: str | Path) -> str:
     """Write the phones of every English clip of a manifest to `out` (see `mimotok.io.alignments`).
 
-    A second call goes on after the clips that `out` has. Returns a line that counts the aligned clips, and the
-    others by reason.
+    A second call continues after the clips that `out` has. Returns a line that counts the aligned clips, and the others
+    by
+    reason.
     """
     clips = read_manifest(manifest, root)
     counts = _resume(Path(out))
@@ -227,7 +232,7 @@ def _reason(message: str) -> str:
 
 
 def _resume(out: Path) -> list[tuple[str, str]]:
-    """The clips that a file has, each with "aligned" or its reason. Cuts off a line that was not written to its end."""
+    """Return the clips that a file has, each with "aligned" or its reason, and cut off an unfinished last line."""
     if not out.is_file():
         return []
     data = out.read_bytes()
