@@ -73,7 +73,7 @@ def prune(
 
 @app.command()
 def prepare(
-    manifest: Annotated[str, typer.Option(help="JSONL manifest or Lhotse CutSet.")],
+    manifest: Annotated[list[str], typer.Option(help="JSONL manifest or Lhotse CutSet; may be given several times.")],
     out: Annotated[str, typer.Option(help="Folder of the decoded clips: the data module's cache_dir.")],
     root: Annotated[str, typer.Option(help="Folder of relative audio paths.")] = ".",
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
@@ -89,7 +89,7 @@ def prepare(
 
 @app.command()
 def align(
-    manifest: Annotated[str, typer.Option(help="JSONL manifest or Lhotse CutSet.")],
+    manifest: Annotated[list[str], typer.Option(help="JSONL manifest or Lhotse CutSet; may be given several times.")],
     out: Annotated[Path, typer.Option(help="File of phone labels to write; a second call goes on with it.")],
     root: Annotated[str, typer.Option(help="Folder of relative audio paths.")] = ".",
 ) -> None:

@@ -179,8 +179,8 @@ def _merged(entries: Iterable[Any]) -> Iterator[Phone]:
         yield held
 
 
-def align(manifest: str, root: str, out: str | Path) -> str:
-    """Write the phones of every English clip of a manifest to `out` (see `mimotok.io.alignments`).
+def align(manifest: str | list[str], root: str, out: str | Path) -> str:
+    """Write the phones of every English clip of one or several manifests to `out` (see `mimotok.io.alignments`).
 
     A second call continues after the clips that `out` has. Returns a line that counts the aligned clips, and the others
     by

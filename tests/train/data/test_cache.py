@@ -126,3 +126,19 @@ def test_relative_recordings_are_taken_from_root(cuts, corpus, tmp_path):
     assert len(decode(clips[0])[0])
     with pytest.raises(BadClipError, match=r"^missing$"):
         decode(read_manifest(str(tmp_path / "cuts.jsonl"), str(tmp_path))[0])
+
+
+def test_several_manifests_are_one_corpus(tmp_path):
+    from typer.testing import CliRunner
+
+    from train.__main__ import app
+
+    arguments = ["prepare", "--root", str(tmp_path), "--out", str(tmp_path / "cache")]
+    for k in range(2):
+        sf.write(tmp_path / f"{k}.wav", speech(1.0, RATE, k), RATE)
+        (tmp_path / f"{k}.jsonl").write_text(json.dumps({"audio": f"{k}.wav", "duration": 1.0}) + "\n")
+        arguments += ["--manifest", str(tmp_path / f"{k}.jsonl")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    clips, _ = read_prepared(result.stdout.strip())
+    assert [(clip.id, clip.source) for clip in clips] == [("0.wav", "0"), ("1.wav", "1")]
