@@ -107,8 +107,7 @@ def sequences(
     Args:
         records: the clips from number `start.clips` on.
         mode: "whole" is one clip each; "cut" is at most `length` frames of one clip; "pack" is `length` frames each,
-            with
-            clips end to end; the last may be shorter.
+            with clips end to end; the last may be shorter.
         length: frames of a sequence, None for whole clips.
         start: where to begin.
 

@@ -104,9 +104,8 @@ def export_onnx(tokenizer: Tokenizer, folder: StrPath, *, n_q: int | None = None
     are multiplied with rounded as it comes; never the encoder's, whose codes would change. Batch and length are free,
     and each clip of a padded batch gives what it gives alone. Where an attention of the model is unlimited, the graph's
     is dense: its memory grows with the square of the length, and run_onnx.py stops at 60 s, where the official pipeline
-    cuts as well.
-    Raises ValueError where the folder exists or cannot be written, n_q does not fit, or the model is not float32 on
-    the CPU.
+    cuts as well. Raises ValueError where the folder exists or cannot be written, n_q does not fit, or the model is not
+    float32 on the CPU.
     """
     n_q = tokenizer.config.checked_n_q(n_q)
     if tokenizer.dtype != torch.float32 or tokenizer.device.type != "cpu":

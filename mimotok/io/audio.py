@@ -60,18 +60,16 @@ def load_audio(path: StrPath, sample_rate: int) -> Tensor:
 
     Returns:
         wav float32 [1, T], the mean of the file's channels. T is the file's samples x sample_rate / its rate, rounded
-        half
-        up, and at least 1.
+        half up, and at least 1.
 
     Raises:
         ValueError: in one line, for a file that is missing, empty, truncated or no audio, for rates outside 8 to 192
-            kHz,
-            and for NaN or infinite samples.
+            kHz, and for NaN or infinite samples.
 
     Example:
         >>> wav = load_audio("examples/sample.flac", 24000)
         >>> wav.shape
-        torch.Size([1, 106561])
+        torch.Size([1, 205200])
     """
     return torch.cat(list(read_blocks(path, sample_rate)), dim=1)
 
@@ -199,8 +197,7 @@ class AudioWriter:
     """Write a mono sound file block by block; it appears whole at the end of the `with`, or not at all.
 
     The suffix chooses the format: wav, flac and w64 (all PCM 16 bit), ogg (Vorbis), opus, mp3. Samples beyond [-1, 1]
-    are
-    clipped.
+    are clipped.
 
     Raises:
         ValueError: for an unknown suffix, a rate that the format lacks, an output that cannot be written, and samples

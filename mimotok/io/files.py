@@ -69,8 +69,7 @@ def atomic_path(path: StrPath, *, overwrite: bool = True) -> Iterator[Path]:
     """Yield the path of an empty temporary file beside `path`, which the body of the `with` writes.
 
     The file moves to `path` when the body ends, and is removed when the body raises anything, KeyboardInterrupt
-    included.
-    Raises ValueError where `path` cannot be written.
+    included. Raises ValueError where `path` cannot be written.
     """
     require_writable(path, overwrite=overwrite)
     # through a symbolic link to the file it names: renaming onto the link would cut it off

@@ -30,8 +30,7 @@ def read_rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
     Raises:
         ValueError: naming the file and the line, for what is no JSON object, too long, or expands too far, and for a
-            file
-            that cannot be read or is a pipe or a device.
+            file that cannot be read or is a pipe or a device.
     """
     for number, line in read_lines(path):
         try:

@@ -23,8 +23,7 @@ class AugmentConfig:
     Args:
         gain_db: lowest and highest gain in dB, lowered where the peak would pass 0.99.
         speed: lowest and highest factor. Tempo, pitch and formants move together, as with a smaller or larger speaker,
-            and
-            so does the band edge of narrow-band speech (16 kHz at 1.1: 8.8 kHz).
+            and so does the band edge of narrow-band speech (16 kHz at 1.1: 8.8 kHz).
         speed_prob: share of clips whose speed changes.
         bandwidths: band limits in Hz to choose from, with soxr's transition, as in real resampled recordings.
         bandwidth_prob: share of clips whose band is limited.

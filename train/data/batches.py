@@ -146,14 +146,12 @@ class BatchDataset(Dataset[Loaded]):
     """A map from batch numbers to batches, without end: batch `i` is number `i % epoch_batches` of its epoch.
 
     Batch i of rank r is a pure function of (seed, i, r, world size), so that workers do not matter, and resuming
-    decodes
-    nothing twice.
+    decodes nothing twice.
 
     Args:
         clips: the corpus.
         plan: returns the batches of all ranks of an epoch, in order. Every epoch is cut or repeated to the length of
-            the
-            first, so that a number determines its epoch.
+            the first, so that a number determines its epoch.
         render: turns planned batches into audio.
         seed: of augmentation.
         rank: of this process.
@@ -211,9 +209,8 @@ class ResumableLoader:
     Lightning 2.x saves `state_dict()` of a train dataloader that has one (in the checkpoint's
     loops.fit_loop.state_dict.combined_loader), from rank 0, and calls `load_state_dict` on every rank before the first
     batch of a resumed fit. The count is of batches handed out, not of those that workers hold ready; and as `len` is
-    known,
-    Lightning fetches none ahead. Resumed on another number of ranks, it continues after as many batches as all ranks
-    together had.
+    known, Lightning fetches none ahead. Resumed on another number of ranks, it continues after as many batches as all
+    ranks together had.
 
     Args:
         dataset: the batches.

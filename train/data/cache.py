@@ -40,9 +40,8 @@ def prepare(manifest: str | list[str], root: str, out: str, *, sample_rate: int 
     """Decode every clip of a manifest into a folder under `out`.
 
     The folder is named by a hash of the clips, so that one `out` serves many manifests. It holds `cuts.jsonl.gz`, a
-    Lhotse
-    CutSet, its WAV shards, and `skipped.json`, the clips left out and why. A second call returns at once; a killed one
-    continues with the shards that are missing. Clips whose file was missing are tried again once it exists.
+    Lhotse CutSet, its WAV shards, and `skipped.json`, the clips left out and why. A second call returns at once; a
+    killed one continues with the shards that are missing. Clips whose file was missing are tried again once it exists.
 
     Args:
         manifest: JSONL or Lhotse CutSet file(s).

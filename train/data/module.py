@@ -26,9 +26,9 @@ AUGMENT = AugmentConfig()
 class SpeechDataModule(L.LightningDataModule):
     """Speech for training and validation, from a manifest.
 
-    A training batch holds about `batch_seconds` of audio, padded to one length: whole utterances with their
-    text, and crops without text from clips that have none or are too long. Validation is the manifest's
-    "dev" split, or all of `val_manifest`: whole clips, not augmented, always in the same order.
+    A training batch holds about `batch_seconds` of audio, padded to one length: whole utterances with their text, and
+    crops without text from clips that have none or are too long. Validation is the manifest's "dev" split, or all of
+    `val_manifest`: whole clips, not augmented, always in the same order.
 
     Args:
         manifest: JSONL or Lhotse CutSet file(s), or Lhotse Shar folder(s); see train/README.md.
@@ -40,8 +40,8 @@ class SpeechDataModule(L.LightningDataModule):
         crop_seconds: shortest and longest crop. Clips shorter than their crop come whole.
         min_seconds: shorter training clips are skipped.
         pad_samples: padded lengths are multiples of this many samples, so a compiled model sees few shapes.
-        source_weights: how often a source's clips are heard per epoch, by glob pattern of the source's
-            name, e.g. {"*kerstin*": 2}; the first match counts, and others have 1.
+        source_weights: how often a source's clips are heard per epoch, by glob pattern of the source's name, e.g.
+            {"*kerstin*": 2}; the first match counts, and others have 1.
         augment: see `AugmentConfig`; null for none.
         cache_dir: clips are decoded into it once, at first use; null decodes them every time. Not for Shar.
         alignments: phone labels that `python -m train align` wrote, for the losses that need them. Not for Shar.

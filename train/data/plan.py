@@ -97,8 +97,7 @@ def train_plan(
     """Plan one epoch in random order: each clip is used for about its own length times its source's weight.
 
     Clips with text of up to `max_seconds`, and clips shorter than a crop, come whole; the others as random crops.
-    `seeds`
-    names the epoch; the plan is a pure function of the arguments.
+    `seeds` names the epoch; the plan is a pure function of the arguments.
     """
     rng = np.random.default_rng(list(seeds))
     weights = {clip.source: _weight(clip.source, config.source_weights) for clip in clips}

@@ -119,8 +119,7 @@ class Discriminators(nn.Module):
             windows: samples, one discriminator each.
             stft_channels: width of those.
             gain: multiplies the wav (published: 1). Spectral normalisation bounds how steep a discriminator can be, so
-                that
-                quiet audio leaves it nearly blind at first; 10 brings speech near unit level.
+                that quiet audio leaves it nearly blind at first; 10 brings speech near unit level.
         """
         super().__init__()
         self.gain = gain

@@ -1,8 +1,7 @@
 """Losses after two models of hearing: the disturbance of PESQ and the envelope correlations of STOI.
 
 Both are differentiable simplifications, for training. Neither returns the score of its standard: the evaluation
-computes
-those with the packages `pesq` and `pystoi`.
+computes those with the packages `pesq` and `pystoi`.
 """
 
 from __future__ import annotations
@@ -68,10 +67,8 @@ def disturbance_loss(
     """Compute the symmetric and asymmetric disturbance (ITU-T P.862, 2001, section 10.2), a mean over frames.
 
     It lacks the standard's compensation of delay, gain and filters. Formulas for the Bark scale (Traunmueller, 1990)
-    and the
-    threshold of hearing (Terhardt, 1979) replace its tables, and a mean over time replaces norms in which the worst
-    frames
-    decide. It is computed in fp32 whatever autocast says.
+    and the threshold of hearing (Terhardt, 1979) replace its tables, and a mean over time replaces norms in which the
+    worst frames decide. It is computed in fp32 whatever autocast says.
 
     Args:
         prediction: wav [B, T].
@@ -152,10 +149,8 @@ def stoi_loss(prediction: Tensor, target: Tensor, lengths: Tensor | None = None,
     """Compute 1 minus the mean correlation of short-time envelopes in third octaves.
 
     Taal et al., 2011, "An Algorithm for Intelligibility Prediction of Time-Frequency Weighted Noisy Speech". Silent
-    segments
-    are left out, where STOI drops silent frames and joins the others. A clip shorter than 30 frames (0.4 s) counts
-    nothing.
-    Arguments as in `disturbance_loss`.
+    segments are left out, where STOI drops silent frames and joins the others. A clip shorter than 30 frames (0.4 s)
+    counts nothing. Arguments as in `disturbance_loss`.
     """
     prediction = prepared(prediction, lengths)
     target = prepared(target, lengths)

@@ -92,11 +92,9 @@ def mel_loss(
         scales: (n_mels, window, hop) each, window and hop in samples.
         exponents: the spectra are compared as (mel + floor)^e / e, and for 0 as its limit, the logarithm (Box and Cox,
             1964). 1 as published weighs only loud parts, 0 weighs loud and soft alike, 0.3 about as loudness does
-            (Stevens,
-            1957).
+            (Stevens, 1957).
         floor: in the units of mimotok's own mel. It is added, not clamped, so that a prediction below it still receives
-            a
-            gradient.
+            a gradient.
         sample_rate: Hz.
     """
     prediction = prepared(prediction, lengths)
@@ -129,8 +127,7 @@ def stft_loss(
     """Compute the multi-resolution STFT loss (Yamamoto et al. 2020, "Parallel WaveGAN"), averaged over resolutions.
 
     It is the spectral convergence (per clip, then averaged) plus L1 of ln(magnitude + floor). Tensors, lengths and
-    floor are
-    as in `mel_loss`; resolutions are (window, hop) in samples.
+    floor are as in `mel_loss`; resolutions are (window, hop) in samples.
     """
     prediction = prepared(prediction, lengths)
     target = prepared(target, lengths)
@@ -162,8 +159,7 @@ def complex_loss(
     """Compute the phase-aware L1 of compressed spectra |S|^power e^(j phase), averaged over resolutions.
 
     The compression is that of Ephrat et al. 2018 ("Looking to Listen"), with |S| softened by `floor`, where the power
-    would
-    have an infinite slope. Tensors, lengths and floor are as in `mel_loss`.
+    would have an infinite slope. Tensors, lengths and floor are as in `mel_loss`.
     """
     prediction = prepared(prediction, lengths)
     target = prepared(target, lengths)

@@ -26,10 +26,8 @@ def read_arrays(path: str | Path, prefix: str = "") -> dict[str, np.ndarray]:
     """Read the named arrays of a CTranslate2 `model.bin` whose names begin with `prefix`.
 
     The file is a header (uint32 version, string, uint32 revision, uint32 count), then for each array a name, uint8
-    rank,
-    uint32 dimensions, uint8 type, uint32 bytes and the values; a string is a uint16 length and so many bytes, the last
-    one 0.
-    Raises ValueError where the file does not fit this format.
+    rank, uint32 dimensions, uint8 type, uint32 bytes and the values; a string is a uint16 length and so many bytes, the
+    last one 0. Raises ValueError where the file does not fit this format.
     """
     try:
         with open(path, "rb") as file:

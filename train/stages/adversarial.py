@@ -24,8 +24,7 @@ class AdversarialStage(Stage):
     Args:
         model: as in Stage.
         loss_weights: of mel, adversarial and feature_matching losses (eq. 7 by default); the RECONSTRUCTION_LOSSES
-            where they
-            have a weight.
+            where they have a weight.
         training: as in Stage.
         discriminators: their sizes.
         discriminator_optimizer: without weight decay by default, as published.

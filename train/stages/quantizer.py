@@ -26,8 +26,7 @@ class Quantized(NamedTuple):
         codes: int64 [B, n_q, F], -1 where a frame is padding or an item does not use the codebook.
         commitment_loss: scalar.
         first: [B, F, D], the entries of the first codebook, also for items that are left unquantized; gradients reach
-            the
-            latents.
+            the latents.
     """
 
     quantized: Tensor
@@ -86,8 +85,7 @@ class TrainingQuantizer(nn.Module):
             latents: [B, F, D].
             lengths: [B] valid frames.
             n_q: [B] codebooks in use, 0 leaves the item unquantized. The first item must use every codebook, so that no
-                rank
-                skips a codebook that another one updates.
+                rank skips a codebook that another one updates.
 
         Returns:
             The commitment loss in it is the mean over the codebooks of the latents' squared distance to their codes.

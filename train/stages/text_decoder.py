@@ -44,8 +44,7 @@ class TextDecoderConfig:
         tokenizer: "bytes" (UTF-8 bytes), or the name or folder of a Hugging Face tokenizer.
         normalize: learn lower-case text without punctuation, where sources disagree on how they write.
         ctc: a second head at the prefix positions, trained by CTC, which needs more positions than tokens: a stack of
-            1. The
-            joint stage has it where `loss_weights` has ctc.
+            1. The joint stage has it where `loss_weights` has ctc.
     """
 
     hidden_size: int = 256

@@ -183,8 +183,7 @@ def align(manifest: str | list[str], root: str, out: str | Path) -> str:
     """Write the phones of every English clip of one or several manifests to `out` (see `mimotok.io.alignments`).
 
     A second call continues after the clips that `out` has. Returns a line that counts the aligned clips, and the others
-    by
-    reason.
+    by reason.
     """
     clips = read_manifest(manifest, root)
     counts = _resume(Path(out))

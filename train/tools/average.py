@@ -31,14 +31,12 @@ def average(
         out: folder to write.
         share: of the second.
         new_codes: whether encoders and codebooks may differ, as those of two runs from one start do; the mean then has
-            codes
-            of its own.
+            codes of its own.
         dtype: of the stored weights.
 
     Raises:
         ValueError: where the two differ in configuration or, without `new_codes`, in encoder or codebooks, so that
-            codes of
-            either stay valid; for a share outside 0 to 1; and for an unknown dtype.
+            codes of either stay valid; for a share outside 0 to 1; and for an unknown dtype.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share={share:g}: give 0 (the first) to 1 (the second)")
