@@ -2,14 +2,14 @@
 
 The language model works on *positions* that hold a text id and a patch each:
 
-    text     w    w    w   START  AUDIO     AUDIO     ...  END   w patch    -    -    -   -      frames    frames
-    -     -
+    text     w    w    w   START  AUDIO     AUDIO     ...  END   w
+    patch    -    -    -   -      frames    frames         -     -
                                   0 to 3    4 to 7
 
 At a text position every channel of the patch is "empty" (-). Audio is START, one position per patch with the
 placeholder AUDIO, and END; START, AUDIO and END are ids of the text vocabulary (`SpecialIds`). The model predicts the
 next text id; where that is AUDIO, a patch decoder (`mimotok.lm.patches`) writes the patch. So text-to-speech is text
-followed by audio, transcription is audio followed by text, and continuation goes on after an AUDIO.
+followed by audio, transcription is audio followed by text, and a continuation follows an AUDIO.
 """
 
 from __future__ import annotations
