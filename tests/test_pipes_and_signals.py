@@ -8,6 +8,7 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 MODEL = PARITY / "a"
 ODD = ("pipe.wav", "zero.wav", "socket.wav")
-QUICK = {"workers": 0, "batch_seconds": 1.0, "shard_hours": 1.0}
+QUICK: dict[str, Any] = {"workers": 0, "batch_seconds": 1.0, "shard_hours": 1.0}
 
 
 @pytest.fixture(scope="module")

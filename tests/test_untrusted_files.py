@@ -257,7 +257,7 @@ def example_features(place: Place) -> Any:
     place.put(f"codes-dev-{'0' * 12}.safetensors")
     tokenizer: Any = mock.Mock(weights_sha256="0" * 64)
     try:
-        return load_items(Corpus(str(manifest), cache=str(place.folder)), "dev", tokenizer, "codes", lambda *_: None)  # type: ignore[arg-type, return-value]
+        return load_items(Corpus(str(manifest), cache=str(place.folder)), "dev", tokenizer, "codes", lambda *_: None)  # type: ignore[arg-type]
     except SafetensorError as error:
         raise ValueError(error) from error
 

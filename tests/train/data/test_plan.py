@@ -25,7 +25,7 @@ clip_lists = st.lists(
 
 @settings(deadline=None, max_examples=60)
 @given(clip_lists, st.floats(8.0, 60.0), st.integers(0, 99), st.booleans())
-def test_planned_batches_hold_whole_texted_clips_and_crops_that_fit(clips, batch_seconds, seed, speed):
+def test_planned_batches_hold_whole_texted_clips_and_crops_that_fit(clips, batch_seconds, seed, speed) -> None:
     config = PlanConfig(batch_seconds=batch_seconds)
     plan = train_plan(clips, config, AugmentConfig() if speed else None, (seed, 0))
     for batch in plan:
@@ -52,7 +52,7 @@ def seconds_by_source(clips: list[Clip], config: PlanConfig, epochs: int = 5) ->
     return total
 
 
-def test_each_clip_is_heard_for_its_length_times_its_weight():
+def test_each_clip_is_heard_for_its_length_times_its_weight() -> None:
     rng = np.random.default_rng(0)
     clips = [Clip(f"whole{k}", "", "x", duration=rng.uniform(1, 11), source="whole") for k in range(200)]
     clips += [Clip(f"long{k}", "", "x", duration=rng.uniform(13, 60), source="long") for k in range(50)]
@@ -68,7 +68,7 @@ def test_each_clip_is_heard_for_its_length_times_its_weight():
 
 @given(st.integers(1, 5), st.integers(10, 80))
 @settings(deadline=None, max_examples=20)
-def test_ranks_share_an_epoch_evenly(world_size, count):
+def test_ranks_share_an_epoch_evenly(world_size, count) -> None:
     clips = [Clip(str(k), "", "x", duration=1.0 + k % 7, source="s") for k in range(count)]
 
     def plan(epoch: int):
@@ -83,7 +83,7 @@ def test_ranks_share_an_epoch_evenly(world_size, count):
     assert len(plan(0)) - len(numbers) < world_size
 
 
-def test_validation_plan_covers_every_clip_once():
+def test_validation_plan_covers_every_clip_once() -> None:
     clips = [Clip(str(k), "", duration=0.3 + k % 13, source="s") for k in range(50)]
     plan = whole_plan(clips, PlanConfig())
     assert sorted(item.clip for batch in plan for item in batch.items) == list(range(50))
