@@ -128,8 +128,8 @@ def test_verify_sees_codes_that_cannot_be_and_clips_that_are_there_twice(out, fo
     (out / FAILED).write_text(json.dumps({"key": "1-0", "audio": "x", "reason": "y"}) + "\n")
     told = " ".join(verify_corpus(out).problems)
     assert "codes beyond their codebooks" in told
-    assert "0-0: there 2 times" in told
-    assert "1-0: there, and failed" in told
+    assert "0-0: occurs 2 times" in told
+    assert "1-0: encoded, and listed as failed" in told
 
 
 def test_verify_refuses_other_weights(done, tiny):

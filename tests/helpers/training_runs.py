@@ -33,8 +33,6 @@ def configure(run: Path, speech: Path, base: str, **init_args: Any) -> Path:
     values = yaml.safe_load((CONFIGS / base).read_text())
     values["data"] |= {"manifest": str(speech / "manifest.jsonl"), "root": str(speech)}
     values["trainer"]["default_root_dir"] = str(run)
-    values["trainer"]["callbacks"][0]["init_args"]["dirpath"] = str(run / "checkpoints")
-    values["trainer"]["logger"][0]["init_args"]["save_dir"] = str(run)
     values["model"]["init_args"] |= init_args
     run.mkdir(parents=True, exist_ok=True)
     path = run / "config.yaml"

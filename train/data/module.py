@@ -1,4 +1,4 @@
-"""`SpeechDataModule`: a manifest of speech in, batches for the joint and the adversarial stage out."""
+"""The Lightning data module: it turns a manifest of speech into batches for both stages."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class SpeechDataModule(L.LightningDataModule):
         return read_prepared(self._prepare(manifest, self.cache_dir))
 
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002
-        """Read the clips. Every rank does, once `prepare_data` has made the cache on one of them."""
+        """Read the clips. Every rank does, after `prepare_data` has filled the cache on one of them."""
         if self.train_clips or self.val_clips:
             return
         clips, self.skipped = self._read(self.manifest)
@@ -133,7 +133,7 @@ class SpeechDataModule(L.LightningDataModule):
                 self.skipped[clip.id] = f"short: {clip.duration:.2f} s"
 
     def train_dataloader(self) -> ResumableLoader:
-        """This rank's endless training batches; `len` is an epoch's, equal on all ranks."""
+        """Return this rank's endless training batches; `len` is an epoch's, equal on all ranks."""
         self.setup()
         rank, world_size = self._ranks()
         dataset = self._shards(rank, world_size) if _is_shar(self.manifest) else self._clips(rank, world_size)
@@ -161,7 +161,7 @@ class SpeechDataModule(L.LightningDataModule):
         return ShardBatches(shards, self.plan_config, self.augment, seed=self.seed, rank=rank, world_size=world_size)
 
     def val_dataloader(self) -> ValidationLoader | list[ValidationLoader]:
-        """Whole dev clips; among several ranks the first batches repeat, so that all have equally many."""
+        """Return whole dev clips; among several ranks the first batches repeat, so that all have equally many."""
         self.setup()
         if not self.val_clips:
             return []

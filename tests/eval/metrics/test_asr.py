@@ -28,7 +28,7 @@ def test_error_rates_come_from_human_text_in_a_known_language():
     wav = speech()
     figures = parrot("hello, THERE you").measure(wav, wav, CLIP)
     assert (figures["word_errors"], figures["words"], figures["wer"]) == (1, 2, 0.5)
-    for left_out in (CLIP.__class__("x", CLIP.audio), Clip("x", CLIP.audio, "yes", machine_text=True)):
+    for left_out in (CLIP.__class__("x", CLIP.audio), Clip("x", CLIP.audio, "yes", text_source="whisper")):
         assert np.isnan(parrot("yes").measure(wav, wav, left_out)["wer"])
     german = Clip("x", CLIP.audio, "ja", language="de")
     assert np.isnan(parrot("ja", languages=frozenset({"en"})).measure(wav, wav, german)["wer"])
@@ -135,5 +135,5 @@ def test_recognisers_of_transformers_are_measured(tmp_path):
     extractor = transformers.Wav2Vec2FeatureExtractor()
     transformers.Wav2Vec2Processor(extractor, tokenizer).save_pretrained(tmp_path)
     metric = make_metric(MetricSpec("asr", f"transformers:{tmp_path}"))
-    figures = metric.measure(speech(), speech(), Clip("x", tmp_path, "a b", "fr"))
+    figures = metric.measure(speech(), speech(), Clip("x", str(tmp_path), "a b", "fr"))
     assert figures["words"] == 2

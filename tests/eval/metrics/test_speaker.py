@@ -156,7 +156,7 @@ def test_x_vector_models_of_transformers_give_a_similarity(tmp_path):
     transformers.Wav2Vec2ForXVector(config).save_pretrained(tmp_path)
     transformers.Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
     metric = make_metric(MetricSpec("sim", str(tmp_path)))
-    clip = Clip("x", tmp_path)
+    clip = Clip("x", str(tmp_path))
     assert metric.measure(speech(), speech(), clip)["sim"] == pytest.approx(1, abs=1e-5)
     assert metric.measure(speech(), speech(2.0, 5), clip)["sim"] < 1
     assert str(tmp_path) in metric.columns[0].title

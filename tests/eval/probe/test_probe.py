@@ -7,7 +7,7 @@ import torch
 from eval.codecs.base import CodecSpec
 from eval.probe.model import Budget, Reading, train_probe
 from eval.probe.run import run_probe
-from eval.testlists import Clip
+from mimotok.io.clips import Clip
 from tests.helpers.evaluation_speech import no_progress
 
 pytest.importorskip("jiwer", reason="jiwer is not installed")
@@ -61,10 +61,10 @@ def test_scale_and_offset_of_vectors_do_not_matter():
 
 
 def test_unreadable_recordings_are_reported_and_a_codec_without_tokens_is_refused(corpus, parity_dir):
-    clips = [Clip(path.name, path, "a b") for path in sorted(corpus.iterdir())]
+    clips = [Clip(path.name, str(path), "a b") for path in sorted(corpus.iterdir())]
     messages = []
     options = {"budget": Budget(steps=2, width=8), "notify": messages.append, "progress": no_progress}
-    missing = Clip("gone", corpus / "gone.wav", "a")
+    missing = Clip("gone", str(corpus / "gone.wav"), "a")
     result = run_probe(CodecSpec(str(parity_dir), 2), [*clips[:2], missing], clips[2:], **options)
     assert (result.train_clips, result.clips) == (2, 1)
     assert len(messages) == 1

@@ -20,7 +20,6 @@ from eval.report.tables import fill_tables
 @pytest.fixture
 def measure(fake, fake_metric, corpus, tmp_path, monkeypatch):  # noqa: ARG001
     """measure(name, codec=change, ...): the exit code of a run into the folder `name`, which is returned too."""
-
     # drawing takes seconds, and one test of it is enough
     monkeypatch.setattr(files, "draw_pictures", lambda *_: [])
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from mimotok.io.clips import Clip
 from tests.helpers.paths import ROOT
 from tests.helpers.speech_corpus import BAD, RATE, assert_equal, speech, take
 from train.data.cache import prepare, read_prepared
-from train.data.manifest import BadClipError, Clip, decode, read, read_manifest
+from train.data.manifest import BadClipError, decode, read, read_manifest
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +60,7 @@ def test_high_rates_are_brought_down_and_channels_averaged(tmp_path):
     (clip,), _ = read_prepared(prepare(str(tmp_path / "m.jsonl"), str(tmp_path), str(tmp_path)))
     wav, rate = read(clip)
     assert (wav.shape, rate) == ((RATE,), RATE)
-    assert decode(Clip("a", str(tmp_path / "a.wav"), 1.0, "s"))[0].shape == (48000,)
+    assert decode(Clip("a", str(tmp_path / "a.wav"), duration=1.0, source="s"))[0].shape == (48000,)
 
 
 def test_a_truncated_cache_is_noticed(corpus, tmp_path):
