@@ -40,6 +40,9 @@ Paths = Annotated[
 ]
 Live = Annotated[bool, typer.Option("--stream", help="From standard input to standard output, as it comes.")]
 Out = Annotated[Path | None, typer.Option("--out-dir", help="Write here, under the inputs' names.")]
+Raw = Annotated[
+    bool, typer.Option("--raw", help="With --stream: 16-bit mono samples at the model's rate, without a header.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 
 
@@ -54,14 +57,17 @@ def encode(
     out_dir: Out = None,
     overwrite: Overwrite = False,
     stream: Live = False,
+    raw: Raw = False,
 ) -> None:
     """Encode sound files into codes files (.npz). With --out-dir, several, or folders of them."""
     with errors_told():
         if stream:
             from mimotok.streaming.pipes import encode_live
 
-            _live(partial(encode_live, n_q=n_q), paths, model, revision, device, dtype)
+            _live(partial(encode_live, n_q=n_q, raw=raw), paths, model, revision, device, dtype)
             return
+        if raw:
+            raise ValueError("--raw is for --stream; give files a header, by sox or ffmpeg")
         from mimotok.io.audio import AUDIO_SUFFIXES
         from mimotok.transcode import CODES_SUFFIX, encode_file
 

@@ -18,6 +18,7 @@ from mimotok.corpus.clips import Clip
 from mimotok.corpus.cuts import is_cut, lhotse
 from mimotok.corpus.ledger import Failure
 from mimotok.corpus.loading import one_line
+from mimotok.corpus.supervisions import said_in
 from mimotok.io.audio import AUDIO_SUFFIXES
 from mimotok.io.files import open_regular
 from mimotok.io.manifest import MAX_LINE, read_rows
@@ -165,10 +166,7 @@ def _seconds(source: str, number: int, row: dict[str, Any]) -> float:
 
 def _cut_clip(row: dict[str, Any], root: str, folder: str) -> Clip:
     lhotse()
-    supervisions = row.get("supervisions") or []
-    # of several, none is the transcript of the whole
-    own = supervisions[0] if len(supervisions) == 1 else {}
-    texts = {name: own[name] for name in ("text", "speaker", "language") if own.get(name) is not None}
+    texts = {name: value for name, value in said_in(row)._asdict().items() if value is not None}
     seconds = float(row.get("duration") or _UNKNOWN_SECONDS)
     return Clip(str(row["id"]), seconds, {"cut": row, "root": root, "folder": folder}, texts)
 
