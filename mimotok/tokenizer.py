@@ -12,6 +12,7 @@ from mimotok.batching import BatchFunction, map_in_groups
 from mimotok.chunking import Chunking
 from mimotok.codes import check_entries, check_form
 from mimotok.config import TokenizerConfig
+from mimotok.io.levels import level_problem
 from mimotok.model.decoder import Decoder
 from mimotok.model.encoder import Encoder
 from mimotok.model.lengths import Count, checked_lengths, code_frames, valid_mask, zero_padding
@@ -172,7 +173,8 @@ class Tokenizer(nn.Module):
             codes past a clip's length are 0.
 
         Raises:
-            ValueError: for another shape, integer or non-finite samples, lengths outside 1 to T, or n_q out of range.
+            ValueError: for another shape, integer or non-finite samples, peaks above 16, lengths outside 1 to T, or n_q
+                out of range.
 
         Example:
             >>> codes = tokenizer.encode(wav)
@@ -309,9 +311,11 @@ class Tokenizer(nn.Module):
             raise ValueError(f"wav has shape {list(wav.shape)}: give at least one clip and one sample")
         if not wav.is_floating_point():
             raise ValueError(f"wav has dtype {wav.dtype}: give floating point samples in [-1, 1]")
-        low, high = torch.aminmax(wav)  # NaN if there is one; a fifteenth of isfinite's time
-        if not bool(torch.isfinite(low) & torch.isfinite(high)):
-            raise ValueError("wav holds NaN or infinite samples: clean it first")
+        # NaN if there is one; a fifteenth of isfinite's time
+        low, high = torch.stack(torch.aminmax(wav)).tolist()
+        problem = level_problem(low, high)
+        if problem is not None:
+            raise ValueError(f"wav holds {problem}")
         return wav.to(self.device, torch.float32)
 
     def _checked(self, wav: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:

