@@ -21,11 +21,14 @@ from mimotok.model.transformer import Stack
 from mimotok.weights import (
     CONFIG_NAME,
     WEIGHTS_NAME,
+    check_sizes,
     load_state,
+    read_header,
     resolve_folder,
     save_state,
     sha256_of_file,
     sha256_of_model,
+    weights_path,
 )
 
 # Of a batch at once on a CPU: enough to fill a core, little enough for its cache.
@@ -89,6 +92,8 @@ class Tokenizer(nn.Module):
         device = checked_device(device)
         folder = resolve_folder(source, revision)
         config = TokenizerConfig.load(folder / CONFIG_NAME)
+        weights = weights_path(folder)
+        check_sizes(weights, config.to_official(), read_header(weights))
         with torch.device("meta"):
             model = cls(config, name=_name_of(source, folder))
         load_state(folder, model, device=device, dtype=dtype)
