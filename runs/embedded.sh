@@ -7,7 +7,8 @@
 #   --synthetic H     hours of synthetic speech that are added to the manifests (15; 0 for none)
 #   --model MODEL     a config.json to train from scratch, or an exported model to go on from (the embedded shape)
 #   --steps FACTOR    scales the steps of both stages (1)
-#   --config FILE     settings of the trainer and the data on this machine, such as train/configs/recipe/gpu.yaml
+#   --config FILE     settings for both stages, of this machine (train/configs/recipe/gpu.yaml) or of this corpus
+#                     (train/configs/recipe/sources.yaml); may be given several times
 #   --run DIR         folder of the run: labels, checkpoints, logs, exported stages (runs/embedded)
 #   --out DIR         folder of the finished model (checkpoints/default)
 #
