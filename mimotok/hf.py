@@ -6,6 +6,7 @@ The files are the official ones: what `AutoModel` saves, `mimotok.Tokenizer` loa
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,16 @@ from mimotok.model.mel import hann_window
 from mimotok.model.quantizer import Codebook, ResidualQuantizer
 from mimotok.model.transformer import RMSNorm
 from mimotok.tokenizer import Tokenizer
-from mimotok.weights import WINDOW_KEY, save_preprocessor
+from mimotok.weights import (
+    WEIGHTS_NAME,
+    WINDOW_KEY,
+    check_dtypes,
+    check_finite,
+    check_sizes,
+    read_header,
+    save_preprocessor,
+    shapes_of,
+)
 
 try:
     from transformers import (
@@ -33,12 +43,16 @@ try:
     )
     from transformers import initialization as init
     from transformers.modeling_utils import PreTrainedAudioTokenizerBase
-    from transformers.utils import ModelOutput
+    from transformers.utils import ModelOutput, cached_file
     from transformers.utils.generic import can_return_tuple
 except ImportError as error:
     raise ImportError(f"mimotok.hf needs transformers 5: pip install 'mimotok[hf]' ({error})") from None
 
 MODEL_TYPE = "mimo_audio_tokenizer"
+# What says where a hub id's files are, and what asks for other weights than those of the folder.
+_WHERE = ("cache_dir", "local_files_only", "proxies", "revision", "subfolder", "token")
+_OTHER_WEIGHTS = {"ignore_mismatched_sizes", "state_dict", "gguf_file", "quantization_config", "variant"}
+FREE_MISSING = 1 << 24  # values that any file may lack
 OFFICIAL_KEYS = tuple(key for key in TokenizerConfig().to_official() if key != "model_type")
 
 
@@ -200,12 +214,21 @@ class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """Load a model as every transformers model, but in float32 where no `dtype` is given, whatever the file holds.
 
+        Weights of other sizes than their configuration says are refused, as are NaN and infinity;
+        `ignore_mismatched_sizes` lets transformers fill in what does not fit.
+
         The embedded checkpoint's file is half precision: computed in that, a few codes in a hundred differ from the
         plain library's. dtype="auto" uses the file's dtype.
         """
         if "torch_dtype" not in kwargs:
             kwargs.setdefault("dtype", torch.float32)
-        return super().from_pretrained(*args, **kwargs)
+        if args and args[0] is not None and not _OTHER_WEIGHTS & kwargs.keys():
+            where = {name: kwargs[name] for name in _WHERE if name in kwargs}
+            _check_weights(args[0], kwargs.get("config"), **where)
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        check_finite(str(args[0] if args else "the weights"), model.state_dict())
+        return loaded
 
     @can_return_tuple
     def encode(
@@ -317,6 +340,29 @@ class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
             init.ones_(module.weight)
         elif (reset := getattr(module, "reset_parameters", None)) is not None:
             reset()
+
+
+def _check_weights(source: str | os.PathLike[str], config: Any, **where: Any) -> None:
+    """Check the weights of a folder or hub id against its configuration, where they are one file.
+
+    Transformers fills what the file lacks with random numbers, as many as the configuration says, and takes weights of
+    any dtype. Raises ValueError where sizes differ, more is missing than is there, or floats are none.
+    """
+    found = cached_file(source, WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False, **where)
+    if found is None:
+        return
+    if not isinstance(config, MimoAudioTokenizerConfig):
+        config = MimoAudioTokenizerConfig.from_pretrained(source, **where)
+    settings = config.to_tokenizer_config()
+    header = read_header(Path(found))
+    check_sizes(Path(found), settings.to_official(), header)
+    check_dtypes(Path(found), header)
+    with torch.device("meta"):
+        shapes = shapes_of(Tokenizer(settings))
+    missing = sum(math.prod(shape) for key, shape in shapes.items() if key not in header)
+    present = sum(math.prod(tensor.shape) for tensor in header.values())
+    if missing > present + FREE_MISSING:
+        raise ValueError(f"{found}: lacks {missing} of the values that its configuration asks for, and has {present}")
 
 
 def _mono(values: Tensor, name: str) -> Tensor:

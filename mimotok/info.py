@@ -47,21 +47,15 @@ def _codes_info(path: Path) -> dict[str, str]:
 
 
 def _model_info(source: StrPath | None, revision: str | None) -> dict[str, str]:
-    from safetensors import SafetensorError, safe_open
-
     from mimotok.config import TokenizerConfig
-    from mimotok.weights import CONFIG_NAME, WEIGHTS_NAME, resolve_folder, sha256_of_file
+    from mimotok.weights import CONFIG_NAME, check_sizes, read_header, resolve_folder, sha256_of_file, weights_path
 
     folder = resolve_folder(source if source is None else str(source), revision)
     config = TokenizerConfig.load(folder / CONFIG_NAME)
-    weights = folder / WEIGHTS_NAME
-    if not weights.is_file():
-        raise ValueError(f"{folder}: has no {WEIGHTS_NAME}")
-    try:
-        with safe_open(weights, framework="pt") as file:
-            count = sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{weights}: not a readable safetensors file ({error})") from None
+    weights = weights_path(folder)
+    header = read_header(weights)
+    check_sizes(weights, config.to_official(), header)
+    count = sum(math.prod(tensor.shape) for tensor in header.values())
     return {
         "model": str(source or "embedded"),
         "folder": str(folder),

@@ -39,6 +39,9 @@ Paths = Annotated[
 ]
 Stream = Annotated[bool, typer.Option("--stream", help="From standard input to standard output, as it comes.")]
 Out = Annotated[Path | None, typer.Option("--out-dir", help="Write here, under the inputs' names.")]
+Raw = Annotated[
+    bool, typer.Option("--raw", help="With --stream: 16-bit mono samples at the model's rate, without a header.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 
 
@@ -53,14 +56,17 @@ def encode(
     out_dir: Out = None,
     overwrite: Overwrite = False,
     stream: Stream = False,
+    raw: Raw = False,
 ) -> None:
     """Encode sound files into codes files (.npz). With --out-dir, several, or folders of them."""
     with one_line_errors():
         if stream:
             from mimotok.streaming.pipes import encode_live
 
-            _run_stream(partial(encode_live, n_q=n_q), paths, model, revision, device, dtype)
+            _run_stream(partial(encode_live, n_q=n_q, raw=raw), paths, model, revision, device, dtype)
             return
+        if raw:
+            raise ValueError("--raw is for --stream; give files a header, by sox or ffmpeg")
         from mimotok.io.audio import AUDIO_SUFFIXES
         from mimotok.transcode import CODES_SUFFIX, encode_file
 

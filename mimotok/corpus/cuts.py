@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from mimotok.io.files import open_regular
+from mimotok.io.levels import level_problem
 from mimotok.io.remote import checked_address, fetch, is_remote
 
 _DATA_CUTS = ("MonoCut", "MultiCut", "Cut")
@@ -98,9 +99,17 @@ def check_cut(row: dict[str, Any], root: str = ".", folder: str | None = None) -
 
 
 def load_cut(cut: Any) -> np.ndarray:
-    """Read a cut's sound, float32 [T], mono, at the cut's rate. Raises what Lhotse and remote file systems raise."""
+    """Read a cut's sound, float32 [T], mono, at the cut's rate.
+
+    Raises ValueError for samples that are not finite or far beyond full scale, and what Lhotse and remote file systems
+    raise.
+    """
     lhotse()
-    return np.atleast_2d(_fetched(cut).load_audio()).mean(axis=0, dtype=np.float32)
+    wav = np.atleast_2d(_fetched(cut).load_audio()).mean(axis=0, dtype=np.float32)
+    problem = level_problem(float(wav.min()), float(wav.max())) if wav.size else None
+    if problem is not None:
+        raise ValueError(f"cut {cut.id}: {problem}")
+    return wav
 
 
 def with_memory(row: dict[str, Any], recording: dict[str, Any], data: bytes, root: str = ".") -> Any:

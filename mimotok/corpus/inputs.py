@@ -19,6 +19,7 @@ from mimotok.corpus.clips import Item
 from mimotok.corpus.cuts import is_cut, lhotse
 from mimotok.corpus.ledger import Failure
 from mimotok.corpus.loading import one_line
+from mimotok.corpus.supervisions import said_in
 from mimotok.io.audio import AUDIO_SUFFIXES
 from mimotok.io.clips import clip_of
 from mimotok.io.files import open_regular
@@ -162,10 +163,7 @@ def _manifest(source: str, root: str) -> Iterator[Item]:
 
 def _cut_clip(row: dict[str, Any], root: str, folder: str) -> Item:
     lhotse()
-    supervisions = row.get("supervisions") or []
-    # of several, none is the transcript of the whole
-    own = supervisions[0] if len(supervisions) == 1 else {}
-    texts = {name: own[name] for name in ("text", "speaker", "language") if own.get(name) is not None}
+    texts = {name: value for name, value in said_in(row)._asdict().items() if value is not None}
     seconds = float(row.get("duration") or _UNKNOWN_SECONDS)
     return Item(str(row["id"]), seconds, {"cut": row, "root": root, "folder": folder}, texts)
 

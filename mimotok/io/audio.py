@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 
 from mimotok.io.files import StrPath, atomic_path, open_regular, writing
+from mimotok.io.joined import find_more_sound
+from mimotok.io.levels import level_problem
+from mimotok.io.ogg import with_end_mark
 from mimotok.io.truncation import declares_exact_length, find_truncation, mp3_tag
 
 RESAMPLER = "VHQ"
@@ -36,8 +39,6 @@ AUDIO_SUFFIXES = frozenset(WRITABLE) | {".aif", ".aiff", ".au", ".caf", ".oga", 
 _BLOCK_VALUES = 1 << 20  # samples x channels held at once
 _WRITE_FRAMES = 1 << 16  # libsndfile's Vorbis encoder overruns its stack on far larger writes
 _MAX_WAV_BYTES = (1 << 32) - (1 << 16)
-# 32-bit integers stored as floats are the largest samples anyone means; beyond, the resampler overflows
-_MAX_SAMPLE = 2.0**31
 
 
 class _ForwardFile(soundfile.SoundFile):
@@ -64,7 +65,7 @@ def load_audio(path: StrPath, sample_rate: int) -> Tensor:
 
     Raises:
         ValueError: in one line, for a file that is missing, empty, truncated or no audio, for rates outside 8 to 192
-            kHz, and for NaN or infinite samples.
+            kHz, and for NaN, infinite samples and peaks above 16 (full scale is 1).
 
     Example:
         >>> wav = load_audio("examples/sample.flac", 24000)
@@ -110,7 +111,8 @@ def _open_for_reading(path: Path) -> Iterator[_ForwardFile]:
             # before libmpg123 sees it, which would print a warning of its own
             if (tag := mp3_tag(raw)) and tag.cut_short:
                 raise _truncated(path, f"{tag.present} of {tag.declared} bytes")
-        file = _ForwardFile(path)
+        marked = with_end_mark(path)
+        file = _ForwardFile(path if marked is None else marked)
     except soundfile.LibsndfileError as error:
         raise ValueError(f"{path}: not audio ({_reason(error)}); give wav, flac, mp3 or ogg") from error
     except TypeError as error:  # soundfile asks for rate and channels by the suffix alone
@@ -121,6 +123,8 @@ def _open_for_reading(path: Path) -> Iterator[_ForwardFile]:
             raise ValueError(f"{path}: {file.samplerate} Hz is outside {limits}; resample it first")
         if problem := find_truncation(path, file.format, file.extra_info):
             raise _truncated(path, problem)
+        if problem := find_more_sound(path, file.format):
+            raise ValueError(f"{path}: only a part of its sound would be read ({problem})")
         yield file
 
 
@@ -129,9 +133,8 @@ def _mono_blocks(file: _ForwardFile, path: Path) -> Iterator[np.ndarray]:
     buffer = np.empty((max(1, _BLOCK_VALUES // file.channels), file.channels), np.float32)
     total = 0
     while len(block := _read(file, buffer, path)):
-        # one comparison for NaN, infinity and absurdity alike
-        if not np.abs(block).max() <= _MAX_SAMPLE:
-            raise ValueError(f"{path}: NaN, infinite or absurdly large samples; samples lie in [-1, 1]")
+        if problem := level_problem(float(block.min()), float(block.max())):
+            raise ValueError(f"{path}: {problem}")
         total += len(block)
         yield block.mean(axis=1)
     if total < file.frames and declares_exact_length(path, file.format, file.frames):

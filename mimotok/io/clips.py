@@ -98,11 +98,11 @@ def clip_of(row: dict[str, Any], root: str = ".", *, place: str) -> Clip:
     if not isinstance(row.get("audio"), str):
         raise ValueError(f"{place}: a clip needs `audio`, a path; this has {sorted(row)}")
     audio = without_scheme(row["audio"])
-    text = row.get("text")
+    name = row.get("id")
     return Clip(
-        id=audio if row.get("id") in (None, "") else str(row["id"]),
+        id=audio if name in (None, "") else str(name),
         audio=_joined(root, audio),
-        text=(text.strip() or None) if isinstance(text, str) else None,
+        text=_text(row.get("text")),
         language=row.get("language"),
         speaker=row.get("speaker"),
         source=row.get("source") or "",
@@ -111,6 +111,11 @@ def clip_of(row: dict[str, Any], root: str = ".", *, place: str) -> Clip:
         text_source=row.get("text_source"),
         metadata={name: value for name, value in row.items() if name not in ("audio", "id")},
     )
+
+
+def _text(value: Any) -> str | None:
+    """Return a text without outer spaces, or None where there is none."""
+    return (value.strip() or None) if isinstance(value, str) else None
 
 
 def _joined(root: str, path: str) -> str:

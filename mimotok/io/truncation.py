@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from mimotok.io.ogg import end_problem
+
 # libsndfile's log of an opened file: a chunk said to be larger than what the file holds
 _CUT_CHUNK = re.compile(r"^\s*(data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
-_OGG_END_OF_STREAM = 4
-_MAX_OGG_PAGE = 65_307  # bytes
 _UNKNOWN_LENGTH = 1 << 62
 
 
@@ -22,35 +22,23 @@ def find_truncation(path: Path, container: str, log: str) -> str | None:
         log: libsndfile's log of opening the file.
     """
     for chunk, declared, found in _CUT_CHUNK.findall(log):
-        if int(declared) > int(found) and not _is_placeholder(int(declared)):
+        if int(declared) > int(found) and not is_placeholder(int(declared)):
             return f"{found} of {declared} bytes in chunk {chunk}"
-    if container == "OGG" and not _ogg_ends_properly(path):
-        return "the Ogg stream has no end"
-    return None
+    return end_problem(path) if container == "OGG" else None
 
 
-def _is_placeholder(size: int) -> bool:
+def is_placeholder(size: int) -> bool:
     """Return whether a size is what programs write that stream to a pipe and cannot know it."""
     return any(abs(size - limit) <= 1 << 16 for limit in (1 << 31, 1 << 32)) or size >= _UNKNOWN_LENGTH
-
-
-def _ogg_ends_properly(path: Path) -> bool:
-    """Return whether the last Ogg page is whole and marked as the end of its stream."""
-    with path.open("rb") as raw:
-        raw.seek(max(0, path.stat().st_size - _MAX_OGG_PAGE))
-        tail = raw.read()
-    page = tail[max(0, tail.rfind(b"OggS")) :]
-    if len(page) < 27:
-        return False
-    segments = page[26]
-    return bool(page[5] & _OGG_END_OF_STREAM) and len(page) >= 27 + segments + sum(page[27 : 27 + segments])
 
 
 class Mp3Tag(NamedTuple):
     """The "Xing" or "Info" header in the first MPEG frame of an MP3, which counts what follows."""
 
+    start: int  # byte of that frame
     present: int  # bytes in the file from that frame on
     declared: int  # bytes there should be; 0 if the tag does not say
+    num_frames: int  # frames behind that one; 0 if the tag does not say
 
     @property
     def cut_short(self) -> bool:
@@ -74,7 +62,8 @@ def mp3_tag(raw: BinaryIO) -> Mp3Tag | None:
     has_frames = found[1][0] & 1
     has_bytes = found[1][0] & 2
     declared = found[2][4 * has_frames : 4 * has_frames + 4] if has_bytes else b""
-    return Mp3Tag(size - start, int.from_bytes(declared, "big"))
+    num_frames = found[2][:4] if has_frames else b""
+    return Mp3Tag(start, size - start, int.from_bytes(declared, "big"), int.from_bytes(num_frames, "big"))
 
 
 def declares_exact_length(path: Path, container: str, num_samples: int) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 import soundfile as sf
 
 from mimotok.corpus.cuts import is_cut, load_cut, make_cut
+from mimotok.corpus.supervisions import said_in
 from mimotok.io.alignments import Phone, read_alignments
 from mimotok.io.audio import load_audio
 from mimotok.io.clips import Clip, read_clips
@@ -145,20 +146,17 @@ def read_cuts(path: str, make: Callable[[dict[str, Any]], Any]) -> Iterator[Any]
 def cut_clip(cut: Any, source: str) -> Clip:
     """Turn a Lhotse cut into a `Clip`; `source` and `split` come from the cut's custom fields where it has them."""
     custom = cut.custom or {}
-    supervision = cut.supervisions[0] if len(cut.supervisions) == 1 else None
-    # a supervision that the cut truncates is no transcript of what is heard
-    whole = supervision is not None and supervision.start >= -0.05 and supervision.end <= cut.duration + 0.05
-    text = (getattr(supervision, "text", None) or "").strip() or None
+    said = said_in(cut.to_dict())
     files = _files(cut)
     return Clip(
         id=cut.id,
         audio=next(iter(files), ""),
         duration=cut.duration,
         source=custom.get("source") or source,
-        text=text if whole else None,
+        text=said.text,
         split=custom.get("split") or "train",
-        speaker=getattr(supervision, "speaker", None),
-        language=getattr(supervision, "language", None),
+        speaker=said.speaker,
+        language=said.language,
         cut=cut,
     )
 
