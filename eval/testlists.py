@@ -11,38 +11,13 @@ from typing import Any
 
 from mimotok.io.alignments import Phone, read_alignments
 from mimotok.io.audio import AUDIO_SUFFIXES
+from mimotok.io.clips import Clip, read_clips
 from mimotok.io.files import open_regular
 from mimotok.io.manifest import read_rows
 
-# values of `text_source` that are not a recogniser
-HUMAN_SOURCES = (None, "human", "exact")
 # Columns of AudioFolder's metadata.
 FILE_NAME = "file_name"
 TEXT_COLUMNS = ("transcription", "transcript", "text", "sentence")
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One recording.
-
-    Attributes:
-        id: its name in reports.
-        audio: its file.
-        text: what is said in it, None if unknown.
-        language: a code such as "en", None if unknown.
-        machine_text: whether a recogniser wrote the text. An error rate against such text would measure agreement with
-            that recogniser, so it is not computed.
-        speaker: who speaks, None if unknown.
-        source: the corpus that it is from, None if unknown.
-    """
-
-    id: str
-    audio: Path
-    text: str | None = None
-    language: str | None = None
-    machine_text: bool = False
-    speaker: str | None = None
-    source: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,8 +38,8 @@ def read_test_list(path: Path, *, root: Path | None = None, split: str | None = 
             - Seed-TTS-Eval's `meta.lst` (`id|prompt text|prompt audio|...`), whose prompts are real recordings; each is
               read once, with its text; its language is the folder's name (`en`, `zh`);
             - a folder in LJSpeech's layout (`metadata.csv` of `name|text|normalised text` beside `wavs/`), in
-              AudioFolder's (`metadata.csv` or `.jsonl` with `file_name` and `transcription`) or in LibriSpeech's
-              (`*.trans.txt` beside the audio);
+              AudioFolder's (`metadata.csv` or `metadata.jsonl` with `file_name` and `transcription`) or in
+              LibriSpeech's (`*.trans.txt` beside the audio);
             - any other folder: all audio below it, without texts.
         root: folder of a manifest's relative paths, the manifest's own if None.
         split: rows of a manifest to read, besides rows without a split; None for all.
@@ -122,7 +97,7 @@ def _read_folder(folder: Path) -> list[Clip]:
     if transcripts:
         return [clip for path in transcripts for clip in _read_librispeech(path, folder)]
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and not path.is_dir())
-    return [Clip(id=str(path.relative_to(folder)), audio=path) for path in files]
+    return [Clip(id=str(path.relative_to(folder)), audio=str(path)) for path in files]
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
@@ -134,24 +109,8 @@ def _lines(path: Path) -> list[tuple[int, str]]:
 
 
 def _read_manifest(path: Path, root: Path, split: str | None) -> list[Clip]:
-    clips = []
-    for number, row in read_rows(str(path)):
-        if not isinstance(row.get("audio"), str):
-            raise ValueError(f"{path}:{number}: a recording needs `audio`, its file")
-        if split is not None and row.get("split") not in (None, split):
-            continue
-        clips.append(
-            Clip(
-                id=str(row.get("id") or row["audio"]),
-                audio=root / row["audio"],
-                text=(row.get("text") or "").strip() or None,
-                language=row.get("language"),
-                machine_text=row.get("text_source") not in HUMAN_SOURCES,
-                speaker=row.get("speaker"),
-                source=row.get("source"),
-            )
-        )
-    return clips
+    clips = read_clips(str(path), str(root))
+    return [clip for clip in clips if split is None or clip.split in ("", split)]
 
 
 def _fields(path: Path, number: int, line: str, least: int) -> list[str]:
@@ -167,7 +126,7 @@ def _read_seed_tts(path: Path) -> list[Clip]:
     for number, line in _lines(path):
         _, text, audio = _fields(path, number, line, 3)[:3]
         # several sentences are to be spoken after the same prompt
-        clips.setdefault(audio, Clip(id=audio, audio=path.parent / audio, text=text, language=language))
+        clips.setdefault(audio, Clip(id=audio, audio=str(path.parent / audio), text=text, language=language))
     return list(clips.values())
 
 
@@ -217,7 +176,7 @@ def _read_audio_folder(path: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise ValueError(f"{path}:{number}: {name} is not below {path.parent}")
         text = (text or "").strip() or None
-        clips.append(Clip(id=name, audio=path.parent / name, text=text, language=row.get("language") or None))
+        clips.append(Clip(id=name, audio=str(path.parent / name), text=text, language=row.get("language") or None))
     return clips
 
 
@@ -225,8 +184,7 @@ def _read_ljspeech(path: Path) -> list[Clip]:
     clips = []
     for number, line in _lines(path):
         name, *texts = _fields(path, number, line, 2)
-        audio = path.parent / "wavs" / f"{name}.wav"
-        clips.append(Clip(id=name, audio=audio, text=texts[-1], language="en"))
+        clips.append(Clip(id=name, audio=str(path.parent / "wavs" / f"{name}.wav"), text=texts[-1], language="en"))
     return clips
 
 
@@ -235,7 +193,7 @@ def _read_librispeech(path: Path, folder: Path) -> list[Clip]:
     for _, line in _lines(path):
         name, _, text = line.partition(" ")
         audio = path.parent / f"{name}.flac"
-        clips.append(Clip(id=str(audio.relative_to(folder)), audio=audio, text=text, language="en"))
+        clips.append(Clip(id=str(audio.relative_to(folder)), audio=str(audio), text=text, language="en"))
     return clips
 
 
@@ -261,7 +219,7 @@ def thin(clips: list[Clip], *, every: int = 1, min_seconds: float = 0.0, notify:
     return long_enough[::every]
 
 
-def _seconds(audio: Path) -> float:
+def _seconds(audio: str) -> float:
     """Read how long a sound file is, infinity where its header cannot be read."""
     import soundfile
 

@@ -44,20 +44,27 @@ Window = tuple[int, int]
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """Everything that shapes the model; defaults are the released MiMo-Audio-Tokenizer's.
+    """The sizes and rates of a model; defaults are the released MiMo-Audio-Tokenizer's.
 
-    Field names are the keys of the official `config.json`, except `sample_rate` (sampling_rate), `n_fft` (nfft)
-    and `codebook_sizes` (codebook_size). Windows are (left, right) in frames of the layer's own rate, -1 meaning
-    unlimited. Keys that the official format does not have:
+    Field names are the keys of the official `config.json`, except `sample_rate` (sampling_rate), `n_fft` (nfft) and
+    `codebook_sizes` (codebook_size). Windows are (left, right) in frames of the layer's own rate; -1 is unlimited. The
+    official format does not have `upsample_norm`, `mel_floor` and `default_n_q`. Each field has its type and its limits
+    beside it (`mimotok.fields`): configurations come from strangers.
 
-    upsample_norm: "group" (official: one group, statistics over all of time) or "layer" (over channels only, so
-        that decoding is causal and can be streamed).
-    mel_floor: lower bound of a mel magnitude before the logarithm.
-    default_n_q: codebooks in use when the caller does not say; null means all.
+    Attributes:
+        upsample_norm: "group" (official: one group, statistics over all of time) or "layer" (over channels only, so
+            that decoding is causal and can be streamed).
+        mel_floor: lower bound of a mel magnitude before the logarithm.
+        default_n_q: codebooks in use when the caller does not say; None means all.
+        extra: unknown keys, which `to_official` writes back.
 
-    Each field has its type and its limits beside it (`mimotok.fields`): configurations come from strangers.
-    Unknown keys are kept in `extra` and written back by `to_official`.
-    Raises ValueError, naming field and value, where the fields do not make a model.
+    Raises:
+        ValueError: naming field and value, where the fields do not make a model.
+
+    Example:
+        >>> config = TokenizerConfig()
+        >>> config.frame_rate, config.bitrate(8)
+        (25.0, 1550.0)
     """
 
     sample_rate: int = whole(24000, 1000, 384_000)
@@ -191,12 +198,12 @@ class TokenizerConfig:
         return self.num_quantizers if self.default_n_q is None else self.default_n_q
 
     def bitrate(self, n_q: int | None = None) -> float:
-        """Nominal bit/s of the first `n_q` codebooks: frame_rate x sum(log2 size)."""
+        """Compute the nominal bit/s of the first `n_q` codebooks: frame_rate x sum(log2 size)."""
         n_q = self.checked_n_q(n_q)
         return self.frame_rate * sum(math.log2(size) for size in self.codebook_sizes[:n_q])
 
     def checked_n_q(self, n_q: int | None) -> int:
-        """`n_q`, or the default where it is None. Raises ValueError outside 1..num_quantizers."""
+        """Return `n_q`, or the default where it is None. Raises ValueError outside 1..num_quantizers."""
         if n_q is None:
             return self.n_q
         if not 1 <= n_q <= self.num_quantizers:
@@ -204,10 +211,10 @@ class TokenizerConfig:
         return n_q
 
     def encoder_windows(self) -> list[Window]:
-        """The effective window of each encoder layer.
+        """Return the effective window of each encoder layer.
 
-        With `hybrid_attention` (second generation), the last layer of each run of `swa_per_block` layers is
-        unlimited and the others keep the window.
+        With `hybrid_attention` (second generation), the last layer of each group of `swa_per_block` layers is unlimited
+        and the others keep the window.
         """
         windows = []
         for i in range(self.encoder_layers):
@@ -218,26 +225,37 @@ class TokenizerConfig:
 
     @property
     def encoder_is_bounded(self) -> bool:
-        """Whether every encoder layer sees a limited stretch, so that long audio needs no cutting."""
+        """Whether every encoder layer has a limited window, so that long audio is encoded exactly in chunks."""
         return all(min(window) >= 0 for window in self.encoder_windows())
 
     @property
     def decoder_is_bounded(self) -> bool:
-        """Whether every output sample depends on a limited stretch of codes."""
+        """Whether every output sample depends on a limited number of codes."""
         windows = self.decoder_windows() + self.vocoder_windows()
         return self.upsample_norm == "layer" and all(min(window) >= 0 for window in windows)
 
     def decoder_windows(self) -> list[Window]:
-        """The effective window of each decoder layer."""
+        """Return the effective window of each decoder layer."""
         return [effective_window(self.decoder_attn_window_size, self.decoder_causal)] * self.decoder_layers
 
     def vocoder_windows(self) -> list[Window]:
-        """The effective window of each vocoder layer."""
+        """Return the effective window of each vocoder layer."""
         return [self.vocoder_attn_window_size] * self.vocoder_num_layers
 
     @classmethod
     def from_official(cls, values: dict[str, Any]) -> TokenizerConfig:
-        """From the keys of an official `config.json`; unknown ones are kept in `extra`."""
+        """Read the keys of an official `config.json`; unknown ones are kept in `extra`.
+
+        Args:
+            values: the JSON object.
+
+        Raises:
+            ValueError: where they do not make a model.
+
+        Example:
+            >>> TokenizerConfig.from_official({"codebook_size": [1024, 128], "num_quantizers": 3}).codebook_sizes
+            (1024, 128, 128)
+        """
         known = {f.name for f in dataclasses.fields(cls)} - {"extra"}
         fields = {}
         extra = {}
@@ -250,14 +268,25 @@ class TokenizerConfig:
         return cls(**fields, extra=extra)
 
     def to_official(self) -> dict[str, Any]:
-        """The keys of an official `config.json`, this project's own among them."""
+        """Return the keys of an official `config.json`, with this project's own."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "extra"}
         named = {FIELD_TO_OFFICIAL.get(name, name): value for name, value in values.items()}
         return {**self.extra, **named}
 
     @classmethod
     def load(cls, path: str | Path) -> TokenizerConfig:
-        """Reads `config.json`. Raises ValueError where it is missing or not a configuration."""
+        """Read `config.json`.
+
+        Args:
+            path: the file.
+
+        Raises:
+            ValueError: where it is missing or not a configuration.
+
+        Example:
+            >>> TokenizerConfig.load("checkpoints/default/config.json").sample_rate
+            24000
+        """
         values = read_object(path)
         try:
             return cls.from_official(values)
@@ -265,12 +294,12 @@ class TokenizerConfig:
             raise ValueError(f"{path}: {error}") from None
 
     def to_json(self) -> str:
-        """The text of `config.json`."""
+        """Return the text of `config.json`."""
         return json.dumps(self.to_official(), indent=1) + "\n"
 
 
 def effective_window(window: Window, causal: bool) -> Window:
-    """(left, right) once causality is applied: it sets right to 0."""
+    """Return (left, right) after causality, which sets right to 0."""
     return (window[0], 0) if causal else window
 
 

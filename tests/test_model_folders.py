@@ -7,6 +7,7 @@ import json
 import os
 import resource
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from mimotok import Tokenizer
 from mimotok.config import TokenizerConfig
 from mimotok.fields import limits_of
-from mimotok.info import describe
+from mimotok.info import read_info
 from mimotok.streaming.pipes import decode_live
 from mimotok.weights import MAX_HEADER, looks_like_path
 from tests.helpers.paths import PARITY
@@ -62,7 +63,7 @@ def test_no_field_takes_what_makes_no_model(key: str, tmp_path: Path) -> None:
     """A value is refused by the field's name, or makes a model that fits its weights: no other error, no bomb."""
     values = [value for value in HOSTILE if not may_be(key, value)]
     for value in values:
-        told = refusal(lambda value=value: TokenizerConfig.load(folder_of(tmp_path, {key: value}) / "config.json"))
+        told = refusal(partial(TokenizerConfig.load, folder_of(tmp_path, {key: value}) / "config.json"))
         assert key in told, (value, told)
     assert len(values) >= 18
 
@@ -108,7 +109,7 @@ def test_sizes_that_the_weights_do_not_have_are_refused_before_they_are_built(
     if changes.keys() & {"codebook_size"} != changes.keys():
         monkeypatch.setattr(Tokenizer, "__init__", lambda *_, **__: pytest.fail("built"))
         assert next(iter(changes)) in refusal(lambda: Tokenizer.from_pretrained(folder))
-        assert next(iter(changes)) in refusal(lambda: describe(folder))
+        assert next(iter(changes)) in refusal(lambda: read_info(folder))
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,7 @@ def test_pipes_and_devices_are_not_waited_for(name: str, tmp_path: Path) -> None
         (folder / name).unlink()
         place(folder / name)
         assert name in refusal(lambda: Tokenizer.from_pretrained(folder))
-        assert name in refusal(lambda: describe(folder))
+        assert name in refusal(lambda: read_info(folder))
 
 
 def with_weights(tmp_path: Path, key: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Path:
@@ -199,8 +200,8 @@ def test_text_decoders_and_checkpoints_are_bounded_by_what_they_hold(tmp_path: P
     from train.stages.text_decoder import TextDecoder, TextDecoderConfig
     from train.tools.export import export
 
-    small = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "ffn_dim": 16}
-    TextDecoder(8, TextDecoderConfig(**small)).save(tmp_path / "text")
+    small = TextDecoderConfig(hidden_size=16, num_layers=1, num_heads=2, ffn_dim=16)
+    TextDecoder(8, small).save(tmp_path / "text")
     TextDecoder.load(tmp_path / "text")
     good = json.loads((tmp_path / "text" / "config.json").read_text())
     for change in ({"num_layers": 256}, {"ffn_dim": 10**5}, {"hidden_size": 16384}, {"stack": 2.0}, {"ctc": 1}):
@@ -238,10 +239,11 @@ def test_what_looks_like_a_path_is_not_asked_of_the_hub(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     paths = ["./a/b", "../b", "~/model", "/tmp/model", "runs/model", "runs", "a/model.safetensors", "a/config.json"]
-    for source in (*paths, Path("owner/name")):
+    given: list[str | Path] = [*paths, Path("owner/name")]
+    for source in given:
         assert looks_like_path(source), source
-    for source in ("owner/name", "XiaomiMiMo/MiMo-Audio-Tokenizer", "a/b-1.5"):
-        assert not looks_like_path(source), source
+    for name in ("owner/name", "XiaomiMiMo/MiMo-Audio-Tokenizer", "a/b-1.5"):
+        assert not looks_like_path(name), name
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
-    for source in (*paths, "one", "a b/c", "a/b/c"):
-        assert "hub id" in refusal(lambda source=source: Tokenizer.from_pretrained(source)) or source == "runs"
+    for name in (*paths, "one", "a b/c", "a/b/c"):
+        assert "hub id" in refusal(partial(Tokenizer.from_pretrained, name)) or name == "runs"
