@@ -24,7 +24,7 @@ from eval.testlists import read_test_list
 from mimotok import Tokenizer
 from mimotok.corpus.clips import read_clip
 from mimotok.corpus.inputs import read_input
-from mimotok.info import describe
+from mimotok.info import read_info
 from mimotok.io.audio import declared_seconds, read_blocks
 from mimotok.io.codes_file import CodesFile, load_codes, save_codes
 from mimotok.streaming.pipes import decode_live, encode_live
@@ -143,7 +143,7 @@ def _forged(rng: random.Random, array: np.ndarray) -> np.ndarray:
 
 def read_codes(folder: Path) -> None:
     path = folder / "input.npz"
-    describe(path)
+    read_info(path)
     if load_codes(path).codes.shape[1] < 500:
         decode_file(tiny(), path, folder / "out.wav", force=True)
 
@@ -214,7 +214,7 @@ def _change_header(rng: random.Random, header: dict[str, Any]) -> None:
 
 
 def read_model(folder: Path) -> None:
-    describe(folder)
+    read_info(folder)
     tokenizer = Tokenizer.from_pretrained(folder)
     codes = tokenizer.encode(torch.zeros(1, 4800))
     assert bool(torch.isfinite(tokenizer.decode(codes)).all())
@@ -314,7 +314,7 @@ def read_tar(folder: Path) -> None:
 @cache
 def code_stream() -> bytes:
     target = io.BytesIO()
-    encode_live(tiny(), io.BytesIO(np.zeros(4800, "<i2").tobytes()), target)
+    encode_live(tiny(), io.BytesIO(np.zeros(4800, "<i2").tobytes()), target, raw=True)
     return target.getvalue()
 
 
@@ -328,15 +328,17 @@ def make_stream(rng: random.Random, folder: Path) -> None:
     data = sounds()[name]
     if rng.random() < 0.2:
         data = data[:12] + b"LIST" + struct.pack("<I", rng.choice((3, 26, 2**32 - 1))) + bytes(26) + data[12:]
-    (folder / "input.sound").write_bytes(damaged(rng, data, [code_stream()]))
+    suffix = "raw" if rng.random() < 0.1 else "sound"
+    (folder / f"input.{suffix}").write_bytes(damaged(rng, data, [code_stream()]))
 
 
 def read_stream(folder: Path) -> None:
     path = _only(folder, "input")
-    live = decode_live if path.suffix == ".codes" else encode_live
-    options = {"force": True} if path.suffix == ".codes" else {}
     with path.open("rb") as source:
-        live(tiny(), source, io.BytesIO(), **options)  # type: ignore[operator]
+        if path.suffix == ".codes":
+            decode_live(tiny(), source, io.BytesIO(), force=True)
+        else:
+            encode_live(tiny(), source, io.BytesIO(), raw=path.suffix == ".raw")
 
 
 ENTRIES = {

@@ -54,10 +54,10 @@ def _changed(rng: random.Random, value: Any) -> Any:
         list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
     )
     if not inner or rng.random() < 0.05:
-        return rng.choice((rng.choice(VALUES), [value], {"a": value}, [value] * rng.choice((2, 300))))
+        return rng.choice((copy.deepcopy(rng.choice(VALUES)), [value], {"a": value}, [value] * rng.choice((2, 300))))
     key = rng.choice(inner)
     if rng.random() < 0.6:
-        value[key] = rng.choice(VALUES) if rng.random() < 0.7 else _near(rng, value[key])
+        value[key] = copy.deepcopy(rng.choice(VALUES)) if rng.random() < 0.7 else _near(rng, value[key])
     elif rng.random() < 0.3:
         del value[key]
     else:
