@@ -1,0 +1,84 @@
+"""A pretrained language model of transformers: read from safetensors, without code of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from train.stages.text import HuggingFaceTokenizer
+from train.stages.text_decoder.base import Writing
+
+
+class LanguageModel(Protocol):
+    """A language model that audio comes before.
+
+    lm: the model of transformers. width: of the audio it takes. bos: what stands first, None to ask the tokenizer.
+    """
+
+    lm: Any
+    width: int
+    bos: int | None
+
+    def room(self, lengths: Tensor) -> Tensor | None:
+        """lengths: [B] of the audio. Returns how many ids have positions beside it, [B]; None where all have."""
+
+    def logits(self, audio: Tensor, lengths: Tensor, ids: Tensor) -> Tensor:
+        """audio: [B, P, width], lengths: [B] valid ones; ids: [B, N]. Returns logits after each id, [B, N, V]."""
+
+    def start_writing(self, audio: Tensor, lengths: Tensor, start: Tensor) -> Writing:
+        """start: [B, N], the ids that stand before each transcript."""
+
+
+class Pretrained(NamedTuple):
+    """A model with its tokenizer, and the dtype that its file has; here it has fp32."""
+
+    model: Any
+    tokenizer: HuggingFaceTokenizer
+    dtype: torch.dtype
+
+
+def load_language_model(name: str) -> Pretrained:
+    """Load a causal LM, or of a Whisper the decoder, with its tokenizer.
+
+    name: folder, or hub id. Raises ValueError where that is none, or has weights in another form than safetensors.
+    """
+    try:
+        pretrained = _load(name)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
+        problem = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"text_decoder.pretrained={name}: no language model with safetensors ({problem:.300})"
+        ) from error
+    return pretrained
+
+
+def _load(name: str) -> Pretrained:
+    from transformers import AutoConfig, AutoModelForCausalLM, WhisperForCausalLM
+
+    from train.stages.text_decoder.causal import CausalModel
+    from train.stages.text_decoder.whisper import WhisperModel
+
+    if not Path(name).is_dir() and name.startswith(("/", ".", "~")):
+        raise ValueError("there is no such folder")
+    config: Any = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    whisper = config.model_type == "whisper"
+    kind: Any = WhisperForCausalLM if whisper else AutoModelForCausalLM
+    lm, report = kind.from_pretrained(
+        name,
+        config=config,
+        trust_remote_code=False,
+        use_safetensors=True,
+        attn_implementation="sdpa",
+        dtype=torch.float32,
+        output_loading_info=True,
+    )
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(f"its file lacks {len(missing)} weights, such as {missing[0]}")
+    tokenizer = HuggingFaceTokenizer(name)
+    vocabulary = lm.get_input_embeddings().num_embeddings
+    if tokenizer.size > vocabulary:
+        raise ValueError(f"its tokenizer has {tokenizer.size} ids, but the model embeds {vocabulary}")
+    return Pretrained(WhisperModel(lm) if whisper else CausalModel(lm), tokenizer, config.dtype or torch.float32)
