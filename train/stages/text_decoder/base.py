@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -53,7 +53,7 @@ class Writing(Protocol):
         """tokens: [B], the last ones written. Returns logits of the next ones, [B, V]."""
 
 
-class AudioToText(nn.Module):
+class AudioToText(nn.Module, ABC):
     """A model that writes the text it reads in quantized audio. Subclasses say what language model it has."""
 
     d_model: int

@@ -66,16 +66,9 @@ class CausalModel(nn.Module):
         self.width: int = lm.get_input_embeddings().embedding_dim
 
     def room(self, lengths: Tensor) -> Tensor | None:
-        """See LanguageModel. Raises ValueError where audio fills all the positions that the model has."""
+        """See LanguageModel."""
         positions = getattr(self.lm.config, "max_position_embeddings", None)
-        if positions is None:
-            return None
-        if int(lengths.max()) >= positions:
-            raise ValueError(
-                f"{int(lengths.max())} positions of audio, but this language model has {positions} for audio and text: "
-                "raise text_decoder.stack, or lower data.max_seconds"
-            )
-        return positions - lengths
+        return None if positions is None else positions - lengths
 
     def logits(self, audio: Tensor, lengths: Tensor, ids: Tensor) -> Tensor:
         """See LanguageModel."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -55,6 +57,24 @@ def load_language_model(name: str) -> Pretrained:
     return pretrained
 
 
+@contextmanager
+def quiet_transformers(*, bars: bool) -> Iterator[None]:
+    """Keep transformers from warning, and without `bars` from drawing progress bars."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    had_bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if not bars:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if had_bars:
+            logging.enable_progress_bar()
+
+
 def _load(name: str) -> Pretrained:
     from transformers import AutoConfig, AutoModelForCausalLM, WhisperForCausalLM
 
@@ -66,15 +86,17 @@ def _load(name: str) -> Pretrained:
     config: Any = AutoConfig.from_pretrained(name, trust_remote_code=False)
     whisper = config.model_type == "whisper"
     kind: Any = WhisperForCausalLM if whisper else AutoModelForCausalLM
-    lm, report = kind.from_pretrained(
-        name,
-        config=config,
-        trust_remote_code=False,
-        use_safetensors=True,
-        attn_implementation="sdpa",
-        dtype=torch.float32,
-        output_loading_info=True,
-    )
+    # a bar is for a download; what transformers tells about weights would be of Whisper's encoder, which is not wanted
+    with quiet_transformers(bars=not Path(name).is_dir()):
+        lm, report = kind.from_pretrained(
+            name,
+            config=config,
+            trust_remote_code=False,
+            use_safetensors=True,
+            attn_implementation="sdpa",
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"its file lacks {len(missing)} weights, such as {missing[0]}")
     tokenizer = HuggingFaceTokenizer(name)

@@ -16,10 +16,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from mimotok.model.lengths import frames_needed
 from train.stages.optim import OptimizerConfig, parameter_groups
 from train.stages.text_decoder.base import AudioToText, Stacked, TextLosses, Writing, check_texts, text_loss
 from train.stages.text_decoder.folders import write_folder
-from train.stages.text_decoder.language_model import LanguageModel, load_language_model
+from train.stages.text_decoder.language_model import LanguageModel, load_language_model, quiet_transformers
 
 LM_FOLDER = "lm"
 TUNED = "tuned."
@@ -90,7 +91,8 @@ class PretrainedTextDecoder(AudioToText):
         check_texts(texts, quantized)
         model = self.language_model(quantized.device)
         audio = self._adapt(quantized, lengths)
-        ids, labels = (x.to(quantized.device) for x in self.tokenize(texts, self.start, model.room(audio.lengths)))
+        tokens = self.tokenize(texts, self.start, self._room(audio.lengths))
+        ids, labels = (x.to(quantized.device) for x in tokens)
         return TextLosses(text_loss(model.logits(*audio, ids), labels), None)
 
     def start_writing(self, quantized: Tensor, lengths: Tensor) -> Writing:
@@ -101,7 +103,7 @@ class PretrainedTextDecoder(AudioToText):
     def longest_transcripts(self, lengths: Tensor) -> Tensor:
         """See `AudioToText`; also no longer than the model has positions for."""
         limits = super().longest_transcripts(lengths)
-        room = self.language_model(lengths.device).room(-(-lengths // self.config.stack))
+        room = self._room(frames_needed(lengths, self.config.stack))
         return limits if room is None else torch.minimum(limits, room - len(self.start) + 1)
 
     def language_model(self, device: torch.device | str) -> LanguageModel:
@@ -128,12 +130,23 @@ class PretrainedTextDecoder(AudioToText):
         folder = Path(folder)
         model = self.language_model("cpu")
         lm = model.lm if self.config.tune else model.lm.to(self.dtype)
-        lm.save_pretrained(folder / LM_FOLDER)
+        with quiet_transformers(bars=False):
+            lm.save_pretrained(folder / LM_FOLDER)
         self.tokenizer.save(folder / LM_FOLDER)
         if not self.config.tune:
             lm.float()
         state = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith(TUNED)}
         write_folder(folder, {"d_model": self.d_model, **asdict(self.config), "pretrained": LM_FOLDER}, state)
+
+    def _room(self, lengths: Tensor) -> Tensor | None:
+        """lengths: [B] of the audio that the language model reads. See `LanguageModel.room`."""
+        room = self.language_model(lengths.device).room(lengths)
+        if room is not None and int(room.min()) < len(self.start):
+            raise ValueError(
+                f"{int(lengths.max())} positions of audio leave this language model {int(room.min())} for text, which "
+                f"takes {len(self.start)} to begin: raise text_decoder.stack, or lower data.max_seconds"
+            )
+        return room
 
     def _adapt(self, quantized: Tensor, lengths: Tensor) -> Stacked:
         """Return the audio as the language model takes it, [B, P, width], and its lengths [B]."""
