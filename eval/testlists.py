@@ -9,35 +9,8 @@ from pathlib import Path
 
 from mimotok.io.alignments import Phone, read_alignments
 from mimotok.io.audio import AUDIO_SUFFIXES
+from mimotok.io.clips import Clip, read_clips
 from mimotok.io.files import open_regular
-from mimotok.io.manifest import read_rows
-
-# values of `text_source` that are not a recogniser
-HUMAN_SOURCES = (None, "human", "exact")
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One recording.
-
-    Attributes:
-        id: its name in reports.
-        audio: its file.
-        text: what is said in it, None if unknown.
-        language: a code such as "en", None if unknown.
-        machine_text: whether a recogniser wrote the text. An error rate against such text would measure agreement with
-            that recogniser, so it is not computed.
-        speaker: who speaks, None if unknown.
-        source: the corpus that it is from, None if unknown.
-    """
-
-    id: str
-    audio: Path
-    text: str | None = None
-    language: str | None = None
-    machine_text: bool = False
-    speaker: str | None = None
-    source: str | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +88,7 @@ def _read_folder(folder: Path) -> list[Clip]:
     if transcripts:
         return [clip for path in transcripts for clip in _read_librispeech(path, folder)]
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and not path.is_dir())
-    return [Clip(id=str(path.relative_to(folder)), audio=path) for path in files]
+    return [Clip(id=str(path.relative_to(folder)), audio=str(path)) for path in files]
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
@@ -127,24 +100,8 @@ def _lines(path: Path) -> list[tuple[int, str]]:
 
 
 def _read_manifest(path: Path, root: Path, split: str | None) -> list[Clip]:
-    clips = []
-    for number, row in read_rows(str(path)):
-        if not isinstance(row.get("audio"), str):
-            raise ValueError(f"{path}:{number}: a recording needs `audio`, its file")
-        if split is not None and row.get("split") not in (None, split):
-            continue
-        clips.append(
-            Clip(
-                id=str(row.get("id") or row["audio"]),
-                audio=root / row["audio"],
-                text=(row.get("text") or "").strip() or None,
-                language=row.get("language"),
-                machine_text=row.get("text_source") not in HUMAN_SOURCES,
-                speaker=row.get("speaker"),
-                source=row.get("source"),
-            )
-        )
-    return clips
+    clips = read_clips(str(path), str(root))
+    return [clip for clip in clips if split is None or clip.split in ("", split)]
 
 
 def _fields(path: Path, number: int, line: str, least: int) -> list[str]:
@@ -160,7 +117,7 @@ def _read_seed_tts(path: Path) -> list[Clip]:
     for number, line in _lines(path):
         _, text, audio = _fields(path, number, line, 3)[:3]
         # several sentences are to be spoken after the same prompt
-        clips.setdefault(audio, Clip(id=audio, audio=path.parent / audio, text=text, language=language))
+        clips.setdefault(audio, Clip(id=audio, audio=str(path.parent / audio), text=text, language=language))
     return list(clips.values())
 
 
@@ -169,7 +126,7 @@ def _read_ljspeech(folder: Path) -> list[Clip]:
     clips = []
     for number, line in _lines(path):
         name, *texts = _fields(path, number, line, 2)
-        clips.append(Clip(id=name, audio=folder / "wavs" / f"{name}.wav", text=texts[-1], language="en"))
+        clips.append(Clip(id=name, audio=str(folder / "wavs" / f"{name}.wav"), text=texts[-1], language="en"))
     return clips
 
 
@@ -178,7 +135,7 @@ def _read_librispeech(path: Path, folder: Path) -> list[Clip]:
     for _, line in _lines(path):
         name, _, text = line.partition(" ")
         audio = path.parent / f"{name}.flac"
-        clips.append(Clip(id=str(audio.relative_to(folder)), audio=audio, text=text, language="en"))
+        clips.append(Clip(id=str(audio.relative_to(folder)), audio=str(audio), text=text, language="en"))
     return clips
 
 
@@ -204,7 +161,7 @@ def thin(clips: list[Clip], *, every: int = 1, min_seconds: float = 0.0, notify:
     return long_enough[::every]
 
 
-def _seconds(audio: Path) -> float:
+def _seconds(audio: str) -> float:
     """Read how long a sound file is, infinity where its header cannot be read."""
     import soundfile
 

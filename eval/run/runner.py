@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -301,10 +302,10 @@ def _labels_hash(clips: tuple[LabelledClip, ...]) -> str:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-def _stamp(path: Path) -> list[int]:
+def _stamp(path: str) -> list[int]:
     """Return a file's size and date, which tell whether it changed; nothing where there is no file."""
     try:
-        status = path.stat()
+        status = os.stat(path)
     except OSError:
         return []
     return [status.st_size, status.st_mtime_ns]

@@ -17,6 +17,7 @@ import numpy as np
 ENCODER_NAME = "encoder.onnx"
 DECODER_NAME = "decoder.onnx"
 FACTS_NAME = "mimotok.json"
+MAX_PEAK = 16.0  # what `Tokenizer.encode` takes
 
 
 class OnnxTokenizer:
@@ -59,6 +60,8 @@ class OnnxTokenizer:
             raise ValueError(f"wav is {wav.dtype} {list(wav.shape)}: give floating point [batch, samples]")
         if not np.isfinite(wav).all():
             raise ValueError("wav holds NaN or infinite samples: clean it first")
+        if np.abs(wav).max() > MAX_PEAK:
+            raise ValueError(f"wav has a peak of {np.abs(wav).max():g}: sound lies in [-1, 1]; divide integers first")
         self._require_short("encoder", wav.shape[1] // self.frame_size + 1)
         codes, frames = self._encoder.run(
             None, {"wav": wav.astype(np.float32), "lengths": _checked_lengths(lengths, wav.shape[0], wav.shape[1])}

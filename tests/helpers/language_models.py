@@ -12,8 +12,10 @@ KINDS = ("llama", "gpt2", "whisper")
 
 
 def make_language_model(kind: str, folder: Path, *, safetensors: bool = True, dtype: str = "float32") -> Path:
-    """Write a model of KINDS with its tokenizer into `folder`. Llama ties embeddings and drops attention, GPT-2 has 64
-    positions, Whisper 24 for text."""
+    """Write a model of KINDS with its tokenizer into `folder`.
+
+    Llama ties embeddings and has dropout, GPT-2 has 64 positions, Whisper 24 for text.
+    """
     import tokenizers
     from transformers import PreTrainedTokenizerFast
 

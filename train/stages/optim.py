@@ -181,7 +181,7 @@ def make_optimizer(modules: Sequence[nn.Module], config: OptimizerConfig) -> dic
 
 
 def optimize_groups(groups: list[dict[str, Any]], config: OptimizerConfig) -> dict[str, Any]:
-    """As `make_optimizer`, of parameter groups; one with an lr of its own has it in place of the config's."""
+    """Make what `make_optimizer` does of parameter groups; one with its own lr keeps that in place of the config's."""
     optimizer = MuonAdamW(groups, config.lr, betas=config.betas)
     factor = partial(
         warmup_stable_decay,

@@ -16,7 +16,7 @@ def signal():
     return make_metric(MetricSpec("signal"))
 
 
-def test_identical_recordings_reach_the_top(signal):
+def test_identical_recordings_reach_the_top(signal) -> None:
     wav = speech()
     figures = signal.measure(wav, wav, CLIP)
     assert figures["pesq_wb"] == pytest.approx(4.644, abs=0.001)
@@ -26,7 +26,7 @@ def test_identical_recordings_reach_the_top(signal):
     assert figures["mel_distance"] == 0
 
 
-def test_figures_are_those_of_the_reference_packages(signal):
+def test_figures_are_those_of_the_reference_packages(signal) -> None:
     from pesq import pesq
     from pystoi import stoi
 
@@ -41,7 +41,7 @@ def test_figures_are_those_of_the_reference_packages(signal):
     assert figures["stoi"] == pytest.approx(stoi(wav, worse, SAMPLE_RATE), abs=0.01)
 
 
-def test_more_noise_is_worse_in_every_figure(signal):
+def test_more_noise_is_worse_in_every_figure(signal) -> None:
     wav = speech()
     rows = [signal.measure(wav, noisy(wav, snr), CLIP) for snr in (30, 15, 0)]
     for column in signal.columns:
@@ -49,7 +49,7 @@ def test_more_noise_is_worse_in_every_figure(signal):
         assert values == sorted(values, reverse=column.higher_is_better), column.name
 
 
-def test_a_band_limit_of_4_khz_costs_wideband_pesq_alone(signal):
+def test_a_band_limit_of_4_khz_costs_wideband_pesq_alone(signal) -> None:
     wav = speech()
     figures = signal.measure(wav, resample(resample(wav, SAMPLE_RATE, 8000), 8000, SAMPLE_RATE), CLIP)
     assert figures["pesq_nb"] > 4.4 > figures["pesq_wb"]
@@ -57,18 +57,18 @@ def test_a_band_limit_of_4_khz_costs_wideband_pesq_alone(signal):
 
 
 @pytest.mark.parametrize("silent", ["original", "reconstruction"])
-def test_silence_has_no_figure(signal, silent):
+def test_silence_has_no_figure(signal, silent: str) -> None:
     pair = {"original": speech(), "reconstruction": speech(), silent: np.zeros(len(speech()), np.float32)}
     figures = signal.measure(**pair, clip=CLIP)
     assert all(np.isnan(figures[name]) for name in ("pesq_wb", "pesq_nb", "stoi", "estoi"))
 
 
-def test_too_little_speech_for_stoi_has_no_figure(signal):
+def test_too_little_speech_for_stoi_has_no_figure(signal) -> None:
     wav = speech(0.3)
     assert np.isnan(signal.measure(wav, wav, CLIP)["stoi"])
 
 
-def test_extended_stoi_is_the_same_every_time_and_leaves_the_dice_alone(signal):
+def test_extended_stoi_is_the_same_every_time_and_leaves_the_dice_alone(signal) -> None:
     wav = speech()
     np.random.seed(5)
     expected = np.random.random()
@@ -79,6 +79,6 @@ def test_extended_stoi_is_the_same_every_time_and_leaves_the_dice_alone(signal):
 
 
 @pytest.mark.parametrize("spec", [MetricSpec("beauty"), MetricSpec("mos", "none")])
-def test_unknown_metrics_are_named(spec):
+def test_unknown_metrics_are_named(spec) -> None:
     with pytest.raises(ValueError, match="give "):
         make_metric(spec)

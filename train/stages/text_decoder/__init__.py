@@ -1,7 +1,7 @@
 """The audio-to-text model of the joint stage: it reads quantized audio and writes text.
 
-It exists to put meaning into the tokens (MiMo-Audio, section 2.2, eq. 1) and is dropped afterwards, though it
-can be kept to transcribe tokens. `TextDecoder` is trained from scratch, as published; `PretrainedTextDecoder` starts
+It teaches the tokens meaning (MiMo-Audio, section 2.2, eq. 1) and is dropped afterwards, though it can be kept to
+transcribe tokens. `TextDecoder` is trained from scratch, as published; `PretrainedTextDecoder` starts
 from a language model that can already spell.
 """
 

@@ -23,21 +23,21 @@ EXTRA_TOKENS = 16
 
 
 class TextLosses(NamedTuple):
-    """Both in nats per token, mean over the batch's tokens; ctc is None where the decoder has no such head."""
+    """Losses in nats per token, mean over the batch's tokens; ctc is None where the decoder has no such head."""
 
     text: Tensor
     ctc: Tensor | None
 
 
 class Stacked(NamedTuple):
-    """Neighbouring frames joined: frames [B, ceil(F / stack), stack * d_model], zero past lengths [B]."""
+    """Neighbouring frames joined: frames [B, ceil(F / stack), stack * d_model], zero past their lengths [B]."""
 
     frames: Tensor
     lengths: Tensor
 
 
 class TokenIds(NamedTuple):
-    """ids: [B, N], what the model has read; labels: [B, N], the token after each, or IGNORED."""
+    """Tokens of texts: ids [B, N], which the model reads, and labels [B, N], the token after each, or IGNORED."""
 
     ids: Tensor
     labels: Tensor
@@ -47,10 +47,10 @@ class Writing(Protocol):
     """A batch of transcripts that is being written, one token at a time."""
 
     def begin(self) -> Tensor:
-        """Read the audio and the tokens that stand before each transcript. Returns logits of the first, [B, V]."""
+        """Read the audio and the tokens before each transcript; return logits of its first token, [B, V]."""
 
     def follow(self, tokens: Tensor) -> Tensor:
-        """tokens: [B], the last ones written. Returns logits of the next ones, [B, V]."""
+        """Read the tokens that were written last, [B]; return logits of the next ones, [B, V]."""
 
 
 class AudioToText(nn.Module, ABC):
@@ -63,11 +63,17 @@ class AudioToText(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, quantized: Tensor, lengths: Tensor, texts: Sequence[str]) -> TextLosses:
-        """quantized: [B, F, d_model]; lengths: [B] frames; texts: B transcripts, none of them missing."""
+        """Compute the losses of transcripts.
+
+        Args:
+            quantized: [B, F, d_model].
+            lengths: [B] frames.
+            texts: B transcripts, none of them missing.
+        """
 
     @abstractmethod
     def start_writing(self, quantized: Tensor, lengths: Tensor) -> Writing:
-        """quantized: [B, F, d_model]; lengths: [B] frames. Returns transcripts of which nothing is written yet."""
+        """Begin transcripts of quantized, [B, F, d_model], with lengths [B] in frames."""
 
     @abstractmethod
     def save(self, folder: Path | str) -> None:
@@ -75,7 +81,7 @@ class AudioToText(nn.Module, ABC):
 
     @torch.no_grad()
     def transcribe(self, quantized: Tensor, lengths: Tensor) -> list[str]:
-        """quantized: [B, F, d_model]; lengths: [B] frames. Returns B greedy transcripts."""
+        """Write B greedy transcripts of quantized, [B, F, d_model], with lengths [B] in frames."""
         limits = self.longest_transcripts(lengths)
         writing = self.start_writing(quantized, lengths)
         logits = writing.begin()
@@ -92,7 +98,7 @@ class AudioToText(nn.Module, ABC):
         return [self.tokenizer.decode([i for i in row if i != self.tokenizer.eos]) for row in rows]
 
     def longest_transcripts(self, lengths: Tensor) -> Tensor:
-        """lengths: [B] frames. Returns after how many tokens greedy search stops, [B]."""
+        """Return after how many tokens greedy search stops, [B], for lengths [B] in frames."""
         return (lengths * TOKENS_PER_FRAME).long() + EXTRA_TOKENS
 
     def parameter_groups(self, config: OptimizerConfig) -> list[dict[str, Any]]:
@@ -100,17 +106,19 @@ class AudioToText(nn.Module, ABC):
         return parameter_groups(self, config)
 
     def stack_frames(self, quantized: Tensor, lengths: Tensor) -> Stacked:
-        """quantized: [B, F, d_model]; lengths: [B] frames. Joins `config.stack` neighbours, padding with zeros."""
+        """Join `config.stack` neighbours of quantized, [B, F, d_model], with lengths [B] in frames."""
         stack: int = self.config.stack
         quantized = zero_padding(quantized, lengths)
         quantized = F.pad(quantized, (0, 0, 0, -quantized.shape[1] % stack))
         return Stacked(quantized.reshape(len(quantized), -1, stack * self.d_model), frames_needed(lengths, stack))
 
     def tokenize(self, texts: Sequence[str], start: Sequence[int], room: Tensor | None = None) -> TokenIds:
-        """Return ids of start and text, and the labels of text and its end; both on the CPU, padded.
+        """Turn B texts into ids and labels on the CPU, padded.
 
-        start: ids that stand before every text. room: [B], how many ids the model has positions for; the rest of a
-        text is not learned.
+        Args:
+            texts: B transcripts.
+            start: ids before every text; only text and its end are labels.
+            room: [B], how many ids the model has positions for; the rest of a text is left out.
         """
         texts = [normalize_text(t) for t in texts] if self.config.normalize else texts
         ids, labels = [], []
@@ -128,16 +136,16 @@ class AudioToText(nn.Module, ABC):
 
 
 def check_texts(texts: Sequence[str], quantized: Tensor) -> None:
-    """Raises ValueError where there is not one text for each clip."""
+    """Raise ValueError where there is not one text for each clip."""
     if len(texts) != len(quantized):
         raise ValueError(f"{len(texts)} transcripts for {len(quantized)} clips")
 
 
 def text_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """logits: [B, N, V], labels: [B, N]. Returns the mean cross-entropy of the labels that are not IGNORED (eq. 1)."""
+    """Compute the mean cross-entropy of logits [B, N, V] for those labels [B, N] that are not IGNORED (eq. 1)."""
     return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
 
 
 def take(hidden: Tensor, index: Tensor) -> Tensor:
-    """hidden: [B, T, C], index: [B, N]. Returns hidden at these positions, [B, N, C]."""
+    """Return hidden [B, T, C] at positions index [B, N], as [B, N, C]."""
     return hidden.gather(1, index[..., None].expand(-1, -1, hidden.shape[2]))

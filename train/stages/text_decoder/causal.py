@@ -24,9 +24,12 @@ class Joined(NamedTuple):
 
 
 def join(audio: Tensor, lengths: Tensor, tokens: Tensor) -> Joined:
-    """audio: [B, P, H], lengths: [B] valid ones; tokens: [B, N, H], which follow the audio without a gap.
+    """Join audio and the tokens that follow it without a gap, in the dtype of the tokens.
 
-    The result has the tokens' dtype, which is the LM's.
+    Args:
+        audio: [B, P, H].
+        lengths: [B], valid positions of the audio.
+        tokens: [B, N, H], embeddings.
     """
     size = audio.shape[1]
     position = torch.arange(size + tokens.shape[1], device=audio.device) - (size - lengths)[:, None]
@@ -37,7 +40,14 @@ def join(audio: Tensor, lengths: Tensor, tokens: Tensor) -> Joined:
 
 
 def causal_logits(lm: Any, joined: Joined, keep: int, cache: Any = None) -> Tensor:
-    """Return the LM's logits at the last `keep` positions, [B, keep, V]. cache: extended by what is read, if given."""
+    """Return the LM's logits at the last `keep` positions, [B, keep, V].
+
+    Args:
+        lm: a causal LM of transformers.
+        joined: what it reads.
+        keep: positions.
+        cache: keys and values of what it has read before, to which these are added.
+    """
     known = inspect.signature(lm.forward).parameters
     optional: dict[str, Any] = {"position_ids": joined.position, "logits_to_keep": keep}
     # as transformers called it before 5.24
@@ -53,12 +63,12 @@ def causal_logits(lm: Any, joined: Joined, keep: int, cache: Any = None) -> Tens
 
 
 class CausalModel(nn.Module):
-    """See `train.stages.text_decoder.language_model.LanguageModel`."""
+    """A causal LM. See `train.stages.text_decoder.language_model.LanguageModel`."""
 
     bos = None
 
     def __init__(self, lm: Any) -> None:
-        """lm: a causal LM of transformers. Raises ValueError where it does not read embeddings."""
+        """Wrap a causal LM of transformers. Raises ValueError where it does not read embeddings."""
         super().__init__()
         if "inputs_embeds" not in inspect.signature(lm.forward).parameters:
             raise ValueError(f"a {type(lm).__name__} does not read embeddings")
@@ -66,25 +76,25 @@ class CausalModel(nn.Module):
         self.width: int = lm.get_input_embeddings().embedding_dim
 
     def room(self, lengths: Tensor) -> Tensor | None:
-        """See LanguageModel."""
+        """Return the positions that audio leaves. See LanguageModel."""
         positions = getattr(self.lm.config, "max_position_embeddings", None)
         return None if positions is None else positions - lengths
 
     def logits(self, audio: Tensor, lengths: Tensor, ids: Tensor) -> Tensor:
-        """See LanguageModel."""
+        """Return logits after each id. See LanguageModel."""
         joined = join(audio, lengths, self.lm.get_input_embeddings()(ids))
         return causal_logits(self.lm, joined, ids.shape[1])
 
     def start_writing(self, audio: Tensor, lengths: Tensor, start: Tensor) -> CausalWriting:
-        """See LanguageModel."""
+        """Begin transcripts. See LanguageModel."""
         return CausalWriting(self.lm, audio, lengths, start)
 
 
 class CausalWriting:
-    """See `train.stages.text_decoder.base.Writing`."""
+    """Transcripts that a causal LM writes. See `train.stages.text_decoder.base.Writing`."""
 
     def __init__(self, lm: Any, audio: Tensor, lengths: Tensor, start: Tensor) -> None:
-        """audio: [B, P, H], lengths: [B] valid ones; start: [B, N], ids that stand before each transcript."""
+        """Join audio [B, P, H], valid up to lengths [B], and the ids before each transcript, start [B, N]."""
         from transformers import DynamicCache
 
         self.lm = lm
@@ -92,11 +102,11 @@ class CausalWriting:
         self.joined = join(audio, lengths, lm.get_input_embeddings()(start))
 
     def begin(self) -> Tensor:
-        """See Writing."""
+        """Read audio and start. See Writing."""
         return causal_logits(self.lm, self.joined, 1, self.cache)[:, -1]
 
     def follow(self, tokens: Tensor) -> Tensor:
-        """See Writing."""
+        """Read the last tokens. See Writing."""
         embeds = self.lm.get_input_embeddings()(tokens[:, None])
         mask = F.pad(self.joined.mask, (0, 1), value=True)
         self.joined = Joined(embeds, mask, self.joined.position[:, -1:] + 1)

@@ -17,7 +17,10 @@ from train.stages.text_decoder.base import Writing
 class LanguageModel(Protocol):
     """A language model that audio comes before.
 
-    lm: the model of transformers. width: of the audio it takes. bos: what stands first, None to ask the tokenizer.
+    Attributes:
+        lm: the model of transformers.
+        width: of the audio that it takes.
+        bos: the id that comes first; None is the tokenizer's.
     """
 
     lm: Any
@@ -25,17 +28,23 @@ class LanguageModel(Protocol):
     bos: int | None
 
     def room(self, lengths: Tensor) -> Tensor | None:
-        """lengths: [B] of the audio. Returns how many ids have positions beside it, [B]; None where all have."""
+        """Return how many ids have positions beside audio of lengths [B], as [B]; None where all have."""
 
     def logits(self, audio: Tensor, lengths: Tensor, ids: Tensor) -> Tensor:
-        """audio: [B, P, width], lengths: [B] valid ones; ids: [B, N]. Returns logits after each id, [B, N, V]."""
+        """Return logits after each id, [B, N, V].
+
+        Args:
+            audio: [B, P, width].
+            lengths: [B], valid positions of the audio.
+            ids: [B, N].
+        """
 
     def start_writing(self, audio: Tensor, lengths: Tensor, start: Tensor) -> Writing:
-        """start: [B, N], the ids that stand before each transcript."""
+        """Begin transcripts of the audio; start, [B, N], are the ids before each."""
 
 
 class Pretrained(NamedTuple):
-    """A model with its tokenizer, and the dtype that its file has; here it has fp32."""
+    """A model in fp32, its tokenizer, and the dtype of its file."""
 
     model: Any
     tokenizer: HuggingFaceTokenizer
@@ -45,7 +54,11 @@ class Pretrained(NamedTuple):
 def load_language_model(name: str) -> Pretrained:
     """Load a causal LM, or of a Whisper the decoder, with its tokenizer.
 
-    name: folder, or hub id. Raises ValueError where that is none, or has weights in another form than safetensors.
+    Args:
+        name: folder, or hub id.
+
+    Raises:
+        ValueError: where there is none, or where its weights are no safetensors.
     """
     try:
         pretrained = _load(name)

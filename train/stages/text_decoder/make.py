@@ -25,7 +25,7 @@ def text_decoder_config(settings: Mapping[str, Any]) -> AnyTextDecoderConfig:
 
 
 def build_text_decoder(d_model: int, config: AnyTextDecoderConfig) -> AudioToText:
-    """Return a new text decoder. d_model: width of the quantized representation that it reads."""
+    """Build a new text decoder that reads quantized vectors of width `d_model`."""
     if isinstance(config, PretrainedTextDecoderConfig):
         return PretrainedTextDecoder(d_model, config)
     return TextDecoder(d_model, config)

@@ -30,13 +30,14 @@ TUNED = "tuned."
 class PretrainedTextDecoderConfig:
     """A pretrained language model, and how audio comes to it.
 
-    pretrained: hub id or folder of a causal LM or a Whisper, whose weights are safetensors.
-    tune: train it, too; otherwise it is frozen, and only the adapter learns.
-    stack: audio frames that are joined into one position of audio.
-    normalize: learn lower-case text without punctuation, where sources disagree on how they write.
-    prompt: what stands between audio and transcript, special tokens by their names: a multilingual Whisper is used to
-        "<|en|><|transcribe|><|notimestamps|>", an English one to "<|notimestamps|>".
-    lr: of the language model where it is tuned, by AdamW; the adapter has that of the optimizer.
+    Attributes:
+        pretrained: hub id or folder of a causal LM or a Whisper, whose weights are safetensors.
+        tune: train it, too; otherwise it is frozen, and only the adapter learns.
+        stack: audio frames that are joined into one position of audio.
+        normalize: learn lower-case text without punctuation, where sources disagree on how they write.
+        prompt: what comes between audio and transcript, special tokens by their names: a multilingual Whisper is used
+            to "<|en|><|transcribe|><|notimestamps|>", an English one to "<|notimestamps|>".
+        lr: learning rate of a tuned language model, by AdamW; the adapter has that of the optimizer.
     """
 
     pretrained: str
@@ -63,7 +64,7 @@ class PretrainedTextDecoder(AudioToText):
     fingerprint: Tensor
 
     def __init__(self, d_model: int, config: PretrainedTextDecoderConfig) -> None:
-        """d_model: width of the quantized representation. Raises ValueError as `load_language_model`."""
+        """Build an adapter of random weights for quantized vectors of width `d_model`, and load the language model."""
         super().__init__()
         self.d_model = d_model
         self.config = config
@@ -83,10 +84,9 @@ class PretrainedTextDecoder(AudioToText):
             self.register_buffer("fingerprint", fingerprint(model))
 
     def forward(self, quantized: Tensor, lengths: Tensor, texts: Sequence[str]) -> TextLosses:
-        """quantized: [B, F, d_model]; lengths: [B] frames; texts: B transcripts, none of them missing.
+        """Compute the cross-entropy of the next token (eq. 1). See `AudioToText`.
 
-        Returns the cross-entropy of the next token (eq. 1). What is longer than the model has positions for is not
-        learned.
+        The part of a text that the language model has no positions for is not learned.
         """
         check_texts(texts, quantized)
         model = self.language_model(quantized.device)
@@ -96,12 +96,12 @@ class PretrainedTextDecoder(AudioToText):
         return TextLosses(text_loss(model.logits(*audio, ids), labels), None)
 
     def start_writing(self, quantized: Tensor, lengths: Tensor) -> Writing:
-        """See `AudioToText`."""
+        """Begin transcripts. See `AudioToText`."""
         start = torch.tensor(self.start, device=quantized.device).expand(len(quantized), -1)
         return self.language_model(quantized.device).start_writing(*self._adapt(quantized, lengths), start)
 
     def longest_transcripts(self, lengths: Tensor) -> Tensor:
-        """See `AudioToText`; also no longer than the model has positions for."""
+        """Return after how many tokens greedy search stops: also where the positions end. See `AudioToText`."""
         limits = super().longest_transcripts(lengths)
         room = self._room(frames_needed(lengths, self.config.stack))
         return limits if room is None else torch.minimum(limits, room - len(self.start) + 1)
@@ -139,7 +139,7 @@ class PretrainedTextDecoder(AudioToText):
         write_folder(folder, {"d_model": self.d_model, **asdict(self.config), "pretrained": LM_FOLDER}, state)
 
     def _room(self, lengths: Tensor) -> Tensor | None:
-        """lengths: [B] of the audio that the language model reads. See `LanguageModel.room`."""
+        """Return `LanguageModel.room`. Raises ValueError where audio of lengths [B] leaves too little to begin."""
         room = self.language_model(lengths.device).room(lengths)
         if room is not None and int(room.min()) < len(self.start):
             raise ValueError(
@@ -154,7 +154,7 @@ class PretrainedTextDecoder(AudioToText):
         return Stacked(self.adapter(stacked.frames), stacked.lengths)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Called by torch. An adapter is of use for no other language model than the one it learned with."""
+        """Refuse an adapter that learned with another language model. Called by torch."""
         saved = state_dict.get(f"{prefix}fingerprint")
         if not self.config.tune and saved is not None and not torch.equal(saved.cpu(), self.fingerprint.cpu()):
             raise ValueError(

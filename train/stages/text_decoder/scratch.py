@@ -1,8 +1,8 @@
 """A text decoder trained from scratch: a small causal LM that reads quantized audio and writes text.
 
-The paper has next-token loss alone, on millions of hours. With ten hours that loss
-learns spelling and never where the words are, so a CTC loss (Graves et al., 2006) on the prefix positions can
-join it, which aligns monotonically from the start (joint CTC and attention: Kim et al., 2017, arXiv 1609.06773).
+The paper has next-token loss alone, on millions of hours. With ten hours that loss learns spelling and never the places
+of the words, so a CTC loss (Graves et al., 2006) on the prefix positions can join it, which aligns monotonically from
+the start (joint CTC and attention: Kim et al., 2017, arXiv 1609.06773).
 """
 
 from __future__ import annotations
@@ -27,11 +27,16 @@ TOKENIZER_FOLDER = "tokenizer"
 class TextDecoderConfig:
     """Shape of the language model, which is trained from scratch.
 
-    tokenizer: "bytes" (UTF-8 bytes), or the name or folder of a Hugging Face tokenizer.
-    stack: audio frames that are joined into one prefix position; 1 keeps the 25 Hz of the codes.
-    normalize: learn lower-case text without punctuation, where sources disagree on how they write.
-    ctc: a second head at the prefix positions, trained by CTC, which needs more positions than tokens: a stack of 1.
-        The joint stage has it where `loss_weights` has ctc.
+    Attributes:
+        hidden_size: width.
+        num_layers: Transformer blocks.
+        num_heads: attention heads.
+        ffn_dim: feed-forward units.
+        stack: audio frames that are joined into one prefix position; 1 keeps the 25 Hz of the codes.
+        tokenizer: "bytes" (UTF-8 bytes), or the name or folder of a Hugging Face tokenizer.
+        normalize: learn lower-case text without punctuation, where sources disagree on how they write.
+        ctc: a second head at the prefix positions, trained by CTC, which needs more positions than tokens: a stack of
+            1. The joint stage has it where `loss_weights` has ctc.
     """
 
     hidden_size: int = 256
@@ -54,7 +59,7 @@ class TextDecoder(AudioToText):
     """Causal LM on [audio prefix] bos transcript eos; the prefix is a projection of the quantized audio."""
 
     def __init__(self, d_model: int, config: TextDecoderConfig | None = None) -> None:
-        """d_model: width of the quantized representation that it reads."""
+        """Build a decoder of random weights that reads quantized vectors of width `d_model`."""
         from transformers import LlamaConfig, LlamaForCausalLM
 
         super().__init__()
@@ -78,9 +83,15 @@ class TextDecoder(AudioToText):
         self.has_ctc = config.ctc
 
     def forward(self, quantized: Tensor, lengths: Tensor, texts: Sequence[str]) -> TextLosses:
-        """quantized: [B, F, d_model]; lengths: [B] frames; texts: B transcripts, none of them missing.
+        """Compute the losses of transcripts.
 
-        Returns the cross-entropy of the next token (eq. 1), and the CTC loss of the same tokens without eos.
+        Args:
+            quantized: [B, F, d_model].
+            lengths: [B] frames.
+            texts: B transcripts, none of them missing.
+
+        Returns:
+            The cross-entropy of the next token (eq. 1), and the CTC loss of the same tokens without eos.
         """
         check_texts(texts, quantized)
         audio, prefix = self._prefix(quantized, lengths)
@@ -99,7 +110,7 @@ class TextDecoder(AudioToText):
         return TextLosses(text, self._ctc(hidden[:, : audio.shape[1]], prefix, labels))
 
     def _ctc(self, hidden: Tensor, prefix: Tensor, labels: Tensor) -> Tensor | None:
-        """hidden: [B, P, hidden] of the prefix positions, prefix: [B] valid ones. Its blank is the padding's id."""
+        """Compute the CTC loss of the prefix positions; its blank is the padding's id."""
         if self.ctc_head is None:
             return None
         log_probs = self.ctc_head(hidden).float().log_softmax(-1).transpose(0, 1)
@@ -111,11 +122,12 @@ class TextDecoder(AudioToText):
         return loss / sizes.sum().clamp(min=1)
 
     def start_writing(self, quantized: Tensor, lengths: Tensor) -> CausalWriting:
+        """Begin transcripts. See `AudioToText`."""
         audio, prefix = self._prefix(quantized, lengths)
         return CausalWriting(self.lm, audio, prefix, torch.full_like(prefix[:, None], self.tokenizer.bos))
 
     def save(self, folder: Path | str) -> None:
-        """Writes config.json, model.safetensors and the files of a Hugging Face tokenizer into `folder`."""
+        """Write config.json, model.safetensors and the files of a Hugging Face tokenizer into `folder`."""
         settings = asdict(self.config)
         if self.config.tokenizer != "bytes":
             settings["tokenizer"] = TOKENIZER_FOLDER
@@ -123,7 +135,7 @@ class TextDecoder(AudioToText):
         self.tokenizer.save(Path(folder) / TOKENIZER_FOLDER)
 
     def _prefix(self, quantized: Tensor, lengths: Tensor) -> Stacked:
-        """quantized: [B, F, d_model] -> embeddings [B, ceil(F / stack), hidden] and their lengths [B]."""
+        """Embed quantized [B, F, d_model] as [B, ceil(F / stack), hidden], with lengths [B]."""
         stacked = self.stack_frames(quantized, lengths)
         return Stacked(self.projection(stacked.frames), stacked.lengths)
 

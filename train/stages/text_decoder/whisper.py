@@ -13,10 +13,10 @@ from mimotok.model.lengths import valid_mask
 
 
 class WhisperModel(nn.Module):
-    """See `train.stages.text_decoder.language_model.LanguageModel`."""
+    """The decoder of a Whisper. See `train.stages.text_decoder.language_model.LanguageModel`."""
 
     def __init__(self, lm: Any) -> None:
-        """lm: a WhisperForCausalLM that uses torch's SDPA."""
+        """Wrap a WhisperForCausalLM that uses torch's SDPA."""
         super().__init__()
         self.lm = lm
         self.width: int = lm.config.d_model
@@ -27,19 +27,26 @@ class WhisperModel(nn.Module):
             layer.encoder_attn.register_forward_pre_hook(self._mask_padding, with_kwargs=True)
 
     def room(self, lengths: Tensor) -> Tensor:
-        """See LanguageModel. The audio takes no room here."""
+        """Return all positions: the audio takes none. See LanguageModel."""
         return torch.full_like(lengths, self.lm.config.max_target_positions)
 
     def logits(self, audio: Tensor, lengths: Tensor, ids: Tensor) -> Tensor:
-        """See LanguageModel."""
+        """Return logits after each id. See LanguageModel."""
         return self.read(with_positions(audio.to(self.lm.dtype)), lengths, ids)
 
     def start_writing(self, audio: Tensor, lengths: Tensor, start: Tensor) -> WhisperWriting:
-        """See LanguageModel."""
+        """Begin transcripts. See LanguageModel."""
         return WhisperWriting(self, with_positions(audio.to(self.lm.dtype)), lengths, start)
 
     def read(self, audio: Tensor, lengths: Tensor, ids: Tensor, cache: Any = None) -> Tensor:
-        """Return logits after each of `ids`, [B, N, V]. audio: [B, P, H] with positions; cache: of what was read."""
+        """Return logits after each id, [B, N, V].
+
+        Args:
+            audio: [B, P, H], with positions.
+            lengths: [B], valid positions of the audio.
+            ids: [B, N].
+            cache: keys and values of the ids before, to which these are added.
+        """
         decoder = self.lm.model.decoder
         # as transformers called it before 5.24
         name = "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
@@ -57,10 +64,10 @@ class WhisperModel(nn.Module):
 
 
 class WhisperWriting:
-    """See `train.stages.text_decoder.base.Writing`."""
+    """Transcripts that a Whisper writes. See `train.stages.text_decoder.base.Writing`."""
 
     def __init__(self, model: WhisperModel, audio: Tensor, lengths: Tensor, start: Tensor) -> None:
-        """audio: [B, P, H] with positions, lengths: [B] valid ones; start: [B, N], ids before each transcript."""
+        """Hold audio [B, P, H] with positions, valid up to lengths [B], and the ids before each transcript [B, N]."""
         from transformers import DynamicCache, EncoderDecoderCache
 
         self.model = model
@@ -70,18 +77,18 @@ class WhisperWriting:
         self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
 
     def begin(self) -> Tensor:
-        """See Writing."""
+        """Read audio and start. See Writing."""
         return self.model.read(self.audio, self.lengths, self.start, self.cache)[:, -1]
 
     def follow(self, tokens: Tensor) -> Tensor:
-        """See Writing."""
+        """Read the last tokens. See Writing."""
         return self.model.read(self.audio, self.lengths, tokens[:, None], self.cache)[:, -1]
 
 
 def with_positions(audio: Tensor) -> Tensor:
-    """Add sinusoids of each position, as Whisper's own encoder does: attention alone cannot tell first from last.
+    """Add sinusoids of the positions to audio [B, P, H], as Whisper's own encoder does.
 
-    audio: [B, P, H].
+    Cross-attention alone cannot tell first from last.
     """
     half = audio.shape[2] // 2
     rates = torch.exp(torch.arange(half, device=audio.device) * (-math.log(10000) / max(1, half - 1)))
