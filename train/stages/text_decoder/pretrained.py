@@ -7,6 +7,7 @@ can already spell.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -128,13 +129,13 @@ class PretrainedTextDecoder(AudioToText):
         A frozen language model has the dtype of its source there, so that it stays what it was.
         """
         folder = Path(folder)
-        model = self.language_model("cpu")
-        lm = model.lm if self.config.tune else model.lm.to(self.dtype)
+        lm = self.language_model("cpu").lm
+        if not self.config.tune and lm.dtype != self.dtype:
+            # a copy: converted there and back, buffers that are in no file, such as RoPE's frequencies, lose precision
+            lm = copy.deepcopy(lm).to(self.dtype)
         with quiet_transformers(bars=False):
             lm.save_pretrained(folder / LM_FOLDER)
         self.tokenizer.save(folder / LM_FOLDER)
-        if not self.config.tune:
-            lm.float()
         state = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith(TUNED)}
         write_folder(folder, {"d_model": self.d_model, **asdict(self.config), "pretrained": LM_FOLDER}, state)
 
