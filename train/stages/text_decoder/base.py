@@ -121,9 +121,10 @@ class AudioToText(nn.Module, ABC):
             room: [B], how many ids the model has positions for; the rest of a text is left out.
         """
         texts = [normalize_text(t) for t in texts] if self.config.normalize else texts
-        ids, labels = [], []
-        for row, text in enumerate(texts):
-            limit = None if room is None else int(room[row])
+        ids = []
+        labels = []
+        limits = [None] * len(texts) if room is None else room.tolist()
+        for text, limit in zip(texts, limits, strict=True):
             tokens = torch.tensor([*start, *self.tokenizer.encode(text), self.tokenizer.eos])
             ids.append(tokens[:-1][:limit])
             following = tokens[1:][:limit].clone()
