@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mimotok.io.files import atomic_path
+from mimotok.io.json_object import read_object
+from mimotok.weights import Sizes, check_dtypes, check_finite, check_sizes, read_header
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -29,7 +31,18 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """Return what config.json says. Raises ValueError where the folder is not a text decoder's."""
     if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
         raise ValueError(f"{folder}: no text decoder in it; the joint stage's export writes one as text_decoder/")
-    settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    if not isinstance(settings, dict):
-        raise ValueError(f"{folder / CONFIG}: holds a {type(settings).__name__}, not settings by name")
-    return settings
+    return read_object(folder / CONFIG)
+
+
+def read_weights(folder: Path, settings: Mapping[str, Any], sizes: Sizes) -> dict[str, Tensor]:
+    """Read model.safetensors. Raises ValueError where it does not have the sizes that the settings say.
+
+    A folder may come from strangers, so that nothing is built by its settings before this.
+    """
+    path = folder / WEIGHTS
+    header = read_header(path)
+    check_sizes(path, settings, header, sizes)
+    check_dtypes(path, header)
+    state = load_file(path)
+    check_finite(path, state)
+    return state

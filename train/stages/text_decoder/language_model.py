@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from mimotok.weights import require_source
 from train.stages.text import HuggingFaceTokenizer
 from train.stages.text_decoder.base import Writing
 
@@ -94,8 +95,7 @@ def _load(name: str) -> Pretrained:
     from train.stages.text_decoder.causal import CausalModel
     from train.stages.text_decoder.whisper import WhisperModel
 
-    if not Path(name).is_dir() and name.startswith(("/", ".", "~")):
-        raise ValueError("there is no such folder")
+    require_source(name)
     config: Any = AutoConfig.from_pretrained(name, trust_remote_code=False)
     whisper = config.model_type == "whisper"
     kind: Any = WhisperForCausalLM if whisper else AutoModelForCausalLM

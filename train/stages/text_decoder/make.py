@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from train.stages.text_decoder.base import AudioToText
-from train.stages.text_decoder.folders import WEIGHTS, read_settings
-from train.stages.text_decoder.pretrained import LM_FOLDER, TUNED, PretrainedTextDecoder, PretrainedTextDecoderConfig
-from train.stages.text_decoder.scratch import TOKENIZER_FOLDER, TextDecoder, TextDecoderConfig
+from train.stages.text_decoder.folders import read_settings, read_weights
+from train.stages.text_decoder.pretrained import LM_FOLDER, PretrainedTextDecoder, PretrainedTextDecoderConfig
+from train.stages.text_decoder.pretrained import SIZES as PRETRAINED_SIZES
+from train.stages.text_decoder.scratch import SIZES, TOKENIZER_FOLDER, TextDecoder, TextDecoderConfig
 
 AnyTextDecoderConfig = TextDecoderConfig | PretrainedTextDecoderConfig
 
@@ -37,14 +38,18 @@ def load_text_decoder(folder: Path | str) -> AudioToText:
     try:
         settings = read_settings(folder)
         d_model = settings.pop("d_model")
-        if "pretrained" in settings:
+        pretrained = "pretrained" in settings
+        if pretrained:
             settings["pretrained"] = str(folder / LM_FOLDER)
         elif settings["tokenizer"] != "bytes":
             settings["tokenizer"] = str(folder / TOKENIZER_FOLDER)
-        decoder = build_text_decoder(d_model, text_decoder_config(settings))
-        report = decoder.load_state_dict(load_file(folder / WEIGHTS), strict=False)
-        # a tuned language model has come out of its own folder
-        missing = [name for name in report.missing_keys if not name.startswith(TUNED)]
+        config = text_decoder_config(settings)
+        sizes = {**asdict(config), "stack * d_model": config.stack * d_model}
+        state = read_weights(folder, sizes, PRETRAINED_SIZES if pretrained else SIZES)
+        decoder = build_text_decoder(d_model, config)
+        report = decoder.load_state_dict(state, strict=False)
+        # a language model comes out of its own folder
+        missing = [name for name in report.missing_keys if not pretrained or name.startswith("adapter.")]
         if missing or report.unexpected_keys:
             raise ValueError(f"weights that are missing: {missing}; that are not known: {report.unexpected_keys}")
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OSError, SafetensorError) as error:

@@ -17,14 +17,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from mimotok.fields import check_fields, flag, number, whole
 from mimotok.model.lengths import frames_needed
+from mimotok.weights import Sizes
 from train.stages.optim import OptimizerConfig, parameter_groups
 from train.stages.text_decoder.base import AudioToText, Stacked, TextLosses, Writing, check_texts, text_loss
 from train.stages.text_decoder.folders import write_folder
 from train.stages.text_decoder.language_model import LanguageModel, load_language_model, quiet_transformers
 
 LM_FOLDER = "lm"
-TUNED = "tuned."
+# Where the adapter shows what the configuration says.
+SIZES = Sizes({"stack * d_model": ("adapter.0.weight", 1, 0)}, {})
 
 
 @dataclass(frozen=True)
@@ -42,17 +45,14 @@ class PretrainedTextDecoderConfig:
     """
 
     pretrained: str
-    tune: bool = False
-    stack: int = 4
-    normalize: bool = False
+    tune: bool = flag(False)
+    stack: int = whole(4, 1, 64)
+    normalize: bool = flag(False)
     prompt: str = ""
-    lr: float = 2e-5
+    lr: float = number(2e-5, 1e-9, 1.0)
 
     def __post_init__(self) -> None:
-        if self.stack < 1:
-            raise ValueError(f"stack={self.stack}: at least one frame makes a position of audio")
-        if self.lr <= 0:
-            raise ValueError(f"lr={self.lr}: expected more than 0; tune: false keeps the language model as it is")
+        check_fields(self)
 
 
 class PretrainedTextDecoder(AudioToText):
@@ -78,7 +78,8 @@ class PretrainedTextDecoder(AudioToText):
         )
         self._frozen: dict[str, LanguageModel] = {}
         if config.tune:
-            self.tuned = model
+            # transformers loads models in eval mode
+            self.tuned = model.train()
         else:
             # in a dict, torch does not take it for a part
             self._frozen["model"] = model.eval().requires_grad_(False)
@@ -136,7 +137,7 @@ class PretrainedTextDecoder(AudioToText):
         with quiet_transformers(bars=False):
             lm.save_pretrained(folder / LM_FOLDER)
         self.tokenizer.save(folder / LM_FOLDER)
-        state = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith(TUNED)}
+        state = {name: tensor for name, tensor in self.state_dict().items() if name.startswith("adapter.")}
         write_folder(folder, {"d_model": self.d_model, **asdict(self.config), "pretrained": LM_FOLDER}, state)
 
     def _room(self, lengths: Tensor) -> Tensor | None:

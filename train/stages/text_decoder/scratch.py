@@ -15,12 +15,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mimotok.config import MAX_LAYERS, MAX_WIDTH
+from mimotok.fields import check_fields, flag, text, whole
+from mimotok.weights import Sizes
 from train.stages.text import ByteTokenizer, HuggingFaceTokenizer
 from train.stages.text_decoder.base import IGNORED, AudioToText, Stacked, TextLosses, check_texts, take, text_loss
 from train.stages.text_decoder.causal import CausalWriting
 from train.stages.text_decoder.folders import write_folder
 
 TOKENIZER_FOLDER = "tokenizer"
+# Where the weights show what the configuration says.
+SIZES = Sizes(
+    {
+        "hidden_size": ("projection.weight", 0, 0),
+        "stack * d_model": ("projection.weight", 1, 0),
+        "ffn_dim": ("lm.model.layers.0.mlp.gate_proj.weight", 0, 0),
+    },
+    {"num_layers": "lm.model.layers."},
+)
 
 
 @dataclass(frozen=True)
@@ -39,20 +51,19 @@ class TextDecoderConfig:
             1. The joint stage has it where `loss_weights` has ctc.
     """
 
-    hidden_size: int = 256
-    num_layers: int = 4
-    num_heads: int = 4
-    ffn_dim: int = 768
-    stack: int = 1
-    tokenizer: str = "bytes"
-    normalize: bool = False
-    ctc: bool = False
+    hidden_size: int = whole(256, 1, MAX_WIDTH)
+    num_layers: int = whole(4, 1, MAX_LAYERS)
+    num_heads: int = whole(4, 1, MAX_WIDTH)
+    ffn_dim: int = whole(768, 1, 8 * MAX_WIDTH)
+    stack: int = whole(1, 1, 64)
+    tokenizer: str = text("bytes", 4096)
+    normalize: bool = flag(False)
+    ctc: bool = flag(False)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.hidden_size % (2 * self.num_heads):
             raise ValueError(f"hidden_size={self.hidden_size}: RoPE needs {self.num_heads} heads of even width")
-        if self.stack < 1:
-            raise ValueError(f"stack={self.stack}: at least one frame makes a prefix position")
 
 
 class TextDecoder(AudioToText):
@@ -106,8 +117,8 @@ class TextDecoder(AudioToText):
         hidden = self.lm.model(inputs_embeds=packed, use_cache=False).last_hidden_state
 
         written = take(hidden, prefix[:, None] + torch.arange(labels.shape[1], device=ids.device))
-        text = text_loss(self.lm.lm_head(written), labels)
-        return TextLosses(text, self._ctc(hidden[:, : audio.shape[1]], prefix, labels))
+        next_token = text_loss(self.lm.lm_head(written), labels)
+        return TextLosses(next_token, self._ctc(hidden[:, : audio.shape[1]], prefix, labels))
 
     def _ctc(self, hidden: Tensor, prefix: Tensor, labels: Tensor) -> Tensor | None:
         """Compute the CTC loss of the prefix positions; its blank is the padding's id."""
