@@ -54,14 +54,15 @@ def encode_file(
     wav = _Counted(read_blocks(source, rate), rate, total, progress)
     parts = [part[0].cpu().numpy().astype(np.uint16) for part in encode_blocks(tokenizer, wav, n_q=n_q)]
     codes = np.concatenate(parts, axis=1)
+    identity = tokenizer.identity
     codes_file = CodesFile(
         codes=codes,
         num_samples=wav.num_samples,
         sample_rate=tokenizer.sample_rate,
         frame_rate=tokenizer.frame_rate,
         codebook_sizes=tokenizer.codebook_sizes[: len(codes)],
-        model_name=tokenizer.name,
-        model_sha256=tokenizer.weights_sha256,
+        model_name=identity.name,
+        model_sha256=identity.sha256,
     )
     _make_folder(target, create_folders)
     save_codes(target, codes_file, overwrite=overwrite)
@@ -130,10 +131,13 @@ def require_fitting(tokenizer: Tokenizer, codes_file: CodesFile, *, force: bool 
         ours = getattr(tokenizer, field)
         if theirs != ours:
             raise ValueError(f"{field} {theirs:g} Hz does not fit {name} with {ours:g} Hz")
-    if not force and codes_file.model_sha256 != tokenizer.weights_sha256:
+    if force:
+        return
+    identity = tokenizer.identity
+    if codes_file.model_sha256 != identity.sha256:
         made_by = f"{codes_file.model_name!r} (sha256 {codes_file.model_sha256[:12]})"
         raise ValueError(
-            f"made by model {made_by}, not by {name} (sha256 {tokenizer.weights_sha256[:12]}); "
+            f"made by model {made_by}, not by model {identity.name!r} (sha256 {identity.sha256[:12]}); "
             "give the former (--model), or decode all the same (--force)"
         )
 

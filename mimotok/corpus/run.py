@@ -83,9 +83,10 @@ def tokenize_corpus(
 def settings_of(tokenizer: Tokenizer, n_q: int | None, format: str) -> Settings:
     """What the tokens of this model are."""
     n_q = tokenizer.config.checked_n_q(n_q)
+    identity = tokenizer.identity
     return Settings(
-        model=tokenizer.name,
-        sha256=tokenizer.weights_sha256,
+        model=identity.name,
+        sha256=identity.sha256,
         dtype=str(tokenizer.dtype).removeprefix("torch."),
         sample_rate=tokenizer.sample_rate,
         frame_rate=tokenizer.frame_rate,
