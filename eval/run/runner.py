@@ -33,6 +33,7 @@ from eval.run.steps import (
 from eval.run.store import ORIGINAL, audio_path, file_hash
 from eval.run.tasks import Failed, one_thread, run_tasks
 from eval.testlists import Clip, LabelledClip
+from mimotok.io.files import file_stamp
 
 # what a codec or a metric raises that cannot be used
 UNUSABLE = (ValueError, OSError, ImportError, RuntimeError)
@@ -106,6 +107,9 @@ def evaluate(settings: Settings, *, notify: Notify, progress: Progress) -> Run:
     Raises:
         ValueError: no clip can be read, or no codec can be used.
     """
+    # what an earlier run in this process opened may lie in other files now
+    open_codec.cache_clear()
+    open_metric.cache_clear()
     return _Evaluation(settings, notify, progress).result()
 
 
@@ -296,15 +300,9 @@ class _Evaluation:
 
 
 def _labels_hash(clips: tuple[LabelledClip, ...]) -> str:
-    """Hash the recordings, by their names, sizes and dates, with their labels."""
-    rows = [[clip.clip.id, clip.clip.speaker, *_stamp(clip.clip.audio), clip.phones] for clip in clips]
+    """Hash the recordings, by their names, paths, sizes and dates, with their labels."""
+    rows = [
+        [clip.clip.id, clip.clip.speaker, str(clip.clip.audio.absolute()), file_stamp(clip.clip.audio), clip.phones]
+        for clip in clips
+    ]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-
-
-def _stamp(path: Path) -> list[int]:
-    """Return a file's size and date, which tell whether it changed; nothing where there is no file."""
-    try:
-        status = path.stat()
-    except OSError:
-        return []
-    return [status.st_size, status.st_mtime_ns]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import queue
 import tempfile
@@ -18,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mimotok.corpus.cuts import load_cut, make_cut
+from mimotok.corpus.cuts import files_in, load_cut, make_cut
 from mimotok.io.audio import read_blocks, resample
-from mimotok.io.files import open_regular, writing
+from mimotok.io.files import file_stamp, open_regular, writing
 from mimotok.io.remote import fetch, is_remote
 
 # blocks that wait for the consumer
@@ -35,13 +37,14 @@ class Clip:
     batching and progress, nothing else depends on it. metadata: JSON values that travel with the tokens.
     audio: where the sound is: {"path": file or URL}, with {"span": [first byte, bytes], "member": name} of a tar's
     member, or {"cut": a Lhotse cut as a dict, "root": folder or address of its relative paths, "folder": that of its
-    manifest}.
+    manifest}. stamp: what tells that the sound is another one, see `stamp_of`; "" where it was not looked at.
     """
 
     key: str
     seconds: float
     audio: dict[str, Any]
     metadata: dict[str, Any] = field(default_factory=dict)
+    stamp: str = ""
 
     @property
     def place(self) -> str:
@@ -62,6 +65,31 @@ def read_clip(clip: Clip, sample_rate: int) -> Iterator[Tensor]:
     if "span" in clip.audio or is_remote(clip.audio["path"]):
         return _fetched_blocks(clip, sample_rate)
     return read_blocks(clip.audio["path"], sample_rate)
+
+
+def stamp_of(clip: Clip) -> str:
+    """What tells later that a clip's sound is not the same any more; "" where its file is not there.
+
+    Of a file it is its size and time of modification, of a tar's member what the listing saw of it, of a cut its JSON
+    too, and of what lies behind an address that alone.
+    """
+    if clip.stamp:
+        return clip.stamp
+    if "cut" in clip.audio:
+        cut = clip.audio["cut"]
+        root = clip.audio["root"]
+        paths = [] if is_remote(root) else [os.path.join(root, path) for path in files_in(cut) if not is_remote(path)]
+        return digest_of([cut, root if is_remote(root) else None, [file_stamp(path) for path in paths]])
+    path = clip.audio["path"]
+    if is_remote(path):
+        return digest_of(path)
+    stamp = file_stamp(path)
+    return "" if stamp is None else digest_of(stamp)
+
+
+def digest_of(value: Any) -> str:
+    """A short digest of JSON values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=repr).encode()).hexdigest()[:16]
 
 
 class NoRoomError(Exception):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import os
 import posixpath
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -118,6 +119,18 @@ def with_memory(row: dict[str, Any], recording: dict[str, Any], data: bytes, roo
     cut.recording.sources[0].type = "memory"
     cut.recording.sources[0].source = data
     return cut
+
+
+def files_in(row: Any) -> Iterator[str]:
+    """Yield the paths of the sound files that a cut, given as JSON, names anywhere."""
+    if isinstance(row, list):
+        for item in row:
+            yield from files_in(item)
+    if isinstance(row, dict):
+        if row.get("type") == "file" and isinstance(row.get("source"), str):
+            yield row["source"]
+        for value in row.values():
+            yield from files_in(value)
 
 
 class _Places:

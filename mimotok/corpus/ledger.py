@@ -17,7 +17,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,13 +66,18 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True)
 class Entry:
-    """A finished shard. files: SHA-256 by name; keys: of its clips, in order; frames: of all; seconds: of sound."""
+    """A finished shard.
+
+    files: SHA-256 by name; keys: of its clips, in order; frames: of all; seconds: of sound; stamps: of the sounds that
+    the clips were made of, in the keys' order, as `Clip.stamp`; none where an earlier version wrote it.
+    """
 
     number: int
     files: dict[str, str]
     keys: list[str]
     frames: int
     seconds: float
+    stamps: list[str] = field(default_factory=list)
 
 
 def read_settings(out: StrPath) -> Settings:
@@ -159,6 +164,7 @@ class Ledger:
         entries = read_entries(out)
         failures = read_failures(out)
         self.done = {key for entry in entries for key in entry.keys}
+        self.stamps = {key: stamp for entry in entries for key, stamp in zip(entry.keys, entry.stamps, strict=False)}
         self.failed = {failure.key for failure in failures} - self.done
         self.next_number = max((entry.number for entry in entries), default=-1) + 1
         known = {name for entry in entries for name in entry.files}

@@ -98,7 +98,13 @@ def settings_of(tokenizer: Tokenizer, n_q: int | None, format: str) -> Settings:
 
 def _plan(source: str, root: str, ledger: Ledger, shard_hours: float) -> list[Part]:
     """What is left to do, in parts of one shard each."""
-    listing = read_input(source, root=root, known=ledger.done | ledger.failed)
+    listing = read_input(source, root=root, known=ledger.done | ledger.failed, stamps=ledger.stamps)
+    if listing.changed:
+        first = listing.changed[0]
+        raise ValueError(
+            f"{ledger.out}: has tokens of {len(listing.changed)} clips whose sound is another one now, e.g. {first!r}; "
+            "name a new folder, or the source that it was made of"
+        )
     ledger.add(None, listing.failed)
     shards = split_shards([clip.seconds for clip in listing.clips], 3600 * shard_hours)
     first = ledger.next_number
