@@ -9,8 +9,10 @@ from pathlib import Path
 
 from mimotok.io.alignments import Phone, read_alignments
 from mimotok.io.audio import AUDIO_SUFFIXES
+from mimotok.io.clip_rows import read_clip_rows
 from mimotok.io.files import open_regular
-from mimotok.io.manifest import read_rows
+from mimotok.io.folders import search
+from mimotok.io.places import Places
 
 # values of `text_source` that are not a recogniser
 HUMAN_SOURCES = (None, "human", "exact")
@@ -48,7 +50,9 @@ class LabelledClip:
     phones: tuple[Phone, ...]
 
 
-def read_test_list(path: Path, *, root: Path | None = None, split: str | None = "test") -> list[Clip]:
+def read_test_list(
+    path: Path, *, root: Path | None = None, split: str | None = "test", allow_outside: bool = False
+) -> list[Clip]:
     """Read the recordings of a test list, in its order.
 
     Args:
@@ -62,6 +66,7 @@ def read_test_list(path: Path, *, root: Path | None = None, split: str | None = 
             - any other folder: all audio below it, without texts.
         root: folder of a manifest's relative paths, the manifest's own if None.
         split: rows of a manifest to read, besides rows without a split; None for all.
+        allow_outside: recordings may lie elsewhere than below the root or the list's folder.
 
     Returns:
         The recordings.
@@ -69,14 +74,16 @@ def read_test_list(path: Path, *, root: Path | None = None, split: str | None = 
     Raises:
         ValueError: the list is missing, empty or not understood.
     """
+    folder = path if path.is_dir() else path.parent
+    places = Places(str(root or folder), str(folder), allow_outside=allow_outside)
     if path.is_dir():
-        clips = _read_folder(path)
+        clips = _read_folder(path, places)
     elif not path.is_file():
         raise ValueError(f"{path}: no such file or folder")
     elif path.suffix == ".lst":
-        clips = _read_seed_tts(path)
+        clips = _read_seed_tts(path, places)
     else:
-        clips = _read_manifest(path, root or path.parent, split)
+        clips = _read_manifest(path, places, split)
     if not clips:
         raise ValueError(f"{path}: no recordings in it")
     counts = Counter(clip.id for clip in clips)
@@ -86,13 +93,16 @@ def read_test_list(path: Path, *, root: Path | None = None, split: str | None = 
     return clips
 
 
-def read_labelled_clips(labels: Path, manifest: Path, *, root: Path | None = None) -> list[LabelledClip]:
+def read_labelled_clips(
+    labels: Path, manifest: Path, *, root: Path | None = None, allow_outside: bool = False
+) -> list[LabelledClip]:
     """Find the clips of a manifest, of all its splits, that have phone labels.
 
     Args:
         labels: what `python -m train align` wrote.
         manifest: the manifest that was aligned, or another that names the same recordings.
         root: folder of the manifest's relative paths, its own if None.
+        allow_outside: recordings may lie elsewhere than below the root or the manifest's folder.
 
     Returns:
         The clips that have labels, in the manifest's order.
@@ -101,50 +111,61 @@ def read_labelled_clips(labels: Path, manifest: Path, *, root: Path | None = Non
         ValueError: a file cannot be read, or no clip of the manifest has labels.
     """
     phones = read_alignments(labels)
-    clips = read_test_list(manifest, root=root, split=None)
+    clips = read_test_list(manifest, root=root, split=None, allow_outside=allow_outside)
     labelled = [LabelledClip(clip, phones[clip.id]) for clip in clips if clip.id in phones]
     if not labelled:
         raise ValueError(f"{labels}: has no phones of the recordings in {manifest}")
     return labelled
 
 
-def _read_folder(folder: Path) -> list[Clip]:
+def _read_folder(folder: Path, places: Places) -> list[Clip]:
     if (folder / "metadata.csv").is_file():
-        return _read_ljspeech(folder)
+        return _read_ljspeech(folder, places)
+    found = search(folder, AUDIO_SUFFIXES)
     transcripts = sorted(folder.rglob("*.trans.txt"))
     if transcripts:
         return [clip for path in transcripts for clip in _read_librispeech(path, folder)]
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and not path.is_dir())
-    return [Clip(id=str(path.relative_to(folder)), audio=path) for path in files]
+    told = found.left_out()
+    if not found.files and told:
+        raise ValueError(f"{folder}: no recordings in it; it holds {told}")
+    return [Clip(id=str(path), audio=folder / path) for path in found.files]
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
     try:
-        text = path.read_text(encoding="utf-8")
+        # with or without a byte order mark
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: cannot be read as text ({error})") from None
     return [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
-def _read_manifest(path: Path, root: Path, split: str | None) -> list[Clip]:
+def _read_manifest(path: Path, places: Places, split: str | None) -> list[Clip]:
     clips = []
-    for number, row in read_rows(str(path)):
-        if not isinstance(row.get("audio"), str):
-            raise ValueError(f"{path}:{number}: a recording needs `audio`, its file")
-        if split is not None and row.get("split") not in (None, split):
+    for row in read_clip_rows(str(path), places):
+        texts = row.texts
+        if split is not None and texts.get("split") not in (None, split):
             continue
         clips.append(
             Clip(
-                id=str(row.get("id") or row["audio"]),
-                audio=root / row["audio"],
-                text=(row.get("text") or "").strip() or None,
-                language=row.get("language"),
-                machine_text=row.get("text_source") not in HUMAN_SOURCES,
-                speaker=row.get("speaker"),
-                source=row.get("source"),
+                id=row.id,
+                audio=Path(row.path),
+                text=texts.get("text", "").strip() or None,
+                language=texts.get("language"),
+                machine_text=texts.get("text_source") not in HUMAN_SOURCES,
+                speaker=texts.get("speaker"),
+                source=texts.get("source"),
             )
         )
     return clips
+
+
+def _placed(path: Path, number: int, audio: str, places: Places) -> Path:
+    """The file that a line of a list names. Raises ValueError with the line's number where it may not lie there."""
+    try:
+        return Path(places.file(audio))
+    except ValueError as error:
+        raise ValueError(f"{path}:{number}: {error}") from None
 
 
 def _fields(path: Path, number: int, line: str, least: int) -> list[str]:
@@ -154,22 +175,24 @@ def _fields(path: Path, number: int, line: str, least: int) -> list[str]:
     return fields
 
 
-def _read_seed_tts(path: Path) -> list[Clip]:
+def _read_seed_tts(path: Path, places: Places) -> list[Clip]:
     clips: dict[str, Clip] = {}
     language = path.parent.name if path.parent.name in ("en", "zh") else None
     for number, line in _lines(path):
         _, text, audio = _fields(path, number, line, 3)[:3]
         # several sentences are to be spoken after the same prompt
-        clips.setdefault(audio, Clip(id=audio, audio=path.parent / audio, text=text, language=language))
+        placed = _placed(path, number, str((path.parent / audio).absolute()), places)
+        clips.setdefault(audio, Clip(id=audio, audio=placed, text=text, language=language))
     return list(clips.values())
 
 
-def _read_ljspeech(folder: Path) -> list[Clip]:
+def _read_ljspeech(folder: Path, places: Places) -> list[Clip]:
     path = folder / "metadata.csv"
     clips = []
     for number, line in _lines(path):
         name, *texts = _fields(path, number, line, 2)
-        clips.append(Clip(id=name, audio=folder / "wavs" / f"{name}.wav", text=texts[-1], language="en"))
+        placed = _placed(path, number, str((folder / "wavs" / f"{name}.wav").absolute()), places)
+        clips.append(Clip(id=name, audio=placed, text=texts[-1], language="en"))
     return clips
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mimotok.io.files import StrPath, require_writable, writing
+from mimotok.io.folders import search
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -168,15 +168,23 @@ def _make_folder(target: StrPath, create_folders: bool) -> None:
             Path(target).parent.mkdir(parents=True, exist_ok=True)
 
 
-def plan_jobs(sources: Iterable[Path], out_dir: Path, suffixes: Collection[str], new_suffix: str) -> list[Job]:
+def plan_jobs(
+    sources: Iterable[Path],
+    out_dir: Path,
+    suffixes: Collection[str],
+    new_suffix: str,
+    *,
+    notify: Callable[[str], None] = lambda _: None,
+) -> list[Job]:
     """What becomes of files and folders in `out_dir`, each file's suffix replaced by `new_suffix`.
 
-    Folders are searched recursively for `suffixes`, and their layout is kept; files are taken as they are.
-    Raises ValueError where a folder holds no such file, and where two files would become one.
+    Folders are searched recursively for `suffixes`, and their layout is kept; files are taken as they are. notify:
+    receives a line on each folder that holds something else. Raises ValueError where a folder holds no such file, and
+    where two files would become one.
     """
     jobs: dict[Path, Path] = {}
     for source in sources:
-        found = files_below(source, suffixes) if source.is_dir() else [Path(source.name)]
+        found = files_below(source, suffixes, notify=notify) if source.is_dir() else [Path(source.name)]
         for relative in found:
             target = out_dir / relative.with_suffix(new_suffix)
             path = source / relative if source.is_dir() else source
@@ -186,18 +194,15 @@ def plan_jobs(sources: Iterable[Path], out_dir: Path, suffixes: Collection[str],
     return [Job(path, target) for target, path in jobs.items()]
 
 
-def files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    """Paths relative to `folder`, in order."""
-
-    def unreadable(error: OSError) -> None:
-        raise ValueError(f"{error.filename}: cannot be read ({error.strerror})") from error
-
-    found = [
-        (Path(root) / name).relative_to(folder)
-        for root, _, names in os.walk(folder, onerror=unreadable)
-        for name in names
-        if Path(name).suffix.lower() in suffixes
-    ]
-    if not found:
-        raise ValueError(f"{folder}: no files ending in {' '.join(sorted(suffixes))} in this folder")
-    return sorted(found)
+def files_below(
+    folder: Path, suffixes: Collection[str], *, notify: Callable[[str], None] = lambda _: None
+) -> list[Path]:
+    """Paths relative to `folder`, in order; notify receives a line where it holds other files too."""
+    found = search(folder, suffixes)
+    told = found.left_out()
+    if not found.files:
+        held = f"; it holds {told}" if told else ""
+        raise ValueError(f"{folder}: no files ending in {' '.join(sorted(suffixes))} in this folder{held}")
+    if told:
+        notify(f"{folder}: not read: {told}")
+    return found.files

@@ -150,7 +150,7 @@ def _jobs(
     from mimotok.transcode import Job, plan_jobs, require_target
 
     if out_dir is not None:
-        jobs = plan_jobs(paths, out_dir, read, written[0])
+        jobs = plan_jobs(paths, out_dir, read, written[0], notify=tell)
     elif len(paths) != 2:
         raise ValueError("give one input and one output, or any number of inputs and --out-dir")
     elif paths[0].is_dir():

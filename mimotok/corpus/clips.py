@@ -37,7 +37,8 @@ class Clip:
     batching and progress, nothing else depends on it. metadata: JSON values that travel with the tokens.
     audio: where the sound is: {"path": file or URL}, with {"span": [first byte, bytes], "member": name} of a tar's
     member, or {"cut": a Lhotse cut as a dict, "root": folder or address of its relative paths, "folder": that of its
-    manifest}. stamp: what tells that the sound is another one, see `stamp_of`; "" where it was not looked at.
+    manifest, "outside": true where its files may lie anywhere}.
+    stamp: what tells that the sound is another one, see `stamp_of`; "" where it was not looked at.
     """
 
     key: str
@@ -150,7 +151,7 @@ def _cut_blocks(clip: Clip, sample_rate: int) -> Iterator[Tensor]:
 
 def cut_of(audio: dict[str, Any]) -> Any:
     """The Lhotse cut of `Clip.audio`, checked. Raises ValueError where it names what may not be read."""
-    return make_cut(audio["cut"], audio["root"], audio.get("folder"))
+    return make_cut(audio["cut"], audio["root"], audio.get("folder"), allow_outside=audio.get("outside") is True)
 
 
 def load_clip(clip: Clip, sample_rate: int, limit: float) -> Tensor | None:

@@ -187,9 +187,17 @@ class Ledger:
 
 def _append(path: Path, rows: list[dict[str, Any]]) -> None:
     with writing(path), path.open("ab") as file:
-        file.write(b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
+        file.write(b"".join(_line(row) for row in rows))
         file.flush()
         _to_disk(file.fileno())
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    try:
+        text = json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # names that are not UTF-8 come back as they were only if they are escaped
+        text = json.dumps(row).encode()
+    return text + b"\n"
 
 
 def _mend(path: Path) -> None:

@@ -54,6 +54,8 @@ def tokenize_corpus(
     shard_hours: float = 4.0,
     ray: str | None = None,
     progress: Callable[[Progress], None] | None = None,
+    allow_outside: bool = False,
+    notify: Callable[[str], None] = lambda _: None,
 ) -> Summary:
     """Encode every clip of `source` into the folder `out`, except those that it holds already.
 
@@ -61,7 +63,8 @@ def tokenize_corpus(
     workers: decoding processes; batch_seconds: padded sound in a batch; shard_hours: sound in a shard, at least.
     ray: address of a Ray cluster to work on, "local" for one of this machine; then `out` is on a file system that all
     of it shares, and workers are of each actor. The codes are those of `Tokenizer.encode` on each clip alone, whatever
-    the batches. A run that ended in any way goes on where it was when called again. Clips that cannot be read go to
+    the batches. allow_outside: a manifest's paths may leave its root. notify: receives a line on what is not read.
+    A run that ended in any way goes on where it was when called again. Clips that cannot be read go to
     `out`/failed.jsonl and are not tried again until their lines are removed.
     Raises ValueError for bad options and input, a full disk, and an `out` made by other weights or settings.
     """
@@ -71,7 +74,7 @@ def tokenize_corpus(
     checked_format(format)
     settings = settings_of(tokenizer, n_q, format)
     with open_ledger(out, settings) as ledger:
-        parts = _plan(source, root, ledger, shard_hours)
+        parts = _plan(source, root, ledger, shard_hours, allow_outside=allow_outside, notify=notify)
         tell = _Reporter(parts, progress)
         run = _runner(tokenizer, options, ray, tell)
         for finished in run(parts, settings, Path(out)):
@@ -96,14 +99,24 @@ def settings_of(tokenizer: Tokenizer, n_q: int | None, format: str) -> Settings:
     )
 
 
-def _plan(source: str, root: str, ledger: Ledger, shard_hours: float) -> list[Part]:
+def _plan(
+    source: str,
+    root: str,
+    ledger: Ledger,
+    shard_hours: float,
+    *,
+    allow_outside: bool,
+    notify: Callable[[str], None],
+) -> list[Part]:
     """What is left to do, in parts of one shard each."""
-    listing = read_input(source, root=root, known=ledger.done | ledger.failed, stamps=ledger.stamps)
+    known = ledger.done | ledger.failed
+    listing = read_input(source, root=root, known=known, stamps=ledger.stamps, allow_outside=allow_outside)
+    for note in listing.notes:
+        notify(note)
     if listing.changed:
-        first = listing.changed[0]
         raise ValueError(
-            f"{ledger.out}: has tokens of {len(listing.changed)} clips whose sound is another one now, e.g. {first!r}; "
-            "name a new folder, or the source that it was made of"
+            f"{ledger.out}: has tokens of {len(listing.changed)} clips whose sound is another one now, e.g. "
+            f"{listing.changed[0]!r}; name a new folder, or the source that it was made of"
         )
     ledger.add(None, listing.failed)
     shards = split_shards([clip.seconds for clip in listing.clips], 3600 * shard_hours)

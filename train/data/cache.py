@@ -38,7 +38,15 @@ INDEX = "cuts.jsonl.gz"
 SKIPPED = "skipped.json"
 
 
-def prepare(manifest: str | list[str], root: str, out: str, *, sample_rate: int = 24000, workers: int = 1) -> Path:
+def prepare(
+    manifest: str | list[str],
+    root: str,
+    out: str,
+    *,
+    sample_rate: int = 24000,
+    workers: int = 1,
+    allow_outside: bool = False,
+) -> Path:
     """Decode every clip of a manifest into a folder under `out`, and return that folder.
 
     The folder is named by a hash of the clips and their paths, so that one `out` serves many manifests. It
@@ -53,8 +61,9 @@ def prepare(manifest: str | list[str], root: str, out: str, *, sample_rate: int 
         out: folder of caches.
         sample_rate: Hz; clips of a higher rate are resampled to it.
         workers: processes.
+        allow_outside: audio may lie elsewhere than below `root` or the manifest's folder.
     """
-    clips = read_manifest(manifest, root)
+    clips = read_manifest(manifest, root, allow_outside=allow_outside)
     folder = Path(out) / _fingerprint(clips, sample_rate)
     folder.mkdir(parents=True, exist_ok=True)
     shards = _shards(clips)

@@ -16,7 +16,9 @@ from mimotok.corpus.cuts import is_cut, load_cut, make_cut
 from mimotok.corpus.supervisions import said_in
 from mimotok.io.alignments import Phone, read_alignments
 from mimotok.io.audio import load_audio
+from mimotok.io.clip_rows import encoding_problem, escaped, read_clip_rows
 from mimotok.io.manifest import read_rows
+from mimotok.io.places import Places
 
 WAV_HEADER = 44  # bytes: a canonical RIFF header, as the standard library's `wave` writes it
 SILENCE = 1e-3  # peak, -60 dBFS: below it a whole clip holds no speech
@@ -44,6 +46,7 @@ class Clip:
     (a Lhotse cut), if there is one.
     duration: seconds. text: the transcript of the whole clip, or None. split: "train", "dev" or "test".
     phones: what is spoken when, or None where that is not known.
+    problem: why the clip cannot be used, None where nothing is known against it.
     """
 
     id: str
@@ -57,6 +60,7 @@ class Clip:
     pcm: Pcm | None = None
     cut: Any = None
     phones: tuple[Phone, ...] | None = None
+    problem: str | None = None
 
 
 @cache
@@ -67,8 +71,10 @@ def _samples(path: str) -> np.memmap:
 def decode(clip: Clip) -> tuple[np.ndarray, int]:
     """The whole clip as float32 [T], mono, and its own rate in Hz.
 
-    Raises BadClipError for a missing, unreadable, empty or silent file.
+    Raises BadClipError for a missing, unreadable, empty or silent file, and for a clip with a problem.
     """
+    if clip.problem is not None:
+        raise BadClipError(clip.problem)
     if (clip.audio or clip.cut is None) and not Path(clip.audio).is_file():
         # of a pipe nothing may ever come
         raise BadClipError("not a regular file" if Path(clip.audio).exists() else "missing")
@@ -115,20 +121,21 @@ def read(clip: Clip, start: float = 0.0, seconds: float = 1e6) -> tuple[np.ndarr
     return part.astype(np.float32) / 32768, rate
 
 
-def read_manifest(paths: str | Iterable[str], root: str = ".") -> list[Clip]:
+def read_manifest(paths: str | Iterable[str], root: str = ".", *, allow_outside: bool = False) -> list[Clip]:
     """The clips of one or several manifests, in order.
 
     A manifest is a JSONL file with `audio`, `duration` and optionally `text`, `speaker`, `language`,
     `source`, `split` and `id` on each line, or a Lhotse CutSet (.jsonl or .jsonl.gz; needs lhotse). Relative
     audio paths are taken from `root`. A clip without `source` gets the file's name, one without `split` is
-    for training. Raises ValueError for a file that cannot be read, a line that is not understood, and a
-    folder (Shar is streamed).
+    for training. All audio lies below `root` or the manifest's folder, but with allow_outside. Raises ValueError
+    for a file that cannot be read, a line that is not understood, and a folder (Shar is streamed).
     """
     clips: list[Clip] = []
     for path in [paths] if isinstance(paths, str) else paths:
         if Path(path).is_dir():
             raise ValueError(f"{path}: a folder; a Shar folder is for training only, and needs no preparation")
-        clips += _read_cuts(path, root) if _is_cut_set(path) else _read_jsonl(path, root)
+        read_one = _read_cuts if _is_cut_set(path) else _read_jsonl
+        clips += read_one(path, root, allow_outside)
     return clips
 
 
@@ -137,29 +144,36 @@ def _is_cut_set(path: str) -> bool:
     return first is not None and is_cut(first[1])
 
 
-def _read_jsonl(path: str, root: str) -> list[Clip]:
+def _read_jsonl(path: str, root: str, allow_outside: bool) -> list[Clip]:
     clips = []
-    for number, row in read_rows(path):
-        if "audio" not in row or "duration" not in row:
-            raise ValueError(f"{path}:{number}: a clip needs `audio` and `duration`, this has {sorted(row)}")
+    for row in read_clip_rows(path, Places(root, str(Path(path).parent), allow_outside=allow_outside)):
+        if row.duration is None:
+            raise ValueError(f"{path}:{row.number}: a clip needs `duration`, in seconds")
+        texts = {name: escaped(text) for name, text in row.texts.items()}
+        text = texts.get("text", "").strip() or None
         clips.append(
             Clip(
-                id=row.get("id") or row["audio"],
-                audio=str(Path(root, row["audio"])),
-                duration=float(row["duration"]),
-                source=row.get("source") or Path(path).name.split(".")[0],
-                text=(row.get("text") or "").strip() or None,
-                split=row.get("split") or "train",
-                speaker=row.get("speaker"),
-                language=row.get("language"),
+                id=escaped(row.id),
+                audio=row.path,
+                duration=row.duration,
+                source=texts.get("source") or Path(path).name.split(".")[0],
+                text=text if row.problem is None else None,
+                split=texts.get("split") or "train",
+                speaker=texts.get("speaker"),
+                language=texts.get("language"),
+                problem=row.problem,
             )
         )
     return clips
 
 
-def _read_cuts(path: str, root: str) -> list[Clip]:
+def _read_cuts(path: str, root: str, allow_outside: bool) -> list[Clip]:
     source = Path(path).name.split(".")[0]
-    return [cut_clip(cut, source) for cut in read_cuts(path, lambda row: make_cut(row, root, str(Path(path).parent)))]
+
+    def make(row: dict[str, Any]) -> Any:
+        return make_cut(row, root, str(Path(path).parent), allow_outside=allow_outside)
+
+    return [cut_clip(cut, source) for cut in read_cuts(path, make)]
 
 
 def read_cuts(path: str, make: Callable[[dict[str, Any]], Any]) -> Iterator[Any]:
@@ -176,16 +190,18 @@ def cut_clip(cut: Any, source: str) -> Clip:
     custom = cut.custom or {}
     said = said_in(cut.to_dict())
     files = _files(cut)
+    problem = encoding_problem([cut.id, *said, custom.get("source"), custom.get("split")])
     return Clip(
-        id=cut.id,
+        id=escaped(cut.id),
         audio=next(iter(files), ""),
         duration=cut.duration,
         source=custom.get("source") or source,
-        text=said.text,
+        text=said.text if problem is None else None,
         split=custom.get("split") or "train",
         speaker=said.speaker,
         language=said.language,
         cut=cut,
+        problem=problem,
     )
 
 

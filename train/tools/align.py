@@ -16,7 +16,9 @@ from rich.console import Console
 from rich.progress import track
 
 from mimotok.io.alignments import PHONES, SILENCE, Phone, check_phones
+from mimotok.io.clip_rows import escaped
 from mimotok.io.files import writing
+from mimotok.io.manifest import read_rows
 from train.data.augment import resample
 from train.data.manifest import BadClipError, Clip, decode, read_manifest
 
@@ -175,13 +177,13 @@ def _merged(entries: Iterable[Any]) -> Iterator[Phone]:
         yield held
 
 
-def align(manifest: str, root: str, out: str | Path) -> str:
+def align(manifest: str, root: str, out: str | Path, *, allow_outside: bool = False) -> str:
     """Write the phones of every English clip of a manifest to `out` (see `mimotok.io.alignments`).
 
     A second call goes on after the clips that `out` has. Returns a line that counts the aligned clips, and the
     others by reason.
     """
-    clips = read_manifest(manifest, root)
+    clips = read_manifest(manifest, root, allow_outside=allow_outside)
     sources = _text_sources(manifest)
     counts = _resume(Path(out))
     done = {name for name, _ in counts}
@@ -244,14 +246,14 @@ def _resume(out: Path) -> list[tuple[str, str]]:
 
 def _manifest_path(clip: Clip, root: str) -> str:
     path = Path(clip.audio)
-    return str(path.relative_to(root)) if path.is_relative_to(root) else clip.audio
+    folder = os.path.abspath(root)
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else clip.audio
 
 
 def _text_sources(manifest: str) -> dict[str, str | None]:
     """Who wrote each text, by clip id, where a JSONL manifest says so."""
     sources: dict[str, str | None] = {}
     if str(manifest).endswith(".jsonl"):
-        for line in Path(manifest).read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            sources[row.get("id") or row.get("audio", "")] = row.get("text_source")
+        for _, row in read_rows(str(manifest)):
+            sources[escaped(str(row.get("id") or row.get("audio", "")))] = row.get("text_source")
     return sources

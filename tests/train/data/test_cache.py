@@ -148,7 +148,9 @@ def test_the_cache_holds_what_the_files_of_this_root_hold_now(tmp_path, kind, ch
     manifest.write_text("\n".join(json.dumps(row(k, kind)) for k in range(3)))
 
     def heard(root):
-        return {clip.id: read(clip)[0] for clip in read_prepared(prepare(str(manifest), str(root), str(tmp_path / "c")))[0]}
+        return {
+            clip.id: read(clip)[0] for clip in read_prepared(prepare(str(manifest), str(root), str(tmp_path / "c")))[0]
+        }
 
     first = heard(roots[0])
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "c").rglob("*.wav")}
