@@ -80,7 +80,8 @@ def stamp_of(clip: Clip) -> str:
         cut = clip.audio["cut"]
         root = clip.audio["root"]
         paths = [] if is_remote(root) else [os.path.join(root, path) for path in files_in(cut) if not is_remote(path)]
-        return digest_of([cut, root if is_remote(root) else None, [file_stamp(path) for path in paths]])
+        stamps = [file_stamp(path) for path in paths]
+        return "" if None in stamps else digest_of([cut, root if is_remote(root) else None, stamps])
     path = clip.audio["path"]
     if is_remote(path):
         return digest_of(path)
