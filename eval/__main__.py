@@ -141,7 +141,7 @@ def probe(
     from eval.probe.model import Budget
     from eval.probe.run import probe_row, probe_table, run_probe
     from eval.report.schema import save_results
-    from eval.testlists import read_test_list
+    from eval.testlists import read_test_list, usable
 
     rows = []
     with _errors_in_one_line():
@@ -152,6 +152,10 @@ def probe(
             for clip in read_test_list(manifest, root=root, split=split, allow_outside=allow_outside)
             if source in (clip.source or "") and (machine_text or not clip.machine_text)
         ]
+        for line in usable(train).problems + usable(test).problems:
+            notify(line)
+        train = usable(train).clips
+        test = usable(test).clips
         for spec in expand_specs(codec, n_q or []):
             result = run_probe(
                 spec, train, test, budget=budget, workers=workers, device=device, notify=notify, progress=_progress

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from mimotok.io.alignments import Phone, read_alignments
 from mimotok.io.audio import AUDIO_SUFFIXES
-from mimotok.io.clip_rows import read_clip_rows
+from mimotok.io.clip_rows import encoding_problem, escaped, read_clip_rows
 from mimotok.io.files import open_regular
 from mimotok.io.folders import search
 from mimotok.io.places import Places
@@ -203,6 +204,26 @@ def _read_librispeech(path: Path, folder: Path) -> list[Clip]:
         audio = path.parent / f"{name}.flac"
         clips.append(Clip(id=str(audio.relative_to(folder)), audio=audio, text=text, language="en"))
     return clips
+
+
+class Usable(NamedTuple):
+    """The clips that a report can name, and a line on each of the others."""
+
+    clips: list[Clip]
+    problems: list[str]
+
+
+def usable(clips: Iterable[Clip]) -> Usable:
+    """Set apart the clips whose names or texts cannot be written down: they must not stop the others."""
+    kept = []
+    problems = []
+    for clip in clips:
+        problem = encoding_problem([clip.id, str(clip.audio), clip.text, clip.language, clip.speaker, clip.source])
+        if problem is None:
+            kept.append(clip)
+        else:
+            problems.append(f"{escaped(clip.id)}: {problem}")
+    return Usable(kept, problems)
 
 
 def thin(clips: list[Clip], *, every: int = 1, min_seconds: float = 0.0, notify: Callable[[str], None]) -> list[Clip]:

@@ -121,7 +121,7 @@ def test_lists_of_the_evaluation_keep_to_their_folder_too(root: Path, lines: str
     else:
         path = root
         (root / "metadata.csv").write_text(lines)
-    with pytest.raises(ValueError, match=":1: .*outside of the root"):
+    with pytest.raises(ValueError, match=r":1: .*outside of the root"):
         read_test_list(path)
     assert len(read_test_list(path, allow_outside=True)) == 1
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from eval.run.steps import (
 )
 from eval.run.store import ORIGINAL, audio_path, file_hash
 from eval.run.tasks import Failed, one_thread, run_tasks
-from eval.testlists import Clip, LabelledClip
+from eval.testlists import Clip, LabelledClip, usable
 from mimotok.io.files import file_stamp
 
 # what a codec or a metric raises that cannot be used
@@ -115,9 +115,13 @@ def evaluate(settings: Settings, *, notify: Notify, progress: Progress) -> Run:
 
 class _Evaluation:
     def __init__(self, settings: Settings, notify: Notify, progress: Progress) -> None:
+        found = usable(settings.clips)
+        settings = replace(settings, clips=tuple(found.clips))
         self.run = Run(settings)
         self.notify = notify
         self.progress = progress
+        for line in found.problems:
+            self._failed(line)
         settings.out.mkdir(parents=True, exist_ok=True)
         # beside the report, so that it can be committed without the recordings wherever it lies
         (settings.out / ".gitignore").write_text("/audio/\n/cache.jsonl\n/.gitignore\n")
