@@ -34,7 +34,7 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(INSTALL) -e '.[train,eval,tokenize,hf,onnx,dev]'
+	$(INSTALL) -e '.[train,align,eval,tokenize,hf,onnx,dev]'
 	touch $@
 
 clean:

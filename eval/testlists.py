@@ -2,45 +2,25 @@
 
 from __future__ import annotations
 
+import csv
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mimotok.io.alignments import Phone, read_alignments
 from mimotok.io.audio import AUDIO_SUFFIXES
-from mimotok.io.clip_rows import encoding_problem, escaped, read_clip_rows
+from mimotok.io.clips import Clip, read_clips
+from mimotok.io.encoding import encoding_problem, escaped
 from mimotok.io.files import open_regular
 from mimotok.io.folders import search
+from mimotok.io.manifest import read_rows
 from mimotok.io.places import Places
 
-# values of `text_source` that are not a recogniser
-HUMAN_SOURCES = (None, "human", "exact")
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One recording.
-
-    Attributes:
-        id: its name in reports.
-        audio: its file.
-        text: what is said in it, None if unknown.
-        language: a code such as "en", None if unknown.
-        machine_text: whether a recogniser wrote the text. An error rate against such text would measure agreement with
-            that recogniser, so it is not computed.
-        speaker: who speaks, None if unknown.
-        source: the corpus that it is from, None if unknown.
-    """
-
-    id: str
-    audio: Path
-    text: str | None = None
-    language: str | None = None
-    machine_text: bool = False
-    speaker: str | None = None
-    source: str | None = None
+# Columns of AudioFolder's metadata.
+FILE_NAME = "file_name"
+TEXT_COLUMNS = ("transcription", "transcript", "text", "sentence")
 
 
 @dataclass(frozen=True)
@@ -62,8 +42,9 @@ def read_test_list(
               `source`);
             - Seed-TTS-Eval's `meta.lst` (`id|prompt text|prompt audio|...`), whose prompts are real recordings; each is
               read once, with its text; its language is the folder's name (`en`, `zh`);
-            - a folder in LJSpeech's layout (`metadata.csv` beside `wavs/`) or LibriSpeech's (`*.trans.txt` beside the
-              audio);
+            - a folder in LJSpeech's layout (`metadata.csv` of `name|text|normalised text` beside `wavs/`), in
+              AudioFolder's (`metadata.csv` or `metadata.jsonl` with `file_name` and `transcription`) or in
+              LibriSpeech's (`*.trans.txt` beside the audio);
             - any other folder: all audio below it, without texts.
         root: folder of a manifest's relative paths, the manifest's own if None.
         split: rows of a manifest to read, besides rows without a split; None for all.
@@ -84,7 +65,7 @@ def read_test_list(
     elif path.suffix == ".lst":
         clips = _read_seed_tts(path, places)
     else:
-        clips = _read_manifest(path, places, split)
+        clips = _read_manifest(path, root or path.parent, split, allow_outside)
     if not clips:
         raise ValueError(f"{path}: no recordings in it")
     counts = Counter(clip.id for clip in clips)
@@ -120,16 +101,17 @@ def read_labelled_clips(
 
 
 def _read_folder(folder: Path, places: Places) -> list[Clip]:
-    if (folder / "metadata.csv").is_file():
-        return _read_ljspeech(folder, places)
-    found = search(folder, AUDIO_SUFFIXES)
+    for path in (folder / "metadata.csv", folder / "metadata.jsonl"):
+        if path.is_file():
+            return _read_metadata(path, places)
     transcripts = sorted(folder.rglob("*.trans.txt"))
     if transcripts:
         return [clip for path in transcripts for clip in _read_librispeech(path, folder)]
+    found = search(folder, AUDIO_SUFFIXES)
     told = found.left_out()
     if not found.files and told:
         raise ValueError(f"{folder}: no recordings in it; it holds {told}")
-    return [Clip(id=str(path), audio=folder / path) for path in found.files]
+    return [Clip(id=str(path), audio=str(folder / path)) for path in found.files]
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
@@ -141,30 +123,15 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     return [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
-def _read_manifest(path: Path, places: Places, split: str | None) -> list[Clip]:
-    clips = []
-    for row in read_clip_rows(str(path), places):
-        texts = row.texts
-        if split is not None and texts.get("split") not in (None, split):
-            continue
-        clips.append(
-            Clip(
-                id=row.id,
-                audio=Path(row.path),
-                text=texts.get("text", "").strip() or None,
-                language=texts.get("language"),
-                machine_text=texts.get("text_source") not in HUMAN_SOURCES,
-                speaker=texts.get("speaker"),
-                source=texts.get("source"),
-            )
-        )
-    return clips
+def _read_manifest(path: Path, root: Path, split: str | None, allow_outside: bool) -> list[Clip]:
+    clips = read_clips(str(path), str(root), allow_outside=allow_outside)
+    return [clip for clip in clips if split is None or clip.split in ("", split)]
 
 
-def _placed(path: Path, number: int, audio: str, places: Places) -> Path:
+def _placed(path: Path, number: int, audio: str, places: Places) -> str:
     """The file that a line of a list names. Raises ValueError with the line's number where it may not lie there."""
     try:
-        return Path(places.file(audio))
+        return places.file(audio)
     except ValueError as error:
         raise ValueError(f"{path}:{number}: {error}") from None
 
@@ -187,12 +154,61 @@ def _read_seed_tts(path: Path, places: Places) -> list[Clip]:
     return list(clips.values())
 
 
-def _read_ljspeech(folder: Path, places: Places) -> list[Clip]:
-    path = folder / "metadata.csv"
+def _read_metadata(path: Path, places: Places) -> list[Clip]:
+    """Read `metadata.csv` or `metadata.jsonl`, in LJSpeech's layout or in AudioFolder's."""
+    if path.suffix == ".jsonl":
+        return _read_audio_folder(path, read_rows(str(path)))
+    lines = _lines(path)
+    header = next(csv.reader([line.lstrip("\ufeff") for _, line in lines[:1]]), [])
+    if FILE_NAME in (name.strip() for name in header):
+        return _read_audio_folder(path, _csv_rows(path))
+    if lines and "|" not in lines[0][1]:
+        raise ValueError(
+            f"{path}:{lines[0][0]}: neither LJSpeech's layout (name|text|normalised text, sound in wavs/) "
+            f"nor AudioFolder's (a header with {FILE_NAME} and transcription)"
+        )
+    return _read_ljspeech(path, places)
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        # quoted text may hold commas and line breaks
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = [name.strip() for name in next(reader)]
+            for fields in reader:
+                if len(fields) != len(header) and fields:
+                    raise ValueError(
+                        f"{path}:{reader.line_num}: {len(fields)} fields, but its header names {len(header)}"
+                    )
+                if fields:
+                    yield reader.line_num, dict(zip(header, fields, strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: cannot be read as comma-separated text ({error})") from None
+
+
+def _read_audio_folder(path: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -> list[Clip]:
+    clips = []
+    for number, row in rows:
+        name = row.get(FILE_NAME)
+        texts = [row.get(key) for key in TEXT_COLUMNS]
+        text = next((text for text in texts if text), None)
+        if not isinstance(name, str) or not name or not isinstance(text, (str, type(None))):
+            raise ValueError(
+                f"{path}:{number}: a recording needs {FILE_NAME}, its file, and a text in {TEXT_COLUMNS[0]}"
+            )
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"{path}:{number}: {name} is not below {path.parent}")
+        text = (text or "").strip() or None
+        clips.append(Clip(id=name, audio=str(path.parent / name), text=text, language=row.get("language") or None))
+    return clips
+
+
+def _read_ljspeech(path: Path, places: Places) -> list[Clip]:
     clips = []
     for number, line in _lines(path):
         name, *texts = _fields(path, number, line, 2)
-        placed = _placed(path, number, str((folder / "wavs" / f"{name}.wav").absolute()), places)
+        placed = _placed(path, number, str((path.parent / "wavs" / f"{name}.wav").absolute()), places)
         clips.append(Clip(id=name, audio=placed, text=texts[-1], language="en"))
     return clips
 
@@ -202,7 +218,7 @@ def _read_librispeech(path: Path, folder: Path) -> list[Clip]:
     for _, line in _lines(path):
         name, _, text = line.partition(" ")
         audio = path.parent / f"{name}.flac"
-        clips.append(Clip(id=str(audio.relative_to(folder)), audio=audio, text=text, language="en"))
+        clips.append(Clip(id=str(audio.relative_to(folder)), audio=str(audio), text=text, language="en"))
     return clips
 
 
@@ -218,7 +234,7 @@ def usable(clips: Iterable[Clip]) -> Usable:
     kept = []
     problems = []
     for clip in clips:
-        problem = encoding_problem([clip.id, str(clip.audio), clip.text, clip.language, clip.speaker, clip.source])
+        problem = encoding_problem([clip.id, clip.audio, clip.text, clip.language, clip.speaker, clip.source])
         if problem is None:
             kept.append(clip)
         else:
@@ -248,7 +264,7 @@ def thin(clips: list[Clip], *, every: int = 1, min_seconds: float = 0.0, notify:
     return long_enough[::every]
 
 
-def _seconds(audio: Path) -> float:
+def _seconds(audio: str) -> float:
     """Read how long a sound file is, infinity where its header cannot be read."""
     import soundfile
 

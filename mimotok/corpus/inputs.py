@@ -1,9 +1,10 @@
-"""What a corpus consists of: folders, JSONL manifests, Lhotse CutSets and WebDataset tars, here or behind fsspec."""
+"""List the clips of a corpus: folders, JSONL manifests, Lhotse CutSets and WebDataset tars, local or behind fsspec."""
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import posixpath
 import tarfile
@@ -19,13 +20,14 @@ from typing import Any, NamedTuple
 
 import soundfile
 
-from mimotok.corpus.clips import Clip, digest_of, stamp_of
+from mimotok.corpus.clips import Item, digest_of, stamp_of
 from mimotok.corpus.cuts import is_cut, lhotse
 from mimotok.corpus.ledger import Failure
 from mimotok.corpus.loading import one_line
 from mimotok.corpus.supervisions import said_in
 from mimotok.io.audio import AUDIO_SUFFIXES
-from mimotok.io.clip_rows import ClipRow, check_row, encoding_problem
+from mimotok.io.clips import clip_of
+from mimotok.io.encoding import encoding_problem
 from mimotok.io.files import open_regular
 from mimotok.io.manifest import MAX_LINE, read_rows
 from mimotok.io.places import Places
@@ -41,12 +43,16 @@ _STAMPED_BYTES = 1 << 14
 
 
 class Listing(NamedTuple):
-    """clips: in order, each key once; failed: what could not even be listed; notes: lines on what is not read.
+    """The clips of a corpus.
 
-    changed: keys of known clips whose sound is another one now.
+    Attributes:
+        clips: in order, each key once.
+        failed: what could not even be listed.
+        notes: lines on what is not read.
+        changed: keys of known clips whose sound was replaced.
     """
 
-    clips: list[Clip]
+    clips: list[Item]
     failed: list[Failure]
     notes: list[str] = []  # noqa: RUF012  (never changed)
     changed: list[str] = []  # noqa: RUF012
@@ -60,14 +66,19 @@ def read_input(
     stamps: Mapping[str, str] = MappingProxyType({}),
     allow_outside: bool = False,
 ) -> Listing:
-    """The clips of `source`, without those whose keys are `known`.
+    """List the clips of `source`, without those whose keys are `known`.
 
-    source: a folder or URL of sound files (key: path below it) or of WebDataset tars (key: tar and sample), or of both;
-    one tar, a JSONL manifest (`audio`, and optionally `id`, `duration` in seconds and anything else; key: id, or else
-    audio), or a Lhotse CutSet in JSONL (key: the cut's id); .gz too.
-    root: folder or URL of a manifest's relative paths, below which, or below the manifest's folder, all its files lie,
-    but with allow_outside. stamps: `stamp_of` known clips when they were read, by key.
-    Raises ValueError where there is no such thing, a line is not understood, or two clips have one key.
+    Args:
+        source: a folder or address of sound files (key: path below it) and of WebDataset tars (key: tar and sample),
+            one tar, a JSONL manifest (key: id, or else audio; see `mimotok.io.clips`), or a Lhotse CutSet in JSONL
+            (key: the cut's id); .gz too.
+        root: folder or address of a manifest's relative paths.
+        known: keys to leave out.
+        stamps: `stamp_of` known clips when they were read, by key.
+        allow_outside: a manifest's files may lie elsewhere than below `root` and the manifest's folder.
+
+    Raises:
+        ValueError: where the source does not exist, a line is not understood, or two clips have one key.
     """
     listing = _listed(source, root, allow_outside)
     seen: set[str] = set()
@@ -93,14 +104,14 @@ def read_input(
         )
 
 
-def _problem(clip: Clip) -> str | None:
+def _problem(clip: Item) -> str | None:
     """Why a clip cannot be kept in any shard: its own trouble, which must not stop the others."""
     if "\0" in clip.key or "\0" in str(clip.audio.get("path", "")):
         return "a name with a NUL character"
     return encoding_problem([clip.key, clip.audio, clip.metadata])
 
 
-def _changed(stamps: Mapping[str, str], clip: Clip) -> bool:
+def _changed(stamps: Mapping[str, str], clip: Item) -> bool:
     then = stamps.get(clip.key)
     if not then:
         return False
@@ -124,7 +135,7 @@ def _listed(source: str, root: str, allow_outside: bool) -> Listing:
 
 
 def _absolute(path: str) -> str:
-    """The tokens remember where their sound is, from whatever folder they are looked at."""
+    """Make a path absolute: tokens keep the place of their sound, and may be read from any folder."""
     path = without_scheme(path)
     return path if is_remote(path) else os.path.abspath(path)
 
@@ -144,7 +155,7 @@ def _folder(source: str) -> Listing:
     tars = {name: None for name in sizes if name.lower().endswith(".tar")}
     paths = {name: posixpath.join(source, name) for name in sizes}
     files = {name: size for name, size in sizes.items() if name not in tars}
-    sounds = [Clip(name, _estimate(name, size), {"path": paths[name]}) for name, size in files.items()]
+    sounds = [Item(name, _estimate(name, size), {"path": paths[name]}) for name, size in files.items()]
     inside = _tars([(paths[name], name) for name in tars])
     if sounds and tars:
         notes.append(f"{source}: {len(sounds)} sound files and {len(tars)} tars, both of which are read")
@@ -172,18 +183,18 @@ def _remote_files(source: str, suffixes: Container[str], notes: list[str]) -> di
 
 
 def _estimate(name: str, size: int) -> float:
-    """Seconds of a file of `size` bytes, going by its name."""
+    """Estimate the seconds of a file of `size` bytes from its name."""
     if not size:
         return _UNKNOWN_SECONDS
     return size / _BYTES_PER_SECOND.get(posixpath.splitext(name)[1].lower(), _OTHER_BYTES_PER_SECOND)
 
 
-def _looked_at(clip: Clip) -> Clip:
+def _looked_at(clip: Item) -> Item:
     """The clip with its stamp, and the length that its header tells where nobody has told it."""
     return replace(_probe(clip), stamp=stamp_of(clip))
 
 
-def _probe(clip: Clip) -> Clip:
+def _probe(clip: Item) -> Item:
     path = clip.audio.get("path", "")
     if clip.seconds != _UNKNOWN_SECONDS or "span" in clip.audio or not path or is_remote(path):
         return clip
@@ -196,41 +207,35 @@ def _probe(clip: Clip) -> Clip:
     return replace(clip, seconds=seconds)
 
 
-def _manifest(source: str, root: str, allow_outside: bool) -> Iterator[Clip]:
+def _manifest(source: str, root: str, allow_outside: bool) -> Iterator[Item]:
     folder = posixpath.dirname(source)
     places = Places(_absolute(root), folder, allow_outside=allow_outside)
     count = 0
     for count, row in read_rows(source):
-        try:
-            if is_cut(row):
-                yield _cut_clip(row, places.root, folder, allow_outside)
-            else:
-                yield _row_clip(check_row(count, row, places))
-        except ValueError as error:
-            raise ValueError(f"{source}:{count}: {error}") from None
+        place = f"{source}:{count}"
+        if is_cut(row):
+            if row.get("id") is None:
+                raise ValueError(f"{place}: a cut needs an `id`")
+            yield _cut_clip(row, places.root, folder, allow_outside)
+            continue
+        clip = clip_of(row, places, place=place)
+        seconds = _UNKNOWN_SECONDS if math.isnan(clip.duration) else clip.duration
+        yield Item(clip.id, seconds, {"path": clip.audio}, clip.metadata)
     if not count:
         raise ValueError(f"{source}: empty, no clips in it")
 
 
-def _row_clip(row: ClipRow) -> Clip:
-    rest = {name: value for name, value in row.row.items() if name not in ("audio", "id")}
-    seconds = _UNKNOWN_SECONDS if row.duration is None else row.duration
-    return Clip(row.texts.get("id", without_scheme(row.audio)), seconds, {"path": row.path}, rest)
-
-
-def _cut_clip(row: dict[str, Any], root: str, folder: str, allow_outside: bool) -> Clip:
+def _cut_clip(row: dict[str, Any], root: str, folder: str, allow_outside: bool) -> Item:
     lhotse()
-    if row.get("id") is None:
-        raise ValueError("a cut needs an `id`")
     texts = {name: value for name, value in said_in(row)._asdict().items() if value is not None}
     told = row.get("duration")
     seconds = float(told) if isinstance(told, int | float) and 0 < told < float("inf") else _UNKNOWN_SECONDS
     audio = {"cut": row, "root": root, "folder": folder, **({"outside": True} if allow_outside else {})}
-    return Clip(str(row["id"]), seconds, audio, texts)
+    return Item(str(row["id"]), seconds, audio, texts)
 
 
 def _tars(tars: Sequence[tuple[str, str]]) -> Listing:
-    clips: list[Clip] = []
+    clips: list[Item] = []
     failed: list[Failure] = []
     others: Counter[str] = Counter()
     empty = 0
@@ -265,7 +270,7 @@ class _Member(NamedTuple):
     stamp: str
 
 
-def _tar_clips(raw: Any, path: str, name: str, others: Counter[str]) -> Iterator[Clip]:
+def _tar_clips(raw: Any, path: str, name: str, others: Counter[str]) -> Iterator[Item]:
     """The samples of a tar: members with one name up to the first dot; one of them sound, .json and .txt about it.
 
     Several sounds that share a name so far are a sample each, under their whole names; what is said of one of them has
@@ -294,7 +299,7 @@ def _tar_clips(raw: Any, path: str, name: str, others: Counter[str]) -> Iterator
         yield from _named(sounds, metadata, path, name)
 
 
-def _named(sounds: list[_Member], metadata: dict[str, dict[str, Any]], path: str, tar_name: str) -> Iterator[Clip]:
+def _named(sounds: list[_Member], metadata: dict[str, dict[str, Any]], path: str, tar_name: str) -> Iterator[Item]:
     in_sample = Counter(sound.sample for sound in sounds)
     taken: Counter[str] = Counter()
     for sound in sounds:
@@ -310,7 +315,7 @@ def _named(sounds: list[_Member], metadata: dict[str, dict[str, Any]], path: str
         if isinstance(told, int | float) and 0 <= told < float("inf"):
             seconds = float(told)
         audio = {"path": path, "span": [sound.first, sound.size], "member": sound.name}
-        yield Clip(f"{tar_name}/{key}", seconds, audio, about, sound.stamp)
+        yield Item(f"{tar_name}/{key}", seconds, audio, about, sound.stamp)
 
 
 def _member_stamp(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> str:

@@ -1,4 +1,4 @@
-"""Signs that a sound file was cut short, which libsndfile passes over in silence."""
+"""Signs that a sound file was truncated, which libsndfile ignores."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ _UNKNOWN_LENGTH = 1 << 62
 
 
 def find_truncation(path: Path, container: str, log: str) -> str | None:
-    """What shows that the file was cut short, in a few words, or None.
+    """Return what shows that the file was truncated, in a few words, or None.
 
-    container: libsndfile's name of the format; log: its log of opening the file.
+    Args:
+        path: the file.
+        container: libsndfile's name of the format.
+        log: libsndfile's log of opening the file.
     """
     for chunk, declared, found in _CUT_CHUNK.findall(log):
         if int(declared) > int(found) and not is_placeholder(int(declared)):
@@ -25,7 +28,7 @@ def find_truncation(path: Path, container: str, log: str) -> str | None:
 
 
 def is_placeholder(size: int) -> bool:
-    """Whether a size is what programs write that stream to a pipe and cannot know better."""
+    """Return whether a size is what programs write that stream to a pipe and cannot know it."""
     return any(abs(size - limit) <= 1 << 16 for limit in (1 << 31, 1 << 32)) or size >= _UNKNOWN_LENGTH
 
 
@@ -44,7 +47,7 @@ class Mp3Tag(NamedTuple):
 
 
 def mp3_tag(raw: BinaryIO) -> Mp3Tag | None:
-    """The length tag of a file that may be an MP3."""
+    """Return the length tag of a file that may be an MP3."""
     size = raw.seek(0, 2)
     raw.seek(0)
     start = 0
@@ -64,9 +67,12 @@ def mp3_tag(raw: BinaryIO) -> Mp3Tag | None:
 
 
 def declares_exact_length(path: Path, container: str, num_samples: int) -> bool:
-    """Whether the file itself says how many samples it holds; what libsndfile reports may be a guess.
+    """Return whether the file itself declares how many samples it holds; what libsndfile reports may be a guess.
 
-    container, num_samples: libsndfile's name of the format and its count.
+    Args:
+        path: the file.
+        container: libsndfile's name of the format.
+        num_samples: libsndfile's count.
     """
     if container == "MP3":
         with path.open("rb") as raw:

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mimotok.io.audio import MAX_RATE, MIN_RATE, resample
+from mimotok.io.audio import MAX_RATE, MIN_RATE, resample_blocks
+from mimotok.io.json_object import parse_object
 from mimotok.io.levels import level_problem
 from mimotok.io.wav_stream import BLOCK_BYTES, SoundStream
 from mimotok.streaming.streams import StreamDecoder, StreamEncoder
@@ -74,16 +75,17 @@ def _header(tokenizer: Tokenizer, n_q: int) -> bytes:
 
 def _read_header(tokenizer: Tokenizer, source: BinaryIO, force: bool) -> int:
     """The number of codebooks, once the stream is known to be this model's."""
-    line = source.readline(MAX_HEADER)
     try:
-        values: dict[str, Any] = json.loads(line)
-        known = values["format"] == FORMAT
-        n_q = int(values["n_q"])
-        name = str(values["model"])
-        sha256 = str(values["sha256"])
-    except (ValueError, KeyError, TypeError):
-        known = False
-    if not known:
+        values = parse_object(source.readline(MAX_HEADER))
+    except ValueError:
+        values = {}
+    n_q: Any = values.get("n_q")
+    name: Any = values.get("model")
+    sha256: Any = values.get("sha256")
+    named = isinstance(name, str) and isinstance(sha256, str)
+    # True is a whole number to Python
+    whole = isinstance(n_q, int) and not isinstance(n_q, bool)
+    if values.get("format") != FORMAT or not named or not whole:
         raise ValueError("standard input: not a stream of codes; it should come from mimotok encode --stream")
     tokenizer.config.checked_n_q(n_q)
     identity = tokenizer.identity
@@ -107,7 +109,7 @@ def _sound(stream: SoundStream, sample_rate: int) -> Iterator[Tensor]:
     # a resampler would make a sample of none
     if first is None:
         return
-    for block in resample(chain([first], blocks), rate, sample_rate):
+    for block in resample_blocks(chain([first], blocks), rate, sample_rate):
         yield torch.from_numpy(block)[None]
 
 

@@ -1,8 +1,8 @@
-"""Decode a corpus once: 16-bit WAV shards and a Lhotse CutSet that describes them.
+"""Decode a corpus once, into 16-bit WAV shards with a Lhotse CutSet.
 
-Training then reads samples by offset instead of decoding a compressed file per clip and epoch. Clips keep
-their own rate up to `sample_rate` and are resampled when read, as in inference: quantizing after the
-resampling would put a noise floor into the band above a narrow-band clip, and no input has one there.
+Training then reads samples by offset instead of decoding a compressed file per clip and epoch. Clips keep their own
+rate up to `sample_rate` and are resampled when read, as in inference: quantizing after the resampling would put a noise
+floor into the band above a narrow-band clip, and no input of inference has one.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from mimotok.corpus.cuts import files_in
+from mimotok.io.audio import resample
+from mimotok.io.clips import Clip, Pcm
 from mimotok.io.files import atomic_path, file_stamp
 from mimotok.io.manifest import read_rows
+from mimotok.io.progress import with_progress
 from mimotok.io.terminal import end_on_signals, one_line
-from train.data.augment import resample
-from train.data.manifest import BadClipError, Clip, Pcm, decode, read_manifest
+from train.data.manifest import BadClipError, decode, read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +47,12 @@ def prepare(
     workers: int = 1,
     allow_outside: bool = False,
 ) -> Path:
-    """Decode every clip of a manifest into a folder under `out`, and return that folder.
+    """Decode every clip of a manifest into a folder under `out`.
 
-    The folder is named by a hash of the clips and their paths, so that one `out` serves many manifests. It
-    holds `cuts.jsonl.gz`, a Lhotse CutSet, its WAV shards, and `skipped.json`, the clips left out and why. A
-    second call returns at once; a killed one goes on with the shards that it lacks. Shards of which a file has
-    changed since, by its size or time, has gone or has come are decoded again; what lies behind addresses is
-    known by these alone. Raises ValueError if no clip at all can be read.
+    The folder is named by a hash of the clips and their paths, so that one `out` serves many manifests. It holds
+    `cuts.jsonl.gz`, a Lhotse CutSet, its WAV shards, and `skipped.json`, the clips left out and why. A second call
+    returns at once; a killed one continues with the shards that are missing. Shards of which a file has changed since,
+    by its size or time, has gone or has come are decoded again; what lies behind addresses is known by these alone.
 
     Args:
         manifest: JSONL or Lhotse CutSet file(s).
@@ -62,6 +61,12 @@ def prepare(
         sample_rate: Hz; clips of a higher rate are resampled to it.
         workers: processes.
         allow_outside: audio may lie elsewhere than below `root` or the manifest's folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: where no clip at all can be read.
     """
     clips = read_manifest(manifest, root, allow_outside=allow_outside)
     folder = Path(out) / _fingerprint(clips, sample_rate)
@@ -95,12 +100,12 @@ def prepare(
 
 
 def _watch(jobs: Iterable[None], total: int) -> None:
-    for _ in track(jobs, "Decoding the corpus", total, console=Console(stderr=True)):
+    for _ in with_progress(jobs, "Decoding the corpus", total):
         pass
 
 
 def read_prepared(folder: str | Path) -> tuple[list[Clip], dict[str, str]]:
-    """The clips of a folder that `prepare` made, and the skipped ones: id to reason."""
+    """Read the clips of a folder that `prepare` wrote, and the reason for each skipped clip, by id."""
     folder = Path(folder)
     clips = [_from_cut(row, folder) for _, row in read_rows(str(folder / INDEX))]
     return clips, json.loads((folder / SKIPPED).read_text(encoding="utf-8"))
@@ -152,7 +157,7 @@ def _is_done(folder: Path, number: int, stamp: str) -> bool:
 
 
 def _write_shard(clips: list[Clip], folder: Path, number: int, stamp: str, sample_rate: int) -> None:
-    """One shard: a WAV file per rate, the cuts in them, the clips skipped, and the stamp of its sources, which is last.
+    """Write one shard: a WAV file per rate, the clips skipped, the cuts, and at last the stamp of its sources.
 
     The stamp is in the WAV's name too: whoever still reads what was there before never hears something else.
     """
@@ -217,7 +222,7 @@ def _write_wav(path: Path, pcm: np.ndarray, rate: int) -> None:
 
 
 def _to_cut(clip: Clip, pcm: Pcm) -> dict[str, Any]:
-    """A MonoCut in Lhotse's JSON, written without Lhotse: machines that only train need not have it."""
+    """Build a MonoCut in Lhotse's JSON, without Lhotse: machines that only train need not have it."""
     duration = pcm.frames / pcm.rate
     shard = Path(pcm.path).stem
     source = {"type": "file", "channels": [0], "source": pcm.path}
@@ -264,7 +269,7 @@ def _from_cut(cut: dict[str, Any], folder: Path) -> Clip:
 
 
 def skipped_table(skipped: dict[str, str], limit: int = 30) -> str:
-    """`3 clips skipped: a (missing), ...` on one line, the first `limit` by name."""
+    """Return `3 clips skipped: a (missing), ...` on one line, with the first `limit` by name."""
     named = [one_line(f"{name} ({reason})") for name, reason in sorted(skipped.items())[:limit]]
     more = f", and {len(skipped) - limit} more" if len(skipped) > limit else ""
     return f"{len(skipped)} clips skipped: {', '.join(named)}{more}"

@@ -1,10 +1,10 @@
-"""What a corpus is: one `Clip` per utterance, read from a JSONL manifest or a Lhotse CutSet."""
+"""The clips of a training corpus, from JSONL manifests and Lhotse CutSets, and their samples."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from mimotok.corpus.cuts import is_cut, load_cut, make_cut
 from mimotok.corpus.supervisions import said_in
 from mimotok.io.alignments import Phone, read_alignments
 from mimotok.io.audio import load_audio
-from mimotok.io.clip_rows import encoding_problem, escaped, read_clip_rows
+from mimotok.io.clips import Clip, read_clips
+from mimotok.io.encoding import encoding_problem, escaped
 from mimotok.io.manifest import read_rows
-from mimotok.io.places import Places
 
 WAV_HEADER = 44  # bytes: a canonical RIFF header, as the standard library's `wave` writes it
 SILENCE = 1e-3  # peak, -60 dBFS: below it a whole clip holds no speech
@@ -28,50 +28,19 @@ class BadClipError(Exception):
     """A clip that cannot be trained on; the message says why in a few words."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pcm:
-    """Where a clip lies in a 16-bit mono WAV file: `frames` samples from sample `start`, at `rate` Hz."""
-
-    path: str
-    rate: int
-    start: int
-    frames: int
-
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """One utterance or recording.
-
-    audio: path of the audio file, "" where there is none. Samples come from `pcm` (prepared) or else from `cut`
-    (a Lhotse cut), if there is one.
-    duration: seconds. text: the transcript of the whole clip, or None. split: "train", "dev" or "test".
-    phones: what is spoken when, or None where that is not known.
-    problem: why the clip cannot be used, None where nothing is known against it.
-    """
-
-    id: str
-    audio: str
-    duration: float
-    source: str
-    text: str | None = None
-    split: str = "train"
-    speaker: str | None = None
-    language: str | None = None
-    pcm: Pcm | None = None
-    cut: Any = None
-    phones: tuple[Phone, ...] | None = None
-    problem: str | None = None
-
-
 @cache
 def _samples(path: str) -> np.memmap:
     return np.memmap(path, dtype="<i2", mode="r", offset=WAV_HEADER)
 
 
 def decode(clip: Clip) -> tuple[np.ndarray, int]:
-    """The whole clip as float32 [T], mono, and its own rate in Hz.
+    """Decode a whole clip.
 
-    Raises BadClipError for a missing, unreadable, empty or silent file, and for a clip with a problem.
+    Returns:
+        float32 [T], mono, and the clip's own rate in Hz.
+
+    Raises:
+        BadClipError: for a missing, unreadable, empty or silent file, and for a clip with a problem.
     """
     if clip.problem is not None:
         raise BadClipError(clip.problem)
@@ -99,9 +68,18 @@ def _cut_audio(cut: Any) -> tuple[np.ndarray, int]:
 
 
 def read(clip: Clip, start: float = 0.0, seconds: float = 1e6) -> tuple[np.ndarray, int]:
-    """`seconds` of a clip from second `start` (fewer at its end) as float32 [T], and the rate in Hz.
+    """Read a part of a clip.
 
-    Raises BadClipError as `decode` does.
+    Args:
+        clip: the clip.
+        start: second where the part begins.
+        seconds: its length; it is shorter at the clip's end.
+
+    Returns:
+        float32 [T], and the rate in Hz.
+
+    Raises:
+        BadClipError: as `decode`.
     """
     if clip.pcm is None:
         wav, rate = decode(clip)
@@ -122,13 +100,16 @@ def read(clip: Clip, start: float = 0.0, seconds: float = 1e6) -> tuple[np.ndarr
 
 
 def read_manifest(paths: str | Iterable[str], root: str = ".", *, allow_outside: bool = False) -> list[Clip]:
-    """The clips of one or several manifests, in order.
+    """Read the clips of one or several manifests, in order.
 
-    A manifest is a JSONL file with `audio`, `duration` and optionally `text`, `speaker`, `language`,
-    `source`, `split` and `id` on each line, or a Lhotse CutSet (.jsonl or .jsonl.gz; needs lhotse). Relative
-    audio paths are taken from `root`. A clip without `source` gets the file's name, one without `split` is
-    for training. All audio lies below `root` or the manifest's folder, but with allow_outside. Raises ValueError
-    for a file that cannot be read, a line that is not understood, and a folder (Shar is streamed).
+    Args:
+        paths: JSONL manifests (see `mimotok.io.clips.read_clips`; `duration` is needed), or Lhotse CutSets (.jsonl or
+            .jsonl.gz; needs lhotse). A clip without `source` gets the file's name, one without `split` is for training.
+        root: folder of relative audio paths.
+        allow_outside: audio may lie elsewhere than below `root` or the manifest's folder.
+
+    Raises:
+        ValueError: for a file that cannot be read, a line that is not understood, and a folder (Shar is streamed).
     """
     clips: list[Clip] = []
     for path in [paths] if isinstance(paths, str) else paths:
@@ -145,26 +126,19 @@ def _is_cut_set(path: str) -> bool:
 
 
 def _read_jsonl(path: str, root: str, allow_outside: bool) -> list[Clip]:
-    clips = []
-    for row in read_clip_rows(path, Places(root, str(Path(path).parent), allow_outside=allow_outside)):
-        if row.duration is None:
-            raise ValueError(f"{path}:{row.number}: a clip needs `duration`, in seconds")
-        texts = {name: escaped(text) for name, text in row.texts.items()}
-        text = texts.get("text", "").strip() or None
-        clips.append(
-            Clip(
-                id=escaped(row.id),
-                audio=row.path,
-                duration=row.duration,
-                source=texts.get("source") or Path(path).name.split(".")[0],
-                text=text if row.problem is None else None,
-                split=texts.get("split") or "train",
-                speaker=texts.get("speaker"),
-                language=texts.get("language"),
-                problem=row.problem,
-            )
-        )
-    return clips
+    source = Path(path).name.split(".")[0]
+    return [
+        _for_training(clip, source) for clip in read_clips(path, root, need_duration=True, allow_outside=allow_outside)
+    ]
+
+
+def _for_training(clip: Clip, source: str) -> Clip:
+    # without the metadata, which nobody needs here: a corpus may have millions of clips
+    clip = replace(clip, source=clip.source or source, split=clip.split or "train", metadata={})
+    if clip.problem is None:
+        return clip
+    # it will be skipped, under a name that can be written down
+    return replace(clip, id=escaped(clip.id), source=escaped(clip.source), text=None, speaker=None, language=None)
 
 
 def _read_cuts(path: str, root: str, allow_outside: bool) -> list[Clip]:
@@ -177,7 +151,7 @@ def _read_cuts(path: str, root: str, allow_outside: bool) -> list[Clip]:
 
 
 def read_cuts(path: str, make: Callable[[dict[str, Any]], Any]) -> Iterator[Any]:
-    """What `make` makes of each line of a CutSet. Raises its ValueError with the file and the line number before it."""
+    """Apply `make` to each line of a CutSet. Its ValueError is raised with the file and the line number before it."""
     for number, row in read_rows(path):
         try:
             yield make(row)
@@ -186,7 +160,7 @@ def read_cuts(path: str, make: Callable[[dict[str, Any]], Any]) -> Iterator[Any]
 
 
 def cut_clip(cut: Any, source: str) -> Clip:
-    """A Lhotse cut as a `Clip`; `source` and `split` come from the cut's custom fields where it has them."""
+    """Turn a Lhotse cut into a `Clip`; `source` and `split` come from the cut's custom fields where it has them."""
     custom = cut.custom or {}
     said = said_in(cut.to_dict())
     files = _files(cut)
@@ -211,9 +185,9 @@ def _files(cut: Any) -> list[str]:
 
 
 def with_phones(clips: Iterable[Clip], alignments: str, root: str = ".") -> list[Clip]:
-    """The clips, those that `alignments` (see `mimotok.io.alignments`) knows with their phones.
+    """Add phones to the clips that the file `alignments` names (see `mimotok.io.alignments`).
 
-    Raises ValueError where it knows none of them.
+    Raises ValueError where it names none of them.
     """
     known = read_alignments(alignments)
     labelled = [replace(clip, phones=_phones(clip, known, root)) for clip in clips]

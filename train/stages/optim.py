@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-# Coefficients of the quintic Newton-Schulz iteration (Jordan et al., 2024, "Muon").
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+# Coefficients of odd polynomials of degree five, applied one after the other (Amsel et al., 2025, "The Polar Express").
+# Each brings the singular values that the ones before leave as near to 1 as it can, from [0.01, 1] on: three of them
+# end within 0.27 of 1, as the five equal ones of Jordan et al. (2024, "Muon") do, at three fifths of the cost.
+POLAR_STEPS = ((8.0934, -23.6205, 17.4462), (3.6366, -2.7219, 0.5365), (2.6613, -1.9772, 0.4526))
 
 
 @dataclass(frozen=True)
@@ -146,17 +148,16 @@ class MuonAdamW(torch.optim.Optimizer):
         return p.grad.lerp(state["momentum"], momentum)
 
 
-def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
-    """matrices: [N, R, C] -> about the nearest semi-orthogonal ones, by Newton-Schulz iteration.
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """Return about the nearest semi-orthogonal matrices to `matrices`, [N, R, C], by `POLAR_STEPS`.
 
     The iteration tolerates bf16, which is fast where the device multiplies in it; a CPU that does not would take a
     hundred times as long in bf16 as in float32.
     """
-    a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[1] > matrices.shape[2]
     x = (matrices.mT if tall else matrices).to(_iteration_dtype(matrices.device))
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(steps):
+    for a, b, c in POLAR_STEPS:
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
     return x.mT if tall else x

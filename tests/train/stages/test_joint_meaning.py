@@ -1,4 +1,4 @@
-"""The joint stage with phones, characters and speech features: it resumes exactly, and says what it lacks."""
+"""The joint stage with its losses for meaning: it resumes exactly, and says what it lacks."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from train.data.batches import Batch
 from train.data.manifest import read_manifest
 from train.data.module import SpeechDataModule
 from train.losses.meaning import CharacterConfig
+from train.losses.semantic import SemanticConfig
 from train.losses.spectral import MelLoss
 from train.losses.speech import SpeechFeatureLoss
 from train.losses.whisper import Shape, WhisperEncoder
@@ -34,20 +35,28 @@ from train.tools.export import export
 pytestmark = pytest.mark.slow
 
 MODEL = str(CONFIGS / "models" / "tiny.json")
-WEIGHTS = {"mel": 0.5, "commitment": 0.1, "phone": 1.0, "characters": 1.0, "speech": 1.0}
+WEIGHTS = {"mel": 0.5, "commitment": 0.1, "phone": 1.0, "characters": 1.0, "semantic": 1.0, "speech": 1.0}
 
 
 def make_stage(weights: dict[str, float] = WEIGHTS) -> JointStage:
     lightning.seed_everything(0)
     training = StageConfig(
-        mel_loss=MelLoss(scales=[[64, 480, 240]]),
+        mel_loss=MelLoss(scales=[(64, 480, 240)]),
         segment_seconds=0.48,
         optimizer=OptimizerConfig(warmup_steps=1, max_steps=4, average_decay=0.5),
     )
     speech = SpeechFeatureLoss(layers=(1, 2))
-    speech._held["encoder"] = WhisperEncoder(Shape(n_mels=20, width=16, layers=2, heads=2, hidden=16, positions=200))
+    semantic = SemanticConfig(layer=2, share=0.5)
+    encoder = WhisperEncoder(Shape(n_mels=20, width=16, layers=2, heads=2, hidden=16, positions=200))
+    for teacher in (speech, semantic):
+        teacher._held["encoder"] = encoder
     return JointStage(
-        MODEL, loss_weights=weights, training=training, characters=CharacterConfig(hidden=8), speech=speech
+        MODEL,
+        loss_weights=weights,
+        training=training,
+        characters=CharacterConfig(hidden=8),
+        semantic=semantic,
+        speech=speech,
     )
 
 
@@ -64,7 +73,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     lettered = re.sub(r'"clip (\d+)"', lambda found: f'"clip {chr(97 + int(found[1]))}"', manifest.read_text())
     manifest.write_text(lettered)
     labels = root / "labels.jsonl"
-    labels.write_text("".join(json.dumps(row) + "\n" for row in rows if int(row["audio"][0]) % 3))
+    labels.write_text("".join(json.dumps(row) + "\n" for row in rows if int(str(row["audio"])[0]) % 3))
     return {
         **{"manifest": str(root / "manifest.jsonl"), "root": str(root), "alignments": str(labels)},
         **{"batch_seconds": 4.0, "max_seconds": 3.0, "crop_seconds": (0.48, 0.96)},
@@ -97,20 +106,20 @@ def test_resumed_equals_uninterrupted_and_everything_is_logged(data: dict[str, A
     resumed = fit(tmp_path / "part", data, 4, resume=str(tmp_path / "part" / "last.ckpt"))
     assert whole["state"].keys() == resumed["state"].keys()
     assert not [name for name, value in whole["state"].items() if not value.equal(resumed["state"][name])]
-    for name in ("train/phone_loss", "train/phone_accuracy", "train/characters_loss", "train/speech_loss"):
+    for name in ("train/phone_loss", "train/phone_accuracy", "train/characters_loss", "train/semantic_loss"):
         assert torch.isfinite(whole["metrics"][name]), name
-    for name in ("val/phone_accuracy", "val/characters_loss", "val/speech_loss", "val/unquantized_speech_loss"):
+    for name in ("val/phone_accuracy", "val/characters_loss", "val/semantic_loss", "val/unquantized_speech_loss"):
         assert torch.isfinite(whole["metrics"][name]), name
     # the frozen encoder is no part of the checkpoint, and the heads no part of the exported model
     parts = {name.split(".")[0] for name in whole["state"]}
-    assert parts == {"tokenizer", "averaged", "quantizer", "phone_classifier", "character_reader"}
+    assert parts == {"tokenizer", "averaged", "quantizer", "phone_classifier", "character_reader", "semantic_reader"}
     export(tmp_path / "whole" / "last.ckpt", tmp_path / "exported")
     assert Tokenizer.from_pretrained(tmp_path / "exported").config.d_model == 32
 
 
 def test_every_loss_reaches_the_encoder() -> None:
     stage = make_stage()
-    stage.log = lambda *_, **__: None  # type: ignore[method-assign, assignment]
+    stage.log = lambda *_, **__: None  # type: ignore[method-assign]
     labels = torch.zeros(2, 25, dtype=torch.int64)
     batch = Batch(0.1 * torch.randn(2, 24_000), torch.tensor([24_000, 20_000]), ["one", "two"], ["1", "2"], labels)
     losses = stage.losses(batch)
@@ -121,7 +130,7 @@ def test_every_loss_reaches_the_encoder() -> None:
         assert gradient.any(), name
     # meaning is read in the codes and leaves the decoder alone
     decoder = next(stage.tokenizer.decoder.parameters())
-    for name, reached in (("phone", False), ("characters", False), ("speech", True)):
+    for name, reached in (("phone", False), ("characters", False), ("semantic", False), ("speech", True)):
         (gradient,) = torch.autograd.grad(losses[name], decoder, retain_graph=True, allow_unused=True)
         assert (gradient is not None) == reached, name
 
