@@ -84,16 +84,19 @@ def stamp_of(clip: Item) -> str:
     if clip.stamp:
         return clip.stamp
     if "cut" in clip.audio:
-        cut = clip.audio["cut"]
-        root = clip.audio["root"]
-        paths = [] if is_remote(root) else [os.path.join(root, path) for path in files_in(cut) if not is_remote(path)]
-        stamps = [file_stamp(path) for path in paths]
-        return "" if None in stamps else digest_of([cut, root if is_remote(root) else None, stamps])
+        return _stamp_of_cut(clip.audio["cut"], clip.audio["root"])
     path = clip.audio["path"]
     if is_remote(path):
         return digest_of(path)
     stamp = file_stamp(path)
     return "" if stamp is None else digest_of(stamp)
+
+
+def _stamp_of_cut(cut: dict[str, Any], root: str) -> str:
+    if is_remote(root):
+        return digest_of([cut, root])
+    stamps = [file_stamp(os.path.join(root, path)) for path in files_in(cut) if not is_remote(path)]
+    return "" if None in stamps else digest_of([cut, stamps])
 
 
 def digest_of(value: Any) -> str:
