@@ -24,7 +24,7 @@ from mimotok.corpus.clips import Item, digest_of, stamp_of
 from mimotok.corpus.cuts import is_cut, lhotse
 from mimotok.corpus.ledger import Failure
 from mimotok.corpus.loading import one_line
-from mimotok.corpus.supervisions import said_in
+from mimotok.corpus.supervisions import MOST_SECONDS, said_in
 from mimotok.io.audio import AUDIO_SUFFIXES
 from mimotok.io.clips import clip_of
 from mimotok.io.encoding import encoding_problem
@@ -229,7 +229,8 @@ def _cut_clip(row: dict[str, Any], root: str, folder: str, allow_outside: bool) 
     lhotse()
     texts = {name: value for name, value in said_in(row)._asdict().items() if value is not None}
     told = row.get("duration")
-    seconds = float(told) if isinstance(told, int | float) and 0 < told < float("inf") else _UNKNOWN_SECONDS
+    # JSON has whole numbers that no float holds
+    seconds = float(told) if isinstance(told, int | float) and 0 < told < MOST_SECONDS else _UNKNOWN_SECONDS
     audio = {"cut": row, "root": root, "folder": folder, **({"outside": True} if allow_outside else {})}
     return Item(str(row["id"]), seconds, audio, texts)
 

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 TOLERANCE = 0.05  # seconds that a supervision may reach beyond its cut
 
+MOST_SECONDS = 1e9  # of a place in a recording
+
 
 class Said(NamedTuple):
     """The text of all that is heard in a cut, who speaks and in which language; None where that is not known."""
@@ -52,7 +54,9 @@ def _dicts(value: Any) -> list[dict[str, Any]]:
 
 
 def _number(value: Any, default: float) -> float:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else default
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    # JSON has whole numbers that no float holds, and Python's reader takes NaN
+    return float(value) if is_number and abs(value) < MOST_SECONDS else default
 
 
 def _text(value: Any) -> str | None:

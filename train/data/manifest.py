@@ -145,6 +145,8 @@ def _read_cuts(path: str, root: str, allow_outside: bool) -> list[Clip]:
     source = Path(path).name.split(".")[0]
 
     def make(row: dict[str, Any]) -> Any:
+        if not isinstance(row.get("id"), str):
+            raise ValueError("a cut needs an `id`, a text")
         return make_cut(row, root, str(Path(path).parent), allow_outside=allow_outside)
 
     return [cut_clip(cut, source) for cut in read_cuts(path, make)]
