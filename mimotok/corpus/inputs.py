@@ -95,8 +95,9 @@ def _folder(source: str) -> Listing:
         sizes = _remote_files(source, suffixes)
     else:
         if not Path(source).is_dir():
-            kinds = "a folder, .jsonl, .jsonl.gz or .tar"
-            raise ValueError(f"{source}: {'not ' + kinds if Path(source).exists() else 'no such file or folder'}")
+            if not Path(source).exists():
+                raise ValueError(f"{source}: no such file or folder")
+            raise ValueError(f"{source}: not a folder, .jsonl, .jsonl.gz or .tar")
         # sizes are not needed here: headers tell the length
         sizes = dict.fromkeys((path.as_posix() for path in files_below(Path(source), suffixes)), 0)
     sounds = [name for name in sizes if not name.endswith(".tar")]
