@@ -205,7 +205,7 @@ def _transcode(jobs: list[Job], fn: Callable[..., object]) -> None:
 
 
 def main() -> NoReturn:
-    """The entry point of `mimotok`."""
+    """Run the command `mimotok`."""
     run_command(app)
 
 

@@ -207,7 +207,7 @@ def _read_24_bits(data: bytes, big_endian: bool) -> np.ndarray:
 
 
 def _alaw_table() -> np.ndarray:
-    """The 13-bit values of A-law's 256 codes (ITU-T G.711), full scale at 1."""
+    """Compute the 13-bit values of A-law's 256 codes (ITU-T G.711), full scale at 1."""
     code = np.arange(256) ^ 0x55
     exponent = (code >> 4) & 7
     mantissa = code & 15
@@ -216,7 +216,7 @@ def _alaw_table() -> np.ndarray:
 
 
 def _mulaw_table() -> np.ndarray:
-    """The 14-bit values of mu-law's 256 codes (ITU-T G.711), full scale at 1."""
+    """Compute the 14-bit values of mu-law's 256 codes (ITU-T G.711), full scale at 1."""
     code = ~np.arange(256) & 0xFF
     value = ((((code & 15) << 3) + 132) << ((code >> 4) & 7)) - 132
     return (np.where(code & 0x80, -value, value) / 32768).astype(np.float32)

@@ -205,7 +205,7 @@ def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _traced(x: Tensor) -> bool:
-    """Whether x: [B, T, *] is on its way into an exported graph, where the length is a symbol."""
+    """Return whether x, [B, T, *], is traced into an exported graph, where the length is a symbol."""
     return isinstance(x.shape[1], torch.SymInt)
 
 

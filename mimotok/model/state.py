@@ -55,6 +55,6 @@ class StreamState:
         self._tensors.update((name, tensor.clone()) for name, tensor in tensors.items())
 
     def reset(self, rows: Tensor) -> None:
-        """rows: bool [B]. Make these rows of the batch ready for new streams; what is still inside them is lost."""
+        """Make rows, bool [B], of the batch ready for new streams; what is still inside them is lost."""
         for tensor in self._tensors.values():
             tensor[rows] = 0
