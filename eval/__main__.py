@@ -85,6 +85,7 @@ def run(
             device=device,
             seed=seed,
             labelled=tuple(read_labelled_clips(labels, manifest, root=root)) if labels else (),
+            isolated=True,
         )
         done = evaluate(settings, notify=notify, progress=_progress)
         say(write_report_files(out, results_of(done, _command())))

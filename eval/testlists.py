@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import csv
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mimotok.io.alignments import Phone, read_alignments
 from mimotok.io.audio import AUDIO_SUFFIXES
 from mimotok.io.clips import Clip, read_clips
 from mimotok.io.files import open_regular
+from mimotok.io.manifest import read_rows
+
+# Columns of AudioFolder's metadata.
+FILE_NAME = "file_name"
+TEXT_COLUMNS = ("transcription", "transcript", "text", "sentence")
 
 
 @dataclass(frozen=True)
@@ -30,8 +37,9 @@ def read_test_list(path: Path, *, root: Path | None = None, split: str | None = 
               `source`);
             - Seed-TTS-Eval's `meta.lst` (`id|prompt text|prompt audio|...`), whose prompts are real recordings; each is
               read once, with its text; its language is the folder's name (`en`, `zh`);
-            - a folder in LJSpeech's layout (`metadata.csv` beside `wavs/`) or LibriSpeech's (`*.trans.txt` beside the
-              audio);
+            - a folder in LJSpeech's layout (`metadata.csv` of `name|text|normalised text` beside `wavs/`), in
+              AudioFolder's (`metadata.csv` or `metadata.jsonl` with `file_name` and `transcription`) or in
+              LibriSpeech's (`*.trans.txt` beside the audio);
             - any other folder: all audio below it, without texts.
         root: folder of a manifest's relative paths, the manifest's own if None.
         split: rows of a manifest to read, besides rows without a split; None for all.
@@ -82,8 +90,9 @@ def read_labelled_clips(labels: Path, manifest: Path, *, root: Path | None = Non
 
 
 def _read_folder(folder: Path) -> list[Clip]:
-    if (folder / "metadata.csv").is_file():
-        return _read_ljspeech(folder)
+    for path in (folder / "metadata.csv", folder / "metadata.jsonl"):
+        if path.is_file():
+            return _read_metadata(path)
     transcripts = sorted(folder.rglob("*.trans.txt"))
     if transcripts:
         return [clip for path in transcripts for clip in _read_librispeech(path, folder)]
@@ -121,12 +130,61 @@ def _read_seed_tts(path: Path) -> list[Clip]:
     return list(clips.values())
 
 
-def _read_ljspeech(folder: Path) -> list[Clip]:
-    path = folder / "metadata.csv"
+def _read_metadata(path: Path) -> list[Clip]:
+    """Read `metadata.csv` or `metadata.jsonl`, in LJSpeech's layout or in AudioFolder's."""
+    if path.suffix == ".jsonl":
+        return _read_audio_folder(path, read_rows(str(path)))
+    lines = _lines(path)
+    header = next(csv.reader([line.lstrip("\ufeff") for _, line in lines[:1]]), [])
+    if FILE_NAME in (name.strip() for name in header):
+        return _read_audio_folder(path, _csv_rows(path))
+    if lines and "|" not in lines[0][1]:
+        raise ValueError(
+            f"{path}:{lines[0][0]}: neither LJSpeech's layout (name|text|normalised text, sound in wavs/) "
+            f"nor AudioFolder's (a header with {FILE_NAME} and transcription)"
+        )
+    return _read_ljspeech(path)
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        # quoted text may hold commas and line breaks
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = [name.strip() for name in next(reader)]
+            for fields in reader:
+                if len(fields) != len(header) and fields:
+                    raise ValueError(
+                        f"{path}:{reader.line_num}: {len(fields)} fields, but its header names {len(header)}"
+                    )
+                if fields:
+                    yield reader.line_num, dict(zip(header, fields, strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: cannot be read as comma-separated text ({error})") from None
+
+
+def _read_audio_folder(path: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -> list[Clip]:
+    clips = []
+    for number, row in rows:
+        name = row.get(FILE_NAME)
+        texts = [row.get(key) for key in TEXT_COLUMNS]
+        text = next((text for text in texts if text), None)
+        if not isinstance(name, str) or not name or not isinstance(text, (str, type(None))):
+            raise ValueError(
+                f"{path}:{number}: a recording needs {FILE_NAME}, its file, and a text in {TEXT_COLUMNS[0]}"
+            )
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"{path}:{number}: {name} is not below {path.parent}")
+        text = (text or "").strip() or None
+        clips.append(Clip(id=name, audio=str(path.parent / name), text=text, language=row.get("language") or None))
+    return clips
+
+
+def _read_ljspeech(path: Path) -> list[Clip]:
     clips = []
     for number, line in _lines(path):
         name, *texts = _fields(path, number, line, 2)
-        clips.append(Clip(id=name, audio=str(folder / "wavs" / f"{name}.wav"), text=texts[-1], language="en"))
+        clips.append(Clip(id=name, audio=str(path.parent / "wavs" / f"{name}.wav"), text=texts[-1], language="en"))
     return clips
 
 

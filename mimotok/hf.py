@@ -359,7 +359,7 @@ def _check_weights(source: str | os.PathLike[str], config: Any, **where: Any) ->
     check_dtypes(Path(found), header)
     with torch.device("meta"):
         shapes = shapes_of(Tokenizer(settings))
-    missing = sum(math.prod(shape) for key, shape in shapes.items() if key not in header)
+    missing = sum(math.prod(shape) for key, shape in shapes.items() if key not in header or header[key].shape != shape)
     present = sum(math.prod(tensor.shape) for tensor in header.values())
     if missing > present + FREE_MISSING:
         raise ValueError(f"{found}: lacks {missing} of the values that its configuration asks for, and has {present}")

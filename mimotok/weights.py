@@ -33,6 +33,12 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 MOST_NAMED = 5  # tensors that a message lists of each kind
 
 
+# What the hub allows in a name.
+_HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
+# Of files that are given in the place of a model, or beside one.
+_FILE_SUFFIXES = (".json", ".jsonl", ".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".onnx", ".npz", ".wav", ".flac")
+
+
 class Sizes(NamedTuple):
     """Where a safetensors header shows what a configuration says.
 
@@ -102,9 +108,27 @@ def resolve_folder(source: str | Path | None, revision: str | None) -> Path:
     folder = Path(source)
     if folder.is_dir():
         return folder
-    if folder.exists() or len(folder.parts) != 2 or folder.is_absolute() or ".." in folder.parts:
-        raise ValueError(f"{source}: neither a folder nor a hub id such as owner/name")
+    if looks_like_path(source) or not _HUB_ID.fullmatch(str(source)):
+        raise ValueError(
+            f"{source}: neither a folder nor a hub id such as owner/name; paths are not looked for on the hub"
+        )
     return _fetch(str(source), revision)
+
+
+def looks_like_path(source: str | Path) -> bool:
+    """Whether a source names something on this machine, there or not, rather than a model of the hub.
+
+    It is a Path, begins with / . or ~, has the suffix of a file, is there, or begins in a folder that is there.
+    """
+    if isinstance(source, Path) or source.startswith((".", "~", "/")) or source.lower().endswith(_FILE_SUFFIXES):
+        return True
+    return Path(source).exists() or Path(source.split("/")[0]).is_dir()
+
+
+def require_source(source: str) -> None:
+    """Check a source before transformers takes it for a hub id. Raises ValueError where it is a missing path."""
+    if not Path(source).is_dir() and looks_like_path(source):
+        raise ValueError(f"{source}: no such folder; paths are not looked for on the hub")
 
 
 def _fetch(repo: str, revision: str | None) -> Path:

@@ -413,6 +413,19 @@ def test_training_goes_on_from_no_checkpoint_that_runs_something(
     assert "last.ckpt: not a readable checkpoint" in capsys.readouterr().err
 
 
+def test_a_checkpoint_that_is_cut_anywhere_is_named_with_the_remedy(tmp_path: Path) -> None:
+    pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
+    from train.stages.plain import read_plain, require_plain
+
+    whole = torch_bytes({**PLAIN, "state_dict": {"a": torch.arange(500.0), "b": torch.ones(3)}})
+    for cut in (0, 1, 4, 30, *range(100, len(whole), 97), len(whole) - 1):
+        (tmp_path / "last.ckpt").write_bytes(whole[:cut])
+        for read in (read_plain, require_plain):
+            with pytest.raises(ValueError, match=r"last\.ckpt: not a readable checkpoint: remove it, or") as told:
+                read(tmp_path / "last.ckpt")
+            assert "\n" not in str(told.value)
+
+
 def huggingface_loaders() -> dict[str, Callable[[str], Any]]:
     from transformers import AutoFeatureExtractor, AutoModel
 

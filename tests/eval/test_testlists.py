@@ -47,6 +47,34 @@ def test_ljspeech_takes_the_written_out_text(tmp_path: Path) -> None:
     assert (clip.audio, clip.text) == (str(tmp_path / "wavs" / "LJ001-0001.wav"), "In fourteen sixty-five")
 
 
+def test_audio_folders_metadata_is_a_known_layout(tmp_path: Path) -> None:
+    quoted = 'file_name,transcription,language\r\nx/a.wav,"He said, ""yes""\r\nand left.",en\r\nb.flac,,\r\n'
+    rows = [{"file_name": "x/a.wav", "text": 'He said, "yes"\r\nand left.', "language": "en"}, {"file_name": "b.flac"}]
+    for name, text in (("metadata.csv", "\ufeff" + quoted), ("metadata.jsonl", "\n".join(map(json.dumps, rows)))):
+        folder = tmp_path / name.replace(".", "-")
+        write(folder / name, text)
+        first, second = read_test_list(folder)
+        assert (first.id, first.audio, first.language) == ("x/a.wav", str(folder / "x" / "a.wav"), "en")
+        assert first.text == 'He said, "yes"\r\nand left.'
+        assert (second.id, second.text) == ("b.flac", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,words\na.wav,Hi\n", r"csv:1: neither LJSpeech's layout .*AudioFolder's"),
+        ("file_name,transcription\na.wav,Hi,there\n", r"csv:2: 3 fields, but its header names 2"),
+        ("file_name,transcription\n,Hi\n", r"csv:2: a recording needs file_name"),
+        ("file_name,transcription\n../../a.wav,Hi\n", r"csv:2: .* is not below"),
+        ('file_name,transcription\na.wav,"Hi\n', r"csv: cannot be read"),
+    ],
+)
+def test_an_unknown_metadata_says_what_was_expected(tmp_path: Path, text: str, message: str) -> None:
+    write(tmp_path / "metadata.csv", text)
+    with pytest.raises(ValueError, match=message):
+        read_test_list(tmp_path)
+
+
 def test_librispeech_finds_transcripts_beside_the_audio(tmp_path: Path) -> None:
     write(tmp_path / "61" / "70968" / "61-70968.trans.txt", "61-70968-0000 HE BEGAN\n61-70968-0001 TO SPEAK\n")
     clips = read_test_list(tmp_path)

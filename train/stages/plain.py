@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import lightning
 import torch
@@ -27,7 +27,7 @@ def read_plain(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     Raises:
         ValueError: in one line, where it cannot be read or holds more than tensors and plain values.
     """
-    with open_file(str(path)) as file:
+    with _opened(path) as file:
         try:
             # said each time: torch before 2.6, and Lightning for addresses, take everything by default
             with torch.serialization.safe_globals(OURS):
@@ -51,13 +51,20 @@ def require_plain(path: str | Path) -> None:
         return
     if Path(path).is_dir():
         raise ValueError(f"{path}: a folder; sharded checkpoints are not read, give a .ckpt file")
-    with open_file(str(path)) as file:
+    with _opened(path) as file:
         try:
             unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(file)
         except Exception as error:  # damaged at any place, it fails in any way
             raise ValueError(f"{path}: {_PROBLEM} ({_reason(error)})") from None
     if unsafe := [name for name in unsafe if name not in {f"{kind.__module__}.{kind.__name__}" for kind in OURS}]:
         raise ValueError(f"{path}: {_PROBLEM} (it holds more than tensors: {', '.join(unsafe)[:150]})")
+
+
+def _opened(path: str | Path) -> BinaryIO:
+    # a full disk or a crash may have left it without a byte
+    if Path(path).is_file() and not Path(path).stat().st_size:
+        raise ValueError(f"{path}: {_PROBLEM} (it is empty)")
+    return open_file(str(path))
 
 
 def _reason(error: Exception) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mimotok.weights import require_source
+
 
 class ByteTokenizer:
     """UTF-8 bytes after three special ids: a vocabulary of 259 for any text in any script."""
@@ -33,6 +35,7 @@ class HuggingFaceTokenizer:
     def __init__(self, name: str) -> None:
         from transformers import AutoTokenizer
 
+        require_source(name)
         self.inner: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         eos = self.inner.eos_token_id
         bos = self.inner.bos_token_id

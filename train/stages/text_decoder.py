@@ -20,15 +20,28 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from mimotok.config import MAX_LAYERS, MAX_WIDTH
+from mimotok.fields import check_fields, flag, text, whole
 from mimotok.io.files import atomic_path
+from mimotok.io.json_object import read_object
 from mimotok.model.lengths import frames_needed, zero_padding
 from mimotok.text import normalize_text
+from mimotok.weights import Sizes, check_dtypes, check_finite, check_sizes, read_header
 from train.stages.text import ByteTokenizer, HuggingFaceTokenizer
 
 IGNORED = -100
 # The longest transcript that greedy search may write: faster than anyone speaks, even in three-byte scripts.
 TOKENS_PER_FRAME = 1.5
 EXTRA_TOKENS = 16
+# Where the weights show what the configuration says.
+_SIZES = Sizes(
+    {
+        "hidden_size": ("projection.weight", 0, 0),
+        "stack * d_model": ("projection.weight", 1, 0),
+        "ffn_dim": ("lm.model.layers.0.mlp.gate_proj.weight", 0, 0),
+    },
+    {"num_layers": "lm.model.layers."},
+)
 
 
 @dataclass(frozen=True)
@@ -47,20 +60,19 @@ class TextDecoderConfig:
             1. The joint stage has it where `loss_weights` has ctc.
     """
 
-    hidden_size: int = 256
-    num_layers: int = 4
-    num_heads: int = 4
-    ffn_dim: int = 768
-    stack: int = 1
-    tokenizer: str = "bytes"
-    normalize: bool = False
-    ctc: bool = False
+    hidden_size: int = whole(256, 1, MAX_WIDTH)
+    num_layers: int = whole(4, 1, MAX_LAYERS)
+    num_heads: int = whole(4, 1, MAX_WIDTH)
+    ffn_dim: int = whole(768, 1, 8 * MAX_WIDTH)
+    stack: int = whole(1, 1, 64)
+    tokenizer: str = text("bytes", 4096)
+    normalize: bool = flag(False)
+    ctc: bool = flag(False)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.hidden_size % (2 * self.num_heads):
             raise ValueError(f"hidden_size={self.hidden_size}: RoPE needs {self.num_heads} heads of even width")
-        if self.stack < 1:
-            raise ValueError(f"stack={self.stack}: at least one frame makes a prefix position")
 
 
 class TextLosses(NamedTuple):
@@ -193,11 +205,20 @@ class TextDecoder(nn.Module):
         if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
             raise ValueError(f"{folder}: no text decoder in it; the joint stage's export writes one as text_decoder/")
         try:
-            settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            settings = read_object(folder / "config.json")
             if settings["tokenizer"] != "bytes":
                 settings["tokenizer"] = str(folder / "tokenizer")
-            decoder = cls(settings.pop("d_model"), TextDecoderConfig(**settings))
-            decoder.load_state_dict(load_file(folder / "model.safetensors"))
+            d_model = settings.pop("d_model")
+            config = TextDecoderConfig(**settings)
+            weights = folder / "model.safetensors"
+            header = read_header(weights)
+            # before anything is built by it: folders may come from strangers
+            check_sizes(weights, {**asdict(config), "stack * d_model": config.stack * d_model}, header, _SIZES)
+            check_dtypes(weights, header)
+            state = load_file(weights)
+            check_finite(weights, state)
+            decoder = cls(d_model, config)
+            decoder.load_state_dict(state)
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OSError, SafetensorError) as error:
             problem = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(f"{folder}: not a text decoder that `save` wrote ({problem:.200})") from error

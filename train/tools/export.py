@@ -10,6 +10,7 @@ import torch
 from mimotok.config import TokenizerConfig
 from mimotok.io.files import atomic_path
 from mimotok.tokenizer import Tokenizer
+from mimotok.weights import check_finite
 from train.stages.plain import read_plain
 from train.stages.text_decoder import TextDecoder, TextDecoderConfig
 
@@ -25,8 +26,7 @@ def export(checkpoint: str | Path, out: str | Path, *, dtype: str = "float16") -
     """
     stored = checked_dtype(dtype)
     state, facts = read_checkpoint(checkpoint)
-    tokenizer = Tokenizer(TokenizerConfig.from_official(facts["config"]))
-    tokenizer.load_state_dict(_part(state, AVERAGED))
+    tokenizer = _tokenizer(checkpoint, facts, _part(state, AVERAGED))
     folder = Path(out)
     tokenizer.save_pretrained(folder, dtype=stored)
     if "text_decoder" in facts:
@@ -35,6 +35,22 @@ def export(checkpoint: str | Path, out: str | Path, *, dtype: str = "float16") -
         decoder.to(stored).save(folder / "text_decoder")
     with atomic_path(folder / "README.md") as temporary:
         temporary.write_text(model_card(folder.name, tokenizer, facts, dtype), encoding="utf-8")
+
+
+def _tokenizer(checkpoint: str | Path, facts: dict[str, Any], state: dict[str, torch.Tensor]) -> Tokenizer:
+    """The model of a checkpoint, which takes no more memory than the checkpoint whatever its configuration says."""
+    config = facts.get("config")
+    if not isinstance(config, dict):
+        raise ValueError(f"{checkpoint}: holds no configuration of a tokenizer")
+    try:
+        with torch.device("meta"):
+            tokenizer = Tokenizer(TokenizerConfig.from_official(config))
+        tokenizer.load_state_dict(state, assign=True)
+    except (RuntimeError, ValueError) as error:
+        problem = " ".join(str(error).split())
+        raise ValueError(f"{checkpoint}: does not fit its configuration ({problem:.200})") from None
+    check_finite(checkpoint, tokenizer.state_dict())
+    return tokenizer
 
 
 def checked_dtype(dtype: str) -> torch.dtype:

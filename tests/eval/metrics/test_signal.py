@@ -5,6 +5,7 @@ import pytest
 
 from eval.metrics.base import MetricSpec
 from eval.metrics.registry import make_metric
+from eval.metrics.signal import pesq_score
 from eval.protocol import SAMPLE_RATE, resample
 from tests.helpers.evaluation_speech import CLIP, noisy, speech
 
@@ -54,6 +55,20 @@ def test_a_band_limit_of_4_khz_costs_wideband_pesq_alone(signal) -> None:
     figures = signal.measure(wav, resample(resample(wav, SAMPLE_RATE, 8000), 8000, SAMPLE_RATE), CLIP)
     assert figures["pesq_nb"] > 4.4 > figures["pesq_wb"]
     assert figures["stoi"] > 0.98
+
+
+@pytest.mark.usefixtures("signal")
+def test_pesq_of_more_utterances_than_it_has_room_for_is_that_of_pieces():
+    """A hundred bursts in 54 s: at once, the package writes past its room for 50 and takes the process with it."""
+    burst = np.concatenate((speech()[: round(0.3 * SAMPLE_RATE)], np.zeros(round(0.24 * SAMPLE_RATE), np.float32)))
+    wav = np.tile(burst, 100)
+    worse = noisy(wav, 20)
+    quarter = len(wav) // 4
+    pieces = [pesq_score(wav[i * quarter :][:quarter], worse[i * quarter :][:quarter], "nb") for i in range(4)]
+    assert pesq_score(wav, worse, "nb") == pytest.approx(np.mean(pieces))
+    # what is silent has no score and costs none
+    quiet = np.concatenate((wav, np.zeros(quarter, np.float32)))
+    assert pesq_score(quiet, np.concatenate((worse, np.zeros(quarter, np.float32))), "nb") > 1
 
 
 @pytest.mark.parametrize("silent", ["original", "reconstruction"])

@@ -177,8 +177,9 @@ def twice(number):
     return 2 * number
 
 
-def test_a_worker_that_dies_loses_nothing_but_its_own_task() -> None:
-    results = dict(run_tasks(twice, [1, 2, 3, 4, 5], 2))
+@pytest.mark.parametrize(("workers", "isolated"), [(2, False), (1, True)])
+def test_a_worker_that_dies_loses_nothing_but_its_own_task(workers: int, isolated: bool) -> None:
+    results = dict(run_tasks(twice, [1, 2, 3, 4, 5], workers, isolated=isolated))
     assert results[3] == Failed("three")
     assert isinstance(results[4], Failed)
     assert [results[i] for i in (1, 2, 5)] == [2, 4, 10]
