@@ -86,11 +86,11 @@ def print_ratios(turns: list[tuple[Cost, Cost]], seconds: float, workers: int) -
     for heading in ("seconds of", "model alone", "mimotok tokenize", "ratio"):
         table.add_column(heading, justify="left" if heading == "seconds of" else "right")
     kinds = {"wall": "clock", "own": "the encoding process's CPU", "all": "all processes' CPU"}
-    for kind, told in kinds.items():
+    for kind, title in kinds.items():
         pairs = [(getattr(alone, kind), getattr(whole, kind)) for alone, whole in turns]
         ratio = statistics.median(alone / whole for alone, whole in pairs)
         medians = [statistics.median(column) for column in zip(*pairs, strict=True)]
-        table.add_row(told, *(f"{median:.2f}" for median in medians), f"{ratio:.2f}")
+        table.add_row(title, *(f"{median:.2f}" for median in medians), f"{ratio:.2f}")
     Console().print(table)
 
 

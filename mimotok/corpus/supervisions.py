@@ -9,7 +9,7 @@ TOLERANCE = 0.05  # seconds that a supervision may reach beyond its cut
 
 
 class Said(NamedTuple):
-    """The text of all that is heard in a cut, who speaks and in which language; None where that is not known."""
+    """The text of a whole cut, its speaker and its language; None where that is not known."""
 
     text: str | None = None
     speaker: str | None = None

@@ -171,17 +171,17 @@ def _quantize(path: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, _quiet():
-        made = Path(folder) / path.name
+        rewritten = Path(folder) / path.name
         # Without reduce_range, CPUs that lack VNNI add pairs of products in 16 bits, which saturate.
         quantize_dynamic(
             path,
-            made,
+            rewritten,
             op_types_to_quantize=["MatMul", "Gemm"],
             per_channel=True,
             reduce_range=True,
             weight_type=QuantType.QInt8,
         )
-        made.replace(path)
+        rewritten.replace(path)
 
 
 def _require_exporter() -> None:

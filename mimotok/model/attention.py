@@ -3,7 +3,7 @@
 Padded batches in half precision on CUDA are packed, without their padding, for torch's varlen attention, where this
 torch has it. All else is scaled_dot_product_attention. Layers that see everything go to it whole (its fused kernels
 need memory linear in length). A bounded window goes in blocks of queries, one row of the kernel's batch each, beside
-just the keys they may see, so that time and memory grow linearly with length too. No T x T mask is ever made.
+just the keys they may see, so that time and memory grow linearly with length too. No T x T mask is ever built.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Live sound through pipes: `arecord ... | mimotok encode --stream | mimotok decode --stream | aplay`.
+"""Sound through pipes: `arecord ... | mimotok encode --stream | mimotok decode --stream | aplay`.
 
 The stream of codes is a line of JSON (`format`, `model`, `sha256`, `n_q`, `sample_rate`, `frame_rate`), then frame
 after frame n_q little-endian uint16. Sound is wav, or raw 16-bit little-endian mono at the model's rate if asked for.
@@ -29,7 +29,7 @@ PCM = 1
 UNKNOWN_SIZE = 0xFFFFFFFF  # what programs write that do not know how much will follow
 
 
-def encode_live(
+def encode_pipe(
     tokenizer: Tokenizer, source: BinaryIO, target: BinaryIO, *, n_q: int | None = None, raw: bool = False
 ) -> None:
     """Sound from `source` to codes in `target`, each frame written as soon as it is final.
@@ -50,7 +50,7 @@ def encode_live(
     stream.finish()
 
 
-def decode_live(tokenizer: Tokenizer, source: BinaryIO, target: BinaryIO, *, force: bool = False) -> None:
+def decode_pipe(tokenizer: Tokenizer, source: BinaryIO, target: BinaryIO, *, force: bool = False) -> None:
     """Codes from `source` to a wav in `target`, samples written as soon as they are final.
 
     force: decode codes that other weights made. Raises ValueError for what is not a stream of codes, or not this

@@ -41,7 +41,7 @@ class SpeechDataModule(L.LightningDataModule):
         crop_seconds: shortest and longest crop. Clips shorter than their crop come whole.
         min_seconds: shorter training clips are skipped.
         pad_samples: padded lengths are multiples of this many samples, so a compiled model sees few shapes.
-        source_weights: how often a source's clips are heard per epoch, by glob pattern of the source's name, e.g.
+        source_weights: how often a source's clips are used per epoch, by glob pattern of the source's name, e.g.
             {"*kerstin*": 2}; the first match counts, and others have 1.
         augment: see `AugmentConfig`; null for none.
         cache_dir: clips are decoded into it once, at first use; null decodes them every time. Not for Shar.

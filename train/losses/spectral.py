@@ -1,4 +1,4 @@
-"""The losses of both stages as pure functions of tensors; their weights are data and live in the config.
+"""The losses of both stages as pure functions of tensors; their weights are data of the config.
 
 Equation numbers are those of "MiMo-Audio: Audio Language Models are Few-Shot Learners", section 2.2.
 """
