@@ -15,6 +15,7 @@ from eval.report import files
 from eval.report.pictures import draw_pictures
 from eval.report.schema import FORMAT, load_results, save_results
 from eval.report.tables import fill_tables
+from eval.run import tasks
 
 
 @pytest.fixture
@@ -22,6 +23,8 @@ def measure(fake, fake_metric, corpus: Path, tmp_path: Path, monkeypatch: pytest
     """measure(name, codec=change, ...): the exit code of a run into the folder `name`, which is returned too."""
     # drawing takes seconds, and one test of it is enough
     monkeypatch.setattr(files, "draw_pictures", lambda *_: [])
+    # a process of their own would not know the codec that `fake` adds here
+    monkeypatch.setattr(tasks, "_run_one_by_one", tasks._run_here)
 
     def go(name, *words, **changes):
         for label, change in changes.items():
