@@ -49,8 +49,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def make_decoder(folder: Path, **settings: Any) -> PretrainedTextDecoder:
     torch.manual_seed(1)
-    settings = {"stack": 3, "prompt": "<|en|>"} | settings
-    return PretrainedTextDecoder(D_MODEL, PretrainedTextDecoderConfig(str(folder), **settings)).eval()
+    chosen: dict[str, Any] = {"stack": 3, "prompt": "<|en|>"} | settings
+    return PretrainedTextDecoder(D_MODEL, PretrainedTextDecoderConfig(str(folder), **chosen)).eval()
 
 
 def audio(*lengths: int) -> tuple[Tensor, Tensor]:
