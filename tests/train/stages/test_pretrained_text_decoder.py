@@ -227,6 +227,7 @@ def fit(stage: JointStage, steps: int, resume: Path | None = None) -> lightning.
 
 
 @pytest.mark.parametrize(("kind", "tune"), [("llama", False), ("whisper", True)])
+@pytest.mark.slow
 def test_a_run_resumed_is_exported_and_transcribes(
     kind: str, tune: bool, models: dict[str, Path], tmp_path: Path
 ) -> None:
