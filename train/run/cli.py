@@ -95,8 +95,10 @@ class StageCLI(LightningCLI):
         require_room(self.trainer, self.model)
         callback = self.trainer.checkpoint_callback
         folder = getattr(callback, "dirpath", None)
-        last = None if folder is None else Path(folder) / "last.ckpt"
-        if last is not None and last.is_file() and self.config.fit.ckpt_path is None:
+        if folder is None or self.config.fit.ckpt_path is not None:
+            return
+        last = Path(folder) / "last.ckpt"
+        if last.is_file():
             self.config_init.fit.ckpt_path = str(last)
 
 
