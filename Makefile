@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install -q -c constraints.txt
 
-.PHONY: demo test lint format clean
+.PHONY: demo test fuzz lint format clean
 
 # what a newcomer types first: encode and decode a sample with the embedded checkpoint
 demo: $(VENV)/.demo
@@ -16,6 +16,12 @@ test: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+# damaged and forged inputs against every reader, SECONDS for each of the seven entry points; SEED gives other inputs
+SECONDS ?= 600
+SEED ?= 0
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ from mimotok.batching import map_in_groups
 from mimotok.chunking import Chunking
 from mimotok.codes import check_entries, check_form
 from mimotok.config import TokenizerConfig
+from mimotok.identity import Identity, ModelIdentity
 from mimotok.io.levels import level_problem
 from mimotok.model.decoder import Decoder
 from mimotok.model.encoder import Encoder
@@ -26,8 +27,6 @@ from mimotok.weights import (
     read_header,
     resolve_folder,
     save_state,
-    sha256_of_file,
-    sha256_of_model,
     weights_path,
 )
 
@@ -72,7 +71,7 @@ class Tokenizer(nn.Module):
         self.decoder = Decoder(config)
         self.chunking = Chunking(config)
         self.folder: Path | None = None
-        self._sha256: str | None = None
+        self._identity = Identity(self)
         self._group_samples = GROUP_SECONDS * config.sample_rate
         self.eval()
 
@@ -111,7 +110,9 @@ class Tokenizer(nn.Module):
             model = cls(config, name=_name_of(source, folder))
         load_state(folder, model, device=device, dtype=dtype)
         _keep_freed_memory()
-        model.folder = folder
+        # the working directory may change
+        model.folder = folder.absolute()
+        model._identity = Identity(model, model.folder / WEIGHTS_NAME)
         return model
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
@@ -174,11 +175,18 @@ class Tokenizer(nn.Module):
 
     @property
     def weights_sha256(self) -> str:
-        """Hex SHA-256 of the weights file, or of the tensors where the model came from no file."""
-        if self._sha256 is None:
-            folder = self.folder
-            self._sha256 = sha256_of_model(self) if folder is None else sha256_of_file(folder / WEIGHTS_NAME)
-        return self._sha256
+        """Hex SHA-256 of the weights file, or of the tensors where these are no file's: see `identity`."""
+        return self.identity.sha256
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """What codes say of the model: its name, and the SHA-256 of its weights, both of what it holds now.
+
+        The weights are those of the file that they came from as long as they equal it, in the model's dtype: not after
+        `load_state_dict` of others, training, adapters, or another file in the place of the first. Then the name says
+        "(changed)", and the digest is that of the tensors.
+        """
+        return self._identity.of(self, self.name)
 
     @property
     def device(self) -> torch.device:

@@ -85,7 +85,7 @@ def official_key(name: str) -> str:
     """Return the official checkpoint's name for the parameter or buffer `name` of Tokenizer."""
     if not name.startswith(OUR_CODEBOOKS[0]):
         return name
-    index, field = name.removeprefix(OUR_CODEBOOKS[0]).split(OUR_CODEBOOKS[1])
+    index, field = name.removeprefix(OUR_CODEBOOKS[0]).split(OUR_CODEBOOKS[1], 1)
     return f"{OFFICIAL_CODEBOOKS[0]}{index}{OFFICIAL_CODEBOOKS[1]}{field}"
 
 
@@ -304,9 +304,3 @@ def sha256_of_file(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def sha256_of_model(model: nn.Module) -> str:
-    """Hex SHA-256 of what `save_state` would write: names a model that no file holds yet."""
-    state = {official_key(name): _on_disk(name, tensor, None) for name, tensor in model.state_dict().items()}
-    return hashlib.sha256(save(state)).hexdigest()

@@ -197,16 +197,16 @@ def test_the_transformers_adapter_refuses_them_too(what: str, tmp_path: Path) ->
 
 def test_text_decoders_and_checkpoints_are_bounded_by_what_they_hold(tmp_path: Path) -> None:
     pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
-    from train.stages.text_decoder import TextDecoder, TextDecoderConfig
+    from train.stages.text_decoder import TextDecoder, TextDecoderConfig, load_text_decoder
     from train.tools.export import export
 
     small = TextDecoderConfig(hidden_size=16, num_layers=1, num_heads=2, ffn_dim=16)
     TextDecoder(8, small).save(tmp_path / "text")
-    TextDecoder.load(tmp_path / "text")
+    load_text_decoder(tmp_path / "text")
     good = json.loads((tmp_path / "text" / "config.json").read_text())
     for change in ({"num_layers": 256}, {"ffn_dim": 10**5}, {"hidden_size": 16384}, {"stack": 2.0}, {"ctc": 1}):
         (tmp_path / "text" / "config.json").write_text(json.dumps(good | change))
-        assert next(iter(change)) in refusal(lambda: TextDecoder.load(tmp_path / "text"))
+        assert next(iter(change)) in refusal(lambda: load_text_decoder(tmp_path / "text"))
     huge = CONFIG | {"d_model": 16384, "encoder_layers": 256}
     for config in (huge, None, {"encoder_layers": "x"}):
         torch.save({"state_dict": {}, "mimotok": {"config": config}}, tmp_path / "x.ckpt")

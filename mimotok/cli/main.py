@@ -157,7 +157,7 @@ def _jobs(
     from mimotok.transcode import Job, plan_jobs, require_target
 
     if out_dir is not None:
-        jobs = plan_jobs(paths, out_dir, read, written[0])
+        jobs = plan_jobs(paths, out_dir, read, written[0], notify=report_error)
     elif len(paths) != 2:
         raise ValueError("give one input and one output, or any number of inputs and --out-dir")
     elif paths[0].is_dir():

@@ -131,14 +131,15 @@ def export_onnx(tokenizer: Tokenizer, folder: StrPath, *, n_q: int | None = None
 
 def _facts(tokenizer: Tokenizer, n_q: int) -> dict[str, Any]:
     config = tokenizer.config
+    identity = tokenizer.identity
     most = tokenizer.chunking.chunk_frames
     decoder_windows = config.decoder_windows() + config.vocoder_windows()
     decoder_has_windows = all(min(window) >= 0 for window in decoder_windows)
     most_encoder_frames = None if config.encoder_is_bounded else most
     most_decoder_frames = None if decoder_has_windows else most
     return {
-        "model": tokenizer.name,
-        "weights_sha256": tokenizer.weights_sha256,
+        "model": identity.name,
+        "weights_sha256": identity.sha256,
         "sample_rate": config.sample_rate,
         "n_fft": config.n_fft,
         "hop_length": config.hop_length,

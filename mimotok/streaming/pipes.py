@@ -67,7 +67,8 @@ def decode_pipe(tokenizer: Tokenizer, source: BinaryIO, target: BinaryIO, *, for
 
 
 def _header(tokenizer: Tokenizer, n_q: int) -> bytes:
-    values = {"format": FORMAT, "model": tokenizer.name, "sha256": tokenizer.weights_sha256, "n_q": n_q}
+    identity = tokenizer.identity
+    values = {"format": FORMAT, "model": identity.name, "sha256": identity.sha256, "n_q": n_q}
     rates = {"sample_rate": tokenizer.sample_rate, "frame_rate": tokenizer.frame_rate}
     return json.dumps(values | rates).encode() + b"\n"
 
@@ -87,10 +88,11 @@ def _read_header(tokenizer: Tokenizer, source: BinaryIO, force: bool) -> int:
     if values.get("format") != FORMAT or not named or not whole:
         raise ValueError("standard input: not a stream of codes; it should come from mimotok encode --stream")
     tokenizer.config.checked_n_q(n_q)
-    if sha256 != tokenizer.weights_sha256 and not force:
+    identity = tokenizer.identity
+    if sha256 != identity.sha256 and not force:
         raise ValueError(
-            f"codes made by model {name!r} (sha256 {sha256[:12]}), not by {tokenizer.name!r} "
-            f"(sha256 {tokenizer.weights_sha256[:12]}); give the former (--model), or --force"
+            f"codes made by model {name!r} (sha256 {sha256[:12]}), not by {identity.name!r} "
+            f"(sha256 {identity.sha256[:12]}); give the former (--model), or --force"
         )
     return n_q
 

@@ -34,6 +34,7 @@ class SpeechDataModule(L.LightningDataModule):
     Args:
         manifest: JSONL or Lhotse CutSet file(s), or Lhotse Shar folder(s); see train/README.md.
         root: folder of relative audio paths.
+        allow_outside: audio may lie elsewhere than below `root` or the manifest's folder.
         val_manifest: JSONL or CutSet file(s) for validation, instead of the manifest's own dev split.
         sample_rate: Hz.
         batch_seconds: padded audio in a batch, to the nearest whole number of clips.
@@ -70,11 +71,13 @@ class SpeechDataModule(L.LightningDataModule):
         frame_rate: float = 25.0,
         num_workers: int = 0,
         seed: int = 0,
+        allow_outside: bool = False,
     ) -> None:
         super().__init__()
         self.manifest = manifest
         self.root = root
         self.val_manifest = val_manifest
+        self.allow_outside = allow_outside
         self.plan_config = PlanConfig(
             sample_rate=sample_rate,
             batch_seconds=batch_seconds,
@@ -105,13 +108,20 @@ class SpeechDataModule(L.LightningDataModule):
     def _prepare(self, manifest: str | list[str], cache_dir: str) -> Path:
         rate = self.plan_config.sample_rate
         workers = max(1, self.num_workers)
-        return prepare(manifest, self.root, cache_dir, sample_rate=rate, workers=workers)
+        return prepare(
+            manifest,
+            self.root,
+            cache_dir,
+            sample_rate=rate,
+            workers=workers,
+            allow_outside=self.allow_outside,
+        )
 
     def _read(self, manifest: str | list[str]) -> tuple[list[Clip], dict[str, str]]:
         if _is_shar(manifest):
             return [], {}
         if self.cache_dir is None:
-            return read_manifest(manifest, self.root), {}
+            return read_manifest(manifest, self.root, allow_outside=self.allow_outside), {}
         return read_prepared(self._prepare(manifest, self.cache_dir))
 
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002

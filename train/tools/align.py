@@ -190,13 +190,13 @@ def _merged(entries: Iterable[Any]) -> Iterator[Phone]:
         yield held
 
 
-def align(manifest: str | list[str], root: str, out: str | Path) -> str:
+def align(manifest: str | list[str], root: str, out: str | Path, *, allow_outside: bool = False) -> str:
     """Write the phones of every English clip of one or several manifests to `out` (see `mimotok.io.alignments`).
 
     A second call continues after the clips that `out` has. Returns a line that counts the aligned clips, and the others
     by reason.
     """
-    clips = read_manifest(manifest, root)
+    clips = read_manifest(manifest, root, allow_outside=allow_outside)
     counts = _resume(Path(out))
     done = {name for name, _ in counts}
     aligner = Aligner()
@@ -258,4 +258,5 @@ def _resume(out: Path) -> list[tuple[str, str]]:
 
 def _manifest_path(clip: Clip, root: str) -> str:
     path = Path(clip.audio)
-    return str(path.relative_to(root)) if path.is_relative_to(root) else clip.audio
+    folder = os.path.abspath(root)
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else clip.audio
