@@ -195,6 +195,21 @@ def test_the_transformers_adapter_refuses_them_too(what: str, tmp_path: Path) ->
     refusal(lambda: transformers.AutoModel.from_pretrained(folder))
 
 
+def test_feature_extractors_of_no_model_are_refused(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    import mimotok.hf
+
+    folder = folder_of(tmp_path)
+    good = {"feature_extractor_type": "MimoAudioTokenizerFeatureExtractor", "sampling_rate": 24000}
+    for changes in ({"sampling_rate": 2**62}, {"sampling_rate": True}, {"chunk_length_s": 1e9}, {"feature_size": 2}):
+        (folder / "preprocessor_config.json").write_text(json.dumps(good | changes))
+        assert next(iter(changes)) in refusal(lambda: transformers.AutoFeatureExtractor.from_pretrained(folder))
+    for rate in (8000, 24000, 192_000):
+        extractor = mimotok.hf.MimoAudioTokenizerFeatureExtractor(sampling_rate=rate)
+        extractor.save_pretrained(folder)
+        assert transformers.AutoFeatureExtractor.from_pretrained(folder).sampling_rate == rate
+
+
 def test_text_decoders_and_checkpoints_are_bounded_by_what_they_hold(tmp_path: Path) -> None:
     pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
     from train.stages.text_decoder import TextDecoder, TextDecoderConfig, load_text_decoder

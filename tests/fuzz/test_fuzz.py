@@ -13,7 +13,7 @@ import pytest
 from tests.fuzz.mutations import changed_value, damaged
 from tests.helpers.paths import ROOT
 
-INPUTS = 25
+INPUTS = 12
 
 
 @pytest.mark.slow
