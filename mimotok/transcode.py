@@ -221,10 +221,15 @@ def plan_jobs(
     """
     jobs: dict[Path, Path] = {}
     for source in sources:
-        found = files_below(source, suffixes, notify=notify) if source.is_dir() else [Path(source.name)]
+        folder = source
+        if source.is_dir():
+            found = files_below(source, suffixes, notify=notify)
+        else:
+            folder = source.parent
+            found = [Path(source.name)]
         for relative in found:
             target = out_dir / relative.with_suffix(new_suffix)
-            path = source / relative if source.is_dir() else source
+            path = folder / relative
             if target in jobs:
                 raise ValueError(f"{jobs[target]} and {path} would both become {target}: run the command for each")
             jobs[target] = path

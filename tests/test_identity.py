@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mimotok import Tokenizer, encode_file, save_audio
 from mimotok.corpus.run import settings_of
 from mimotok.io.codes_file import load_codes
-from mimotok.streaming.pipes import encode_live
+from mimotok.streaming.pipes import encode_pipe
 from mimotok.weights import WEIGHTS_NAME
 from tests.io.test_wav_stream import wav
 
@@ -43,7 +43,7 @@ def told(tokenizer: Tokenizer, folder: Path) -> tuple[str, str]:
     encode_file(tokenizer, folder / "a.wav", folder / "a.npz", overwrite=True)
     codes_file = load_codes(folder / "a.npz")
     stream = io.BytesIO()
-    encode_live(tokenizer, io.BytesIO(wav(np.zeros(2000))), stream)
+    encode_pipe(tokenizer, io.BytesIO(wav(np.zeros(2000))), stream)
     header = json.loads(stream.getvalue().split(b"\n")[0])
     corpus = settings_of(tokenizer, None, "webdataset")
     answers = {
@@ -97,7 +97,7 @@ def another_state(tokenizer: Tokenizer) -> None:
 class Adapted(nn.Module):
     """A low-rank adapter whose matrices are not even registered."""
 
-    def __init__(self, base: nn.Module) -> None:
+    def __init__(self, base: nn.Linear) -> None:
         super().__init__()
         self.base = base
         self.a = torch.ones(1, base.in_features)
@@ -107,7 +107,9 @@ class Adapted(nn.Module):
 
 
 def adapted(tokenizer: Tokenizer) -> None:
-    tokenizer.decoder.vocoder.layers[0].fc1 = Adapted(tokenizer.decoder.vocoder.layers[0].fc1)
+    layer = tokenizer.decoder.vocoder.layers[0]
+    assert isinstance(layer.fc1, nn.Linear)
+    layer.fc1 = Adapted(layer.fc1)
 
 
 CHANGES = [in_place, behind_its_back, swapped_entries, another_state, adapted]
@@ -138,7 +140,7 @@ def test_two_adapters_are_two_models(folder: Path) -> None:
     one, other = (Tokenizer.from_pretrained(folder) for _ in range(2))
     for tokenizer in (one, other):
         adapted(tokenizer)
-    other.decoder.vocoder.layers[0].fc1.a *= 2  # type: ignore[union-attr, operator]
+    other.decoder.vocoder.layers[0].fc1.a *= 2
     assert one.weights_sha256 != other.weights_sha256
 
 

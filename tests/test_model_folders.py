@@ -19,7 +19,7 @@ from mimotok import Tokenizer
 from mimotok.config import TokenizerConfig
 from mimotok.fields import limits_of
 from mimotok.info import read_info
-from mimotok.streaming.pipes import decode_live
+from mimotok.streaming.pipes import decode_pipe
 from mimotok.weights import MAX_HEADER, looks_like_path
 from tests.helpers.paths import PARITY
 
@@ -246,7 +246,7 @@ HEADER = {"format": "mimotok-stream-1", "model": "a", "sha256": "0" * 64, "n_q":
 def test_headers_of_streams_of_codes(header: Any, streamable: Callable[..., Tokenizer]) -> None:
     text = header if isinstance(header, str) else json.dumps(header)
     with pytest.raises(ValueError, match=r"not a stream of codes|n_q=") as told:
-        decode_live(streamable(), io.BytesIO(text.encode() + b"\n" + bytes(64)), io.BytesIO(), force=True)
+        decode_pipe(streamable(), io.BytesIO(text.encode() + b"\n" + bytes(64)), io.BytesIO(), force=True)
     assert "\n" not in str(told.value)
 
 

@@ -152,18 +152,26 @@ def _name(row: dict[str, Any]) -> str:
 
 
 def _check_type(cut: Any, kinds: tuple[str, ...]) -> None:
-    kind = cut.get("type") if isinstance(cut, dict) else None
+    kind = _field(cut, "type")
     if not isinstance(kind, str) or kind not in kinds:
         raise ValueError(f"type={kind!r}, expected one of {', '.join(kinds)}")
     if kind != _MIXED:
         return
-    tracks = [*_list(cut.get("tracks")), *([cut["snr_reference"]] if "snr_reference" in cut else [])]
+    tracks = _list(cut.get("tracks"))
+    if "snr_reference" in cut:
+        tracks = [*tracks, cut["snr_reference"]]
     for track in tracks:
-        inner = track.get("cut") if isinstance(track, dict) else None
+        inner = _field(track, "cut")
         if not isinstance(inner, dict):
             raise ValueError("a track of a MixedCut has a `cut`")
         # Lhotse puts the track's type in the place of the cut's
         _check_type({**inner, "type": track.get("type")}, (*_DATA_CUTS, _PADDING))
+
+
+def _field(value: Any, name: str) -> Any:
+    if isinstance(value, dict):
+        return value.get(name)
+    return None
 
 
 def _list(value: Any) -> list[Any]:
@@ -183,13 +191,20 @@ def _check_values(value: Any, places: Places, depth: int) -> None:
         return
     if "storage_type" in value:
         _check_storage(value, places)
-    for source in value["sources"] if isinstance(value.get("sources"), list) else ():
-        if isinstance(source, dict):
+    sources = value.get("sources")
+    if isinstance(sources, list):
+        for source in filter(_is_object, sources):
             _check_source(source, places)
-    for transform in value["transforms"] if isinstance(value.get("transforms"), list) else ():
-        _check_transform(transform)
+    transforms = value.get("transforms")
+    if isinstance(transforms, list):
+        for transform in transforms:
+            _check_transform(transform)
     for item in value.values():
         _check_values(item, places, depth + 1)
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
 
 
 def _check_source(source: dict[str, Any], places: Places) -> None:
@@ -208,7 +223,7 @@ def _check_source(source: dict[str, Any], places: Places) -> None:
 
 
 def _check_transform(transform: Any) -> None:
-    name = transform.get("name") if isinstance(transform, dict) else None
+    name = _field(transform, "name")
     if not isinstance(name, str) or name not in _TRANSFORMS:
         raise ValueError(f"transform {name!r} is not allowed; those that are: {', '.join(sorted(_TRANSFORMS))}")
     arguments = transform.get("kwargs")

@@ -147,8 +147,9 @@ def _folder(source: str) -> Listing:
         sizes = _remote_files(source, suffixes, notes)
     else:
         if not Path(source).is_dir():
-            kinds = "a folder, .jsonl, .jsonl.gz or .tar"
-            raise ValueError(f"{source}: {'not ' + kinds if Path(source).exists() else 'no such file or folder'}")
+            if not Path(source).exists():
+                raise ValueError(f"{source}: no such file or folder")
+            raise ValueError(f"{source}: not a folder, .jsonl, .jsonl.gz or .tar")
         # sizes are not needed here: headers tell the length
         found = files_below(Path(source), suffixes, notify=notes.append)
         sizes = dict.fromkeys((path.as_posix() for path in found), 0)

@@ -30,21 +30,21 @@ class StackShape:
 
     @classmethod
     def of_encoder(cls, config: TokenizerConfig) -> StackShape:
-        """The encoder's stack."""
+        """Return the shape of the encoder's stack."""
         return cls._of(
             config, config.d_model, config.encoder_ffn_dim, config.encoder_attention_heads, config.encoder_windows()
         )
 
     @classmethod
     def of_decoder(cls, config: TokenizerConfig) -> StackShape:
-        """The decoder's stack."""
+        """Return the shape of the decoder's stack."""
         return cls._of(
             config, config.d_model, config.decoder_ffn_dim, config.decoder_attention_heads, config.decoder_windows()
         )
 
     @classmethod
     def of_vocoder(cls, config: TokenizerConfig) -> StackShape:
-        """The vocoder's stack."""
+        """Return the shape of the vocoder's stack."""
         dim = config.vocoder_dim
         ffn_dim = config.vocoder_intermediate_dim
         return cls._of(config, dim, ffn_dim, config.vocoder_attention_heads, config.vocoder_windows())

@@ -7,6 +7,7 @@ import json
 import os
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from mimotok.corpus.ledger import read_entries, read_failures
 from mimotok.corpus.run import tokenize_corpus
 
 RATE = 24_000
-QUICK = {"workers": 0, "shard_hours": 0.01 / 3600}
+QUICK: dict[str, Any] = {"workers": 0, "shard_hours": 0.01 / 3600}
 
 
 def sound(seed: int = 0) -> bytes:

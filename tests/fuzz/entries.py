@@ -27,7 +27,7 @@ from mimotok.corpus.inputs import read_input
 from mimotok.info import read_info
 from mimotok.io.audio import declared_seconds, read_blocks
 from mimotok.io.codes_file import CodesFile, load_codes, save_codes
-from mimotok.streaming.pipes import decode_live, encode_live
+from mimotok.streaming.pipes import decode_pipe, encode_pipe
 from mimotok.transcode import decode_file
 from tests.fuzz.mutations import VALUES, changed_value, damaged
 from tests.helpers.models import STREAMABLE, make_tokenizer
@@ -314,7 +314,7 @@ def read_tar(folder: Path) -> None:
 @cache
 def code_stream() -> bytes:
     target = io.BytesIO()
-    encode_live(tiny(), io.BytesIO(np.zeros(4800, "<i2").tobytes()), target, raw=True)
+    encode_pipe(tiny(), io.BytesIO(np.zeros(4800, "<i2").tobytes()), target, raw=True)
     return target.getvalue()
 
 
@@ -336,9 +336,9 @@ def read_stream(folder: Path) -> None:
     path = _only(folder, "input")
     with path.open("rb") as source:
         if path.suffix == ".codes":
-            decode_live(tiny(), source, io.BytesIO(), force=True)
+            decode_pipe(tiny(), source, io.BytesIO(), force=True)
         else:
-            encode_live(tiny(), source, io.BytesIO(), raw=path.suffix == ".raw")
+            encode_pipe(tiny(), source, io.BytesIO(), raw=path.suffix == ".raw")
 
 
 ENTRIES = {

@@ -46,9 +46,11 @@ def decode(clip: Clip) -> tuple[np.ndarray, int]:
         raise BadClipError(clip.problem)
     if (clip.audio or clip.cut is None) and not Path(clip.audio).is_file():
         # of a pipe nothing may ever come
-        raise BadClipError("not a regular file" if Path(clip.audio).exists() else "missing")
+        if Path(clip.audio).exists():
+            raise BadClipError("not a regular file")
+        raise BadClipError("missing")
     try:
-        wav, rate = _cut_audio(clip.cut) if clip.cut is not None else _file_audio(clip.audio)
+        wav, rate = _audio(clip)
     except Exception as error:  # every backend has its own errors, and none may stop a run
         raise BadClipError(f"corrupt: {type(error).__name__}: {error}".replace("\n", " ")[:200]) from error
     if not len(wav):
@@ -58,13 +60,11 @@ def decode(clip: Clip) -> tuple[np.ndarray, int]:
     return wav, rate
 
 
-def _file_audio(path: str) -> tuple[np.ndarray, int]:
-    rate = sf.info(path).samplerate
-    return load_audio(path, rate)[0].numpy(), rate
-
-
-def _cut_audio(cut: Any) -> tuple[np.ndarray, int]:
-    return load_cut(cut), cut.sampling_rate
+def _audio(clip: Clip) -> tuple[np.ndarray, int]:
+    if clip.cut is not None:
+        return load_cut(clip.cut), clip.cut.sampling_rate
+    rate = sf.info(clip.audio).samplerate
+    return load_audio(clip.audio, rate)[0].numpy(), rate
 
 
 def read(clip: Clip, start: float = 0.0, seconds: float = 1e6) -> tuple[np.ndarray, int]:
@@ -112,7 +112,9 @@ def read_manifest(paths: str | Iterable[str], root: str = ".", *, allow_outside:
         ValueError: for a file that cannot be read, a line that is not understood, and a folder (Shar is streamed).
     """
     clips: list[Clip] = []
-    for path in [paths] if isinstance(paths, str) else paths:
+    if isinstance(paths, str):
+        paths = [paths]
+    for path in paths:
         if Path(path).is_dir():
             raise ValueError(f"{path}: a folder; a Shar folder is for training only, and needs no preparation")
         read_one = _read_cuts if _is_cut_set(path) else _read_jsonl

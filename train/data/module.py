@@ -6,6 +6,7 @@ import hashlib
 import logging
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 
@@ -41,7 +42,7 @@ class SpeechDataModule(L.LightningDataModule):
         crop_seconds: shortest and longest crop. Clips shorter than their crop come whole.
         min_seconds: shorter training clips are skipped.
         pad_samples: padded lengths are multiples of this many samples, so a compiled model sees few shapes.
-        source_weights: how often a source's clips are heard per epoch, by glob pattern of the source's name, e.g.
+        source_weights: how often a source's clips are used per epoch, by glob pattern of the source's name, e.g.
             {"*kerstin*": 2}; the first match counts, and others have 1.
         augment: see `AugmentConfig`; null for none.
         cache_dir: clips are decoded into it once, at first use; null decodes them every time. Not for Shar.
@@ -146,7 +147,8 @@ class SpeechDataModule(L.LightningDataModule):
         """Return this rank's endless training batches; `len` is an epoch's, equal on all ranks."""
         self.setup()
         rank, world_size = self._ranks()
-        dataset = self._shards(rank, world_size) if _is_shar(self.manifest) else self._clips(rank, world_size)
+        dataset_of = self._shards if _is_shar(self.manifest) else self._clips
+        dataset = dataset_of(rank, world_size)
         log.info("train: %d batches an epoch on each of %d ranks", dataset.epoch_batches, world_size)
         return ResumableLoader(
             dataset,
@@ -184,19 +186,24 @@ class SpeechDataModule(L.LightningDataModule):
         )
 
     def _ranks(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+        if self.trainer is None:
+            return 0, 1
+        return self.trainer.global_rank, self.trainer.world_size
 
     def _digest(self) -> str:
         clips = [(clip.id, clip.duration, clip.text, clip.source) for clip in self.train_clips]
-        sources = find_shards(self.manifest) if _is_shar(self.manifest) else []
-        # only Shar's order depends on the workers
-        streams = [(Path(s.cuts).name, s.source) for s in sources] + [self.num_workers] * bool(sources)
+        streams: list[Any] = []
+        if _is_shar(self.manifest):
+            # only Shar's order depends on the workers
+            streams = [(Path(s.cuts).name, s.source) for s in find_shards(self.manifest)] + [self.num_workers]
         what = (self.seed, self.plan_config, self.augment, clips, streams)
         return hashlib.sha256(repr(what).encode()).hexdigest()[:16]
 
 
 def _is_shar(manifest: str | list[str]) -> bool:
-    return Path(manifest if isinstance(manifest, str) else manifest[0]).is_dir()
+    if isinstance(manifest, list):
+        manifest = manifest[0]
+    return Path(manifest).is_dir()
 
 
 def _epoch_plan(

@@ -49,8 +49,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def make_decoder(folder: Path, **settings: Any) -> PretrainedTextDecoder:
     torch.manual_seed(1)
-    settings = {"stack": 3, "prompt": "<|en|>"} | settings
-    return PretrainedTextDecoder(D_MODEL, PretrainedTextDecoderConfig(str(folder), **settings)).eval()
+    chosen: dict[str, Any] = {"stack": 3, "prompt": "<|en|>"} | settings
+    return PretrainedTextDecoder(D_MODEL, PretrainedTextDecoderConfig(str(folder), **chosen)).eval()
 
 
 def audio(*lengths: int) -> tuple[Tensor, Tensor]:
@@ -227,6 +227,7 @@ def fit(stage: JointStage, steps: int, resume: Path | None = None) -> lightning.
 
 
 @pytest.mark.parametrize(("kind", "tune"), [("llama", False), ("whisper", True)])
+@pytest.mark.slow
 def test_a_run_resumed_is_exported_and_transcribes(
     kind: str, tune: bool, models: dict[str, Path], tmp_path: Path
 ) -> None:
