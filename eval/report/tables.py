@@ -51,6 +51,33 @@ def main_table(results: Results) -> Table:
     return Table(header, rows)
 
 
+def short_table(results: Results) -> Table:
+    """Make a row for each codec: bitrate, and the means of PESQ-WB and of speaker similarity, where they were measured."""
+    metrics = [metric for metric in headline_metrics(results) if metric["name"] in ("pesq_wb", "sim")]
+    rows = [
+        [codec["label"], _bits(bitrate(codec)), *[_mean(codec, metric) for metric in metrics]]
+        for codec in results["codecs"]
+    ]
+    return Table(["codec", "bit/s", *[f"{m['title']} {arrow(m)}" for m in metrics]], rows)
+
+
+def codebook_table(results: Results) -> Table:
+    """Make a row for each measured number of codebooks: nominal bitrate, the headline metrics' means, and the speed."""
+    metrics = headline_metrics(results)
+    rows = [
+        [
+            codec["label"],
+            _bits(codec["nominal_bitrate"]),
+            *[_mean(codec, metric) for metric in metrics],
+            *[_number(codec["speed"][side] or None, 3) for side in ("encode", "decode")],
+        ]
+        for codec in results["codecs"]
+        if "n_q" in codec["identity"]
+    ]
+    header = ["codebooks", "bit/s", *[f"{m['title']} {arrow(m)}" for m in metrics], "encode RTF ↓", "decode RTF ↓"]
+    return Table(header, rows)
+
+
 def rate_table(results: Results) -> Table:
     """Make a row for each codec: the bitrates, code usage, and the time that coding takes."""
     header = ["codec", "nominal", "stream", "file", "entropy", "code usage", "encode RTF", "decode RTF"]
@@ -81,13 +108,19 @@ def full_table(results: Results) -> Table:
     return Table(["codec", "metric", "mean", "median", "low", "high", "clips", "missing"], rows)
 
 
-TABLES: dict[str, Callable[[Results], Table]] = {"main": main_table, "rates": rate_table, "full": full_table}
+TABLES: dict[str, Callable[[Results], Table]] = {
+    "main": main_table,
+    "short": short_table,
+    "codebooks": codebook_table,
+    "rates": rate_table,
+    "full": full_table,
+}
 
 
 def fill_tables(document: Path, results: Results) -> int:
     """Put a report's tables into a Markdown document.
 
-    A place for a table is all between `<!-- eval: NAME -->` and `<!-- /eval -->`, where NAME is main, rates or full.
+    A place for a table is all between `<!-- eval: NAME -->` and `<!-- /eval -->`, where NAME is one of TABLES.
 
     Args:
         document: the file, which is rewritten.
@@ -132,6 +165,12 @@ def with_interval(summary: Results | None, digits: int) -> str:
 def figure_text(value: float | None, metric: Results) -> str:
     """Write a figure of a metric with its digits, or a dash where there is none."""
     return NO_FIGURE if value is None else _number(value, metric["digits"])
+
+
+def _mean(codec: Results, metric: Results) -> str:
+    """Write the mean of a metric over all recordings."""
+    summary = codec["summary"].get(metric["name"])
+    return figure_text(None if summary is None else summary["mean"], metric)
 
 
 def arrow(metric: Results) -> str:

@@ -16,6 +16,7 @@ from eval.report.pictures import draw_pictures
 from eval.report.schema import FORMAT, load_results, save_results
 from eval.report.tables import fill_tables
 from eval.run import tasks
+from tests.helpers.paths import ROOT
 
 
 @pytest.fixture
@@ -140,6 +141,15 @@ def test_tables_go_into_documents_again_and_again(measure, tmp_path: Path) -> No
     document.write_text("<!-- eval: best -->\n<!-- /eval -->")
     with pytest.raises(ValueError, match="'best'"):
         fill_tables(document, results)
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/encode.md", "docs/evaluate.md", "checkpoints/default/README.md"])
+def test_tables_of_the_documents_are_those_of_the_committed_report(document: str, tmp_path: Path) -> None:
+    text = (ROOT / document).read_text()
+    copy = tmp_path / "copy.md"
+    copy.write_text(text)
+    fill_tables(copy, load_results(ROOT / "reports/default/results.json"))
+    assert copy.read_text() == text
 
 
 @given(
