@@ -111,8 +111,8 @@ def _box(x: float, y: float, box: Box) -> str:
     return (
         f'<rect x="{x:g}" y="{y:g}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="8" '
         f'fill="{fill}" stroke="{outline}" stroke-width="1.5"/>'
-        + _text(middle, y + 32, box.title, size=15, weight="bold")
-        + _text(middle, y + 54, box.detail, size=13)
+        + _text(middle, y + 32, box.title, size=14, weight="bold")
+        + _text(middle, y + 54, box.detail, size=12)
     )
 
 

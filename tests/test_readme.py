@@ -1,4 +1,4 @@
-"""README's own commands and snippets, run as they stand there."""
+"""The commands and snippets of README and of the pages in docs/, run as they stand there; links and pictures exist."""
 
 from __future__ import annotations
 
@@ -11,49 +11,85 @@ from pathlib import Path
 import pytest
 
 from mimotok import weights
+from mimotok.cli.main import main
+from mimotok.config import TokenizerConfig
+from scripts.docs_hooks import SHARED, rewrite_links
+from scripts.draw_signal_path import draw
 from tests.helpers.paths import ROOT
 
-pytestmark = pytest.mark.slow
-
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))]
+# pages whose code other tests run, because it needs more than a sample and this environment
+ELSEWHERE = {"docs/corpora.md": "tests/corpus", "docs/page.md": "tests/page"}
+# a snippet that several pages show runs once
+SEEN: set[str] = set()
 
 needs_checkpoint = pytest.mark.skipif(
     not (ROOT / "checkpoints/default" / weights.WEIGHTS_NAME).is_file(), reason="no embedded checkpoint in this tree"
 )
 
 
+def blocks(page: str, language: str) -> list[str]:
+    """List the fenced blocks of a language in a page."""
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+
+
+def unseen(texts: list[str]) -> list[str]:
+    """List the texts that no earlier page has shown."""
+    new = [text for text in texts if text not in SEEN]
+    SEEN.update(new)
+    return new
+
+
+def run_page(page: str) -> None:
+    """Run the Python of a page, each block by itself, then its commands."""
+    for snippet in unseen(blocks(page, "python")):
+        exec(compile(snippet, page, "exec"), {"__name__": "page"})
+    for line in unseen([line for text in blocks(page, "sh") for line in text.splitlines()]):
+        words = shlex.split(line, comments=True)
+        if words[:1] == ["mimotok"]:
+            sys.argv = words
+            with pytest.raises(SystemExit) as exited:
+                main()
+            assert not exited.value.code, line
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sample as in.wav and its codes as out.npz, which the pages read."""
+    from mimotok import Tokenizer, encode_file, load_audio, save_audio
+
+    path = tmp_path_factory.mktemp("pages")
+    save_audio(path / "in.wav", load_audio(ROOT / "examples/sample.flac", 24_000), 24_000)
+    encode_file(Tokenizer.from_pretrained(), path / "in.wav", path / "out.npz")
+    return path
+
+
 @pytest.fixture
-def workplace(tmp_path: Path) -> Path:
-    """A folder with the sample as in.wav, which is what README's commands read."""
-    from mimotok import load_audio, save_audio
-
-    save_audio(tmp_path / "in.wav", load_audio(ROOT / "examples/sample.flac", 24_000), 24_000)
-    return tmp_path
+def workplace(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working directory of a page."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", sys.argv)
 
 
+WITH_CODE = [page for page in PAGES if page not in ELSEWHERE and (blocks(page, "python") or blocks(page, "sh"))]
+
+
+@pytest.mark.slow
 @needs_checkpoint
-def test_python_snippets(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(workplace)
-    snippets = [text for language, text in BLOCKS if language == "python"]
-    assert snippets
-    for snippet in snippets:
-        exec(compile(snippet, "README.md", "exec"), {})
+@pytest.mark.parametrize("page", WITH_CODE)
+@pytest.mark.usefixtures("workplace")
+def test_the_code_of_a_page_runs(page: str) -> None:
+    run_page(page)
 
 
-@needs_checkpoint
-def test_command_lines(workplace: Path) -> None:
-    lines = [line for language, text in BLOCKS if language == "sh" for line in text.splitlines()]
-    commands = [shlex.split(line, comments=True) for line in lines if line.startswith("mimotok ")]
-    assert len(commands) >= 3
-    for command in commands:
-        done = subprocess.run(
-            [sys.executable, "-m", "mimotok", *command[1:]], cwd=workplace, capture_output=True, text=True
-        )
-        assert done.returncode == 0, (command, done.stderr)
-    assert (workplace / "out.wav").is_file()
+def test_readme_shows_python_and_commands() -> None:
+    assert blocks("README.md", "python")
+    assert sum(line.startswith("mimotok ") for text in blocks("README.md", "sh") for line in text.splitlines()) >= 2
+    assert len(README.splitlines()) <= 120
 
 
+@pytest.mark.slow
 @needs_checkpoint
 def test_demo() -> None:
     done = subprocess.run([sys.executable, "scripts/demo.py"], cwd=ROOT, capture_output=True, text=True)
@@ -65,13 +101,49 @@ def test_demo() -> None:
 
 
 def test_the_tree_names_every_folder() -> None:
-    tree = README[README.index("## The tree") :]
+    page = (ROOT / "docs/architecture.md").read_text()
+    tree = page[page.index("## The tree") :]
     packages = [path.parent.relative_to(ROOT) for path in (ROOT / "mimotok").rglob("__init__.py")]
     for folder in [*packages, Path("train"), Path("eval"), Path("bench"), Path("tests"), Path("docs")]:
-        assert f"{folder.name}/" in tree, f"README's tree lacks {folder}"
+        assert f"{folder.name}/" in tree, f"the tree in docs/architecture.md lacks {folder}"
 
 
-def test_make_targets_that_readme_names_exist() -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_make_targets_that_pages_name_exist(page: str) -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for target in set(re.findall(r"^make (\w+)", README, re.MULTILINE)):
+    for target in set(re.findall(r"^(?:`?)make (\w+)", (ROOT / page).read_text(), re.MULTILINE)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("document", [*PAGES, *(path for path in SHARED if path.endswith(".md"))])
+def test_links_lead_to_files_of_the_repository(document: str) -> None:
+    # the badge of the tests leads out of the tree, to the page of the repository's workflow
+    text = (ROOT / document).read_text().replace("../../actions", "https://actions")
+    rewrite_links(text, document, "https://repository")
+
+
+def test_links_that_lead_nowhere_are_named() -> None:
+    with pytest.raises(ValueError, match=r"docs/a\.md: the link none\.md leads to docs/none\.md"):
+        rewrite_links("[x](none.md)", "docs/a.md", "")
+    assert rewrite_links("[x](../LICENSE) `[y](z)`", "docs/a.md", "") == "x `[y](z)`"
+    assert rewrite_links("[x](../train/README.md#data)", "docs/a.md", "") == "[x](reference/training.md#data)"
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text()
+    places = [place for place in SHARED.values() if place.endswith(".md")]
+    for place in [*places, *(page.removeprefix("docs/") for page in PAGES[1:])]:
+        assert re.search(rf"[ :-] {re.escape(place)}$", navigation, re.MULTILINE), f"mkdocs.yml does not name {place}"
+
+
+def test_the_picture_of_the_signal_path_is_that_of_the_embedded_model() -> None:
+    config = TokenizerConfig.load(ROOT / "checkpoints/default/config.json")
+    assert (ROOT / "docs/pictures/signal_path.svg").read_text() == draw(config)
+
+
+def test_the_table_of_extras_is_complete() -> None:
+    from importlib.metadata import metadata
+
+    page = (ROOT / "docs/install.md").read_text()
+    for extra in metadata("mimotok").get_all("Provides-Extra") or []:
+        assert f"`{extra}`" in page, f"docs/install.md does not say what {extra} is for"
