@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from mimotok import weights
-from mimotok.cli.main import main
+from mimotok.cli.main import app
 from mimotok.config import TokenizerConfig
 from scripts.docs_hooks import SHARED, rewrite_links
 from scripts.draw_signal_path import draw
@@ -48,10 +49,8 @@ def run_page(page: str) -> None:
     for line in unseen([line for text in blocks(page, "sh") for line in text.splitlines()]):
         words = shlex.split(line, comments=True)
         if words[:1] == ["mimotok"]:
-            sys.argv = words
-            with pytest.raises(SystemExit) as exited:
-                main()
-            assert not exited.value.code, line
+            result = CliRunner().invoke(app, words[1:])
+            assert result.exit_code == 0, (line, result.output)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +68,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workplace(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The working directory of a page."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", sys.argv)
 
 
 WITH_CODE = [page for page in PAGES if page not in ELSEWHERE and (blocks(page, "python") or blocks(page, "sh"))]
