@@ -23,6 +23,7 @@ from mimotok.cli.common import (
     tell,
 )
 from mimotok.cli.export import export
+from mimotok.cli.page import page
 from mimotok.cli.tokenize import tokenize
 from mimotok.io.terminal import binary_output, run_command, say
 
@@ -114,6 +115,7 @@ def info(
 
 
 app.command(epilog="Example: mimotok export --format onnx exported/")(export)
+app.command(epilog="Example: mimotok page --open")(page)
 app.command(epilog="Example: mimotok tokenize manifest.jsonl tokens/ --root audio")(tokenize)
 
 
