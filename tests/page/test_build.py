@@ -71,7 +71,7 @@ def test_a_page_is_updated_without_a_new_export(
     assert sizes == {name: (page / name).stat().st_size for name in sizes}
     monkeypatch.setattr(build, "export_onnx", lambda *_, **__: exported.append(True) or (page / "model").mkdir())
     exported: list[bool] = []
-    with pytest.raises(OSError, match="encoder.onnx"):
+    with pytest.raises(OSError, match=r"encoder\.onnx"):
         build.build_page(built.tokenizer, page, n_q=2, runtime=runtime)
     assert exported
     assert not build.is_page(page)
