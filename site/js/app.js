@@ -41,6 +41,7 @@ const listening = new Listening();
  */
 async function alone(work) {
   if (busy) return;
+  const focused = /** @type {HTMLElement} */ (document.activeElement);
   busy = true;
   hideError();
   enable();
@@ -53,6 +54,8 @@ async function alone(work) {
   busy = false;
   hideProgress();
   enable();
+  // A control that was disabled meanwhile has lost the keyboard.
+  if (document.activeElement === document.body) focused.focus({ preventScroll: true });
 }
 
 /** What cannot be used now is disabled. The place of the keyboard is kept: the slider stays enabled. */
@@ -74,6 +77,7 @@ async function loadModel() {
 /** @param {string} name @param {Float32Array} wav */
 async function takeSound(name, wav) {
   requireShort(wav.length / facts.sample_rate);
+  showProgress("Encoding:", 0);
   const codes = await model.encode(wav, (done) => showProgress("Encoding:", done));
   await hear({ name, codes, numSamples: wav.length, original: wav, originalBlob: writeWav(wav, facts.sample_rate) });
 }
@@ -110,6 +114,7 @@ async function hear(known) {
   get("codebooks").value = nQ;
   showCodebooks();
   const codes = firstCodebooks(known.codes, nQ);
+  showProgress("Decoding:", 0);
   const decoded = await model.decode(codes, known.numSamples, (done) => showProgress("Decoding:", done));
   const isFirst = recording?.codes !== known.codes;
   recording = { ...known, decoded, decodedBlob: writeWav(decoded, facts.sample_rate) };

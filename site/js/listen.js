@@ -1,6 +1,7 @@
 /** The controls of the player, and the blind test. */
 
 import { BlindTest, LETTERS } from "./blind.js";
+import { showError } from "./messages.js";
 import { Player, clock } from "./player.js";
 
 const get = (/** @type {string} */ id) => /** @type {any} */ (document.getElementById(id));
@@ -15,6 +16,7 @@ export class Listening {
     this.sources = new Map();
     this.player.addEventListener("change", () => this.show());
     this.player.addEventListener("time", () => this.showTime());
+    this.player.addEventListener("fail", () => showError("the browser cannot play this sound: press play once more"));
     get("play").addEventListener("click", () => this.toggle());
     get("seek").addEventListener("input", () => this.player.seek(Number(get("seek").value)));
     for (const group of ["versions", "letters"]) get(group).addEventListener("change", () => this.choose());

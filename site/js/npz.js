@@ -90,7 +90,7 @@ export function readNpz(bytes) {
   const arrays = {};
   let position = view.getUint32(end + 16, true);
   for (let i = 0; i < count; i++) {
-    require(position + CENTRAL_SIZE <= end && view.getUint32(position, true) === CENTRAL);
+    requireWhole(position + CENTRAL_SIZE <= end && view.getUint32(position, true) === CENTRAL);
     const compression = view.getUint16(position + 10, true);
     const crc = view.getUint32(position + 16, true);
     const size = view.getUint32(position + 24, true);
@@ -99,11 +99,11 @@ export function readNpz(bytes) {
     const local = view.getUint32(position + 42, true);
     const name = new TextDecoder().decode(bytes.subarray(position + CENTRAL_SIZE, position + CENTRAL_SIZE + nameSize));
     if (compression !== 0) throw new Error(`${name} is compressed: write it with numpy.savez, uncompressed`);
-    require(local + LOCAL_SIZE <= end && view.getUint32(local, true) === LOCAL);
+    requireWhole(local + LOCAL_SIZE <= end && view.getUint32(local, true) === LOCAL);
     const start = local + LOCAL_SIZE + view.getUint16(local + 26, true) + view.getUint16(local + 28, true);
-    require(start + size <= end);
+    requireWhole(start + size <= end);
     const data = bytes.subarray(start, start + size);
-    require(crc32(data) === crc);
+    requireWhole(crc32(data) === crc);
     const field = name.replace(/\.npy$/, "");
     if (Object.hasOwn(arrays, field)) throw new Error(`two fields ${field}, expected one`);
     arrays[field] = readNpy(field, data);
@@ -130,7 +130,7 @@ function readNpy(field, data) {
 }
 
 /** @param {boolean} condition */
-function require(condition) {
+function requireWhole(condition) {
   if (!condition) throw new Error("not a codes file (.npz), truncated or damaged");
 }
 
