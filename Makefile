@@ -45,7 +45,7 @@ $(VENV)/.page: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(INSTALL) -e '.[train,eval,tokenize,hf,onnx,dev]'
+	$(INSTALL) -e '.[train,align,eval,tokenize,hf,onnx,dev]'
 	touch $@
 
 clean:

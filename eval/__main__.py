@@ -5,19 +5,18 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mimotok.io.terminal import one_line, run_command, say
+from mimotok.io.progress import ProgressBar
+from mimotok.io.terminal import errors_in_one_line, run_command, say, warn
 
 LISTS = ("--codec", "--n-q", "--metric")
-# exit codes
-FAILURES = 1
-USER_ERROR = 2
-INTERRUPTED = 130
+PROGRAM = "eval"
+FAILURES = 1  # exit code
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -73,7 +72,7 @@ def run(
     from eval.run.runner import Settings, evaluate
     from eval.testlists import read_labelled_clips, read_test_list, thin
 
-    with _errors_in_one_line():
+    with _errors():
         kinds = checked_kinds(metric, labels)
         models = {"sim": sim, "asr": asr, "mos": mos}
         clips = read_test_list(manifest, root=root, split=split)
@@ -86,6 +85,7 @@ def run(
             device=device,
             seed=seed,
             labelled=tuple(read_labelled_clips(labels, manifest, root=root)) if labels else (),
+            isolated=True,
         )
         done = evaluate(settings, notify=notify, progress=_progress)
         say(write_report_files(out, results_of(done, _command())))
@@ -104,7 +104,7 @@ def compare(
     from eval.report.compare import comparison_table
     from eval.report.schema import load_results
 
-    with _errors_in_one_line():
+    with _errors():
         differences = compare_results(load_results(a), load_results(b), seed=seed)
     say(comparison_table(differences))
     if any(difference.worse for difference in differences):
@@ -137,13 +137,13 @@ def probe(
     from eval.testlists import read_test_list
 
     rows = []
-    with _errors_in_one_line():
+    with _errors():
         budget = Budget(steps=steps, seed=seed)
         train = read_test_list(manifest, root=root, split=train_split)
         test = [
             clip
             for clip in read_test_list(manifest, root=root, split=split)
-            if source in (clip.source or "") and (machine_text or not clip.machine_text)
+            if source in clip.source and (machine_text or not clip.machine_text)
         ]
         for spec in expand_specs(codec, n_q or []):
             result = run_probe(
@@ -165,7 +165,7 @@ def tables(
     from eval.report.schema import load_results
     from eval.report.tables import fill_tables
 
-    with _errors_in_one_line():
+    with _errors():
         figures = load_results(results)
         for document in documents:
             say(f"{document}: {fill_tables(document, figures)} tables")
@@ -178,39 +178,22 @@ def _options() -> None:
 
 def notify(line: str) -> None:
     """Print one line on stderr."""
-    print(f"eval: {one_line(line)}", file=sys.stderr)
+    warn(PROGRAM, line)
 
 
 def _command() -> str:
     return "python -m eval " + shlex.join(sys.argv[1:])
 
 
-@contextmanager
-def _errors_in_one_line() -> Iterator[None]:
-    """Turn a user's error into one line and exit code 2, and Ctrl-C into one line and 130."""
-    try:
-        yield
-    except (ValueError, OSError, ImportError) as error:
-        notify(str(error) or type(error).__name__)
-        raise typer.Exit(USER_ERROR) from None
-    except KeyboardInterrupt:
-        notify("interrupted; the same command goes on from here")
-        raise typer.Exit(INTERRUPTED) from None
+def _errors() -> AbstractContextManager[None]:
+    return errors_in_one_line(PROGRAM, interrupted="interrupted; the same command goes on from here")
 
 
 @contextmanager
 def _progress(what: str, count: int) -> Iterator[Callable[[], None]]:
     """Yield a function that advances a bar on stderr, where that is a terminal."""
-    if not count or not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=count)
-        yield lambda: bar.advance(task)
+    with ProgressBar(what, count, count=True) as bar:
+        yield bar.advance
 
 
 def expand_lists(words: list[str]) -> list[str]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-import soxr
-
 from mimotok.io.audio import RESAMPLER
+from mimotok.io.audio import resample as resample
 
 VERSION = 2  # raise it when a figure's meaning changes: cached figures of another version are not used
 SAMPLE_RATE = 24000  # Hz: originals and reconstructions are compared, stored and played at this rate
@@ -29,10 +27,3 @@ RULES = (
     "recogniser does not know) has no value for it. The clip is counted as missing and is not part of the mean.",
     "Intervals: 95 %, percentile bootstrap over clips.",
 )
-
-
-def resample(wav: np.ndarray, source_rate: int, rate: int) -> np.ndarray:
-    """Resample wav, float32 [T] at `source_rate` Hz, to float32 [T'] at `rate` Hz."""
-    if source_rate == rate:
-        return wav
-    return soxr.resample(wav, source_rate, rate, quality=RESAMPLER).astype(np.float32)

@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
+import csv
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mimotok.io.alignments import Phone, read_alignments
 from mimotok.io.audio import AUDIO_SUFFIXES
+from mimotok.io.clips import Clip, read_clips
 from mimotok.io.files import open_regular
 from mimotok.io.manifest import read_rows
 
-# values of `text_source` that are not a recogniser
-HUMAN_SOURCES = (None, "human", "exact")
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One recording.
-
-    Attributes:
-        id: its name in reports.
-        audio: its file.
-        text: what is said in it, None if unknown.
-        language: a code such as "en", None if unknown.
-        machine_text: whether a recogniser wrote the text. An error rate against such text would measure agreement with
-            that recogniser, so it is not computed.
-        speaker: who speaks, None if unknown.
-        source: the corpus that it is from, None if unknown.
-    """
-
-    id: str
-    audio: Path
-    text: str | None = None
-    language: str | None = None
-    machine_text: bool = False
-    speaker: str | None = None
-    source: str | None = None
+# Columns of AudioFolder's metadata.
+FILE_NAME = "file_name"
+TEXT_COLUMNS = ("transcription", "transcript", "text", "sentence")
 
 
 @dataclass(frozen=True)
@@ -57,8 +37,9 @@ def read_test_list(path: Path, *, root: Path | None = None, split: str | None = 
               `source`);
             - Seed-TTS-Eval's `meta.lst` (`id|prompt text|prompt audio|...`), whose prompts are real recordings; each is
               read once, with its text; its language is the folder's name (`en`, `zh`);
-            - a folder in LJSpeech's layout (`metadata.csv` beside `wavs/`) or LibriSpeech's (`*.trans.txt` beside the
-              audio);
+            - a folder in LJSpeech's layout (`metadata.csv` of `name|text|normalised text` beside `wavs/`), in
+              AudioFolder's (`metadata.csv` or `metadata.jsonl` with `file_name` and `transcription`) or in
+              LibriSpeech's (`*.trans.txt` beside the audio);
             - any other folder: all audio below it, without texts.
         root: folder of a manifest's relative paths, the manifest's own if None.
         split: rows of a manifest to read, besides rows without a split; None for all.
@@ -109,13 +90,14 @@ def read_labelled_clips(labels: Path, manifest: Path, *, root: Path | None = Non
 
 
 def _read_folder(folder: Path) -> list[Clip]:
-    if (folder / "metadata.csv").is_file():
-        return _read_ljspeech(folder)
+    for path in (folder / "metadata.csv", folder / "metadata.jsonl"):
+        if path.is_file():
+            return _read_metadata(path)
     transcripts = sorted(folder.rglob("*.trans.txt"))
     if transcripts:
         return [clip for path in transcripts for clip in _read_librispeech(path, folder)]
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and not path.is_dir())
-    return [Clip(id=str(path.relative_to(folder)), audio=path) for path in files]
+    return [Clip(id=str(path.relative_to(folder)), audio=str(path)) for path in files]
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
@@ -127,24 +109,8 @@ def _lines(path: Path) -> list[tuple[int, str]]:
 
 
 def _read_manifest(path: Path, root: Path, split: str | None) -> list[Clip]:
-    clips = []
-    for number, row in read_rows(str(path)):
-        if not isinstance(row.get("audio"), str):
-            raise ValueError(f"{path}:{number}: a recording needs `audio`, its file")
-        if split is not None and row.get("split") not in (None, split):
-            continue
-        clips.append(
-            Clip(
-                id=str(row.get("id") or row["audio"]),
-                audio=root / row["audio"],
-                text=(row.get("text") or "").strip() or None,
-                language=row.get("language"),
-                machine_text=row.get("text_source") not in HUMAN_SOURCES,
-                speaker=row.get("speaker"),
-                source=row.get("source"),
-            )
-        )
-    return clips
+    clips = read_clips(str(path), str(root))
+    return [clip for clip in clips if split is None or clip.split in ("", split)]
 
 
 def _fields(path: Path, number: int, line: str, least: int) -> list[str]:
@@ -160,16 +126,65 @@ def _read_seed_tts(path: Path) -> list[Clip]:
     for number, line in _lines(path):
         _, text, audio = _fields(path, number, line, 3)[:3]
         # several sentences are to be spoken after the same prompt
-        clips.setdefault(audio, Clip(id=audio, audio=path.parent / audio, text=text, language=language))
+        clips.setdefault(audio, Clip(id=audio, audio=str(path.parent / audio), text=text, language=language))
     return list(clips.values())
 
 
-def _read_ljspeech(folder: Path) -> list[Clip]:
-    path = folder / "metadata.csv"
+def _read_metadata(path: Path) -> list[Clip]:
+    """Read `metadata.csv` or `metadata.jsonl`, in LJSpeech's layout or in AudioFolder's."""
+    if path.suffix == ".jsonl":
+        return _read_audio_folder(path, read_rows(str(path)))
+    lines = _lines(path)
+    header = next(csv.reader([line.lstrip("\ufeff") for _, line in lines[:1]]), [])
+    if FILE_NAME in (name.strip() for name in header):
+        return _read_audio_folder(path, _csv_rows(path))
+    if lines and "|" not in lines[0][1]:
+        raise ValueError(
+            f"{path}:{lines[0][0]}: neither LJSpeech's layout (name|text|normalised text, sound in wavs/) "
+            f"nor AudioFolder's (a header with {FILE_NAME} and transcription)"
+        )
+    return _read_ljspeech(path)
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        # quoted text may hold commas and line breaks
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = [name.strip() for name in next(reader)]
+            for fields in reader:
+                if len(fields) != len(header) and fields:
+                    raise ValueError(
+                        f"{path}:{reader.line_num}: {len(fields)} fields, but its header names {len(header)}"
+                    )
+                if fields:
+                    yield reader.line_num, dict(zip(header, fields, strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: cannot be read as comma-separated text ({error})") from None
+
+
+def _read_audio_folder(path: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -> list[Clip]:
+    clips = []
+    for number, row in rows:
+        name = row.get(FILE_NAME)
+        texts = [row.get(key) for key in TEXT_COLUMNS]
+        text = next((text for text in texts if text), None)
+        if not isinstance(name, str) or not name or not isinstance(text, (str, type(None))):
+            raise ValueError(
+                f"{path}:{number}: a recording needs {FILE_NAME}, its file, and a text in {TEXT_COLUMNS[0]}"
+            )
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"{path}:{number}: {name} is not below {path.parent}")
+        text = (text or "").strip() or None
+        clips.append(Clip(id=name, audio=str(path.parent / name), text=text, language=row.get("language") or None))
+    return clips
+
+
+def _read_ljspeech(path: Path) -> list[Clip]:
     clips = []
     for number, line in _lines(path):
         name, *texts = _fields(path, number, line, 2)
-        clips.append(Clip(id=name, audio=folder / "wavs" / f"{name}.wav", text=texts[-1], language="en"))
+        clips.append(Clip(id=name, audio=str(path.parent / "wavs" / f"{name}.wav"), text=texts[-1], language="en"))
     return clips
 
 
@@ -178,7 +193,7 @@ def _read_librispeech(path: Path, folder: Path) -> list[Clip]:
     for _, line in _lines(path):
         name, _, text = line.partition(" ")
         audio = path.parent / f"{name}.flac"
-        clips.append(Clip(id=str(audio.relative_to(folder)), audio=audio, text=text, language="en"))
+        clips.append(Clip(id=str(audio.relative_to(folder)), audio=str(audio), text=text, language="en"))
     return clips
 
 
@@ -204,7 +219,7 @@ def thin(clips: list[Clip], *, every: int = 1, min_seconds: float = 0.0, notify:
     return long_enough[::every]
 
 
-def _seconds(audio: Path) -> float:
+def _seconds(audio: str) -> float:
     """Read how long a sound file is, infinity where its header cannot be read."""
     import soundfile
 

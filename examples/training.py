@@ -31,7 +31,7 @@ class Example(PlainLoading):
         self.learning_rate = learning_rate
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
-        """The losses of a batch by name."""
+        """Return the losses of a batch by name."""
         raise NotImplementedError
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:  # noqa: ARG002

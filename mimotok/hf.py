@@ -1,11 +1,12 @@
-"""The transformers adapter: after `import mimotok.hf`, AutoConfig, AutoFeatureExtractor and AutoModel know our models.
+"""The transformers adapter: `import mimotok.hf` registers our models with transformers' Auto classes.
 
-The files are the official ones, read and written as they are: what `AutoModel` saves, `mimotok.Tokenizer` loads, and
-the other way round. Needs: pip install 'mimotok[hf]'.
+The files are the official ones: what `AutoModel` saves, `mimotok.Tokenizer` loads, and vice versa. It needs pip install
+'mimotok[hf]'.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,16 @@ from mimotok.model.mel import hann_window
 from mimotok.model.quantizer import Codebook, ResidualQuantizer
 from mimotok.model.transformer import RMSNorm
 from mimotok.tokenizer import Tokenizer
-from mimotok.weights import WINDOW_KEY, save_preprocessor
+from mimotok.weights import (
+    WEIGHTS_NAME,
+    WINDOW_KEY,
+    check_dtypes,
+    check_finite,
+    check_sizes,
+    read_header,
+    save_preprocessor,
+    shapes_of,
+)
 
 try:
     from transformers import (
@@ -33,19 +43,28 @@ try:
     )
     from transformers import initialization as init
     from transformers.modeling_utils import PreTrainedAudioTokenizerBase
-    from transformers.utils import ModelOutput
+    from transformers.utils import ModelOutput, cached_file
     from transformers.utils.generic import can_return_tuple
 except ImportError as error:
     raise ImportError(f"mimotok.hf needs transformers 5: pip install 'mimotok[hf]' ({error})") from None
 
 MODEL_TYPE = "mimo_audio_tokenizer"
+# What says where a hub id's files are, and what asks for other weights than those of the folder.
+_WHERE = ("cache_dir", "local_files_only", "proxies", "revision", "subfolder", "token")
+_OTHER_WEIGHTS = {"ignore_mismatched_sizes", "state_dict", "gguf_file", "quantization_config", "variant"}
+FREE_MISSING = 1 << 24  # values that any file may lack
 OFFICIAL_KEYS = tuple(key for key in TokenizerConfig().to_official() if key != "model_type")
 
 
 class MimoAudioTokenizerConfig(PreTrainedConfig):
-    """The keys of the official `config.json` as attributes, defaults as in `TokenizerConfig`.
+    """The keys of the official `config.json` as attributes, with the defaults of `TokenizerConfig`.
 
-    Raises ValueError, naming field and value, where they do not make a model.
+    Raises:
+        ValueError: naming field and value, where they do not make a model.
+
+    Example:
+        >>> MimoAudioTokenizerConfig().sampling_rate
+        24000
     """
 
     model_type = MODEL_TYPE
@@ -57,28 +76,33 @@ class MimoAudioTokenizerConfig(PreTrainedConfig):
         super().__init__(**{key: official[key] for key in OFFICIAL_KEYS}, **values)
 
     def to_tokenizer_config(self) -> TokenizerConfig:
-        """The plain library's configuration."""
+        """Return the configuration of `mimotok.Tokenizer`."""
         return TokenizerConfig.from_official({key: getattr(self, key) for key in OFFICIAL_KEYS})
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Writes config.json, and preprocessor_config.json beside it, without which AutoFeatureExtractor is lost."""
+        """Write config.json, and preprocessor_config.json, which AutoFeatureExtractor needs."""
         Path(save_directory).mkdir(parents=True, exist_ok=True)
         save_preprocessor(Path(save_directory), self.to_tokenizer_config())
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
 
 class MimoAudioTokenizerFeatureExtractor(EncodecFeatureExtractor):
-    """Mono sound at `sampling_rate` to `input_values` [B, 1, T] and `padding_mask` [B, T]; nothing else is done to it.
+    """Mono sound at `sampling_rate` to `input_values` [B, 1, T] and `padding_mask` [B, T], unchanged.
 
-    Its `from_pretrained` also takes a folder or hub id without preprocessor_config.json, as the official one is;
-    AutoFeatureExtractor insists on that file.
+    Its `from_pretrained` also reads a folder or hub id without preprocessor_config.json, as the official one is;
+    AutoFeatureExtractor needs that file.
+
+    Example:
+        >>> extractor = MimoAudioTokenizerFeatureExtractor(sampling_rate=24000)
+        >>> extractor(torch.zeros(9600).numpy(), sampling_rate=24000, return_tensors="pt").input_values.shape
+        torch.Size([1, 1, 9600])
     """
 
     @classmethod
     def get_feature_extractor_dict(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """As transformers' own, but of config.json where there is no preprocessor_config.json."""
+        """Read preprocessor_config.json, or config.json where the former is missing."""
         try:
             return super().get_feature_extractor_dict(pretrained_model_name_or_path, **kwargs)
         except OSError:
@@ -90,9 +114,12 @@ class MimoAudioTokenizerFeatureExtractor(EncodecFeatureExtractor):
 
 @dataclass
 class MimoAudioTokenizerEncoderOutput(ModelOutput):
-    """audio_codes: int64 [B, n_q, F], 0 past a clip's end; audio_codes_mask: bool [B, F], True = valid.
+    """The result of `encode`.
 
-    latents: [B, F, D] before the quantizer, 0 past a clip's end.
+    Attributes:
+        audio_codes: int64 [B, n_q, F], 0 past a clip's end.
+        audio_codes_mask: bool [B, F], True = valid.
+        latents: [B, F, D] before the quantizer, 0 past a clip's end.
     """
 
     audio_codes: Tensor
@@ -102,21 +129,30 @@ class MimoAudioTokenizerEncoderOutput(ModelOutput):
 
 @dataclass
 class MimoAudioTokenizerDecoderOutput(ModelOutput):
-    """audio_values: float32 [B, 1, T] in [-1, 1]."""
+    """The result of `decode`.
+
+    Attributes:
+        audio_values: float32 [B, 1, T] in [-1, 1].
+    """
 
     audio_values: Tensor
 
 
 @dataclass
 class MimoAudioTokenizerOutput(ModelOutput):
-    """audio_codes: int64 [B, n_q, F]; audio_values: float32 [B, 1, T]."""
+    """The result of `forward`.
+
+    Attributes:
+        audio_codes: int64 [B, n_q, F].
+        audio_values: float32 [B, 1, T].
+    """
 
     audio_codes: Tensor
     audio_values: Tensor | None = None
 
 
 class _NamedQuantizer(ResidualQuantizer):
-    """The quantizer with its codebooks under the names that the official file gives them: no key needs a map."""
+    """The quantizer with the official file's names of its codebooks, so that no key needs a map."""
 
     def __init__(self, config: TokenizerConfig) -> None:
         nn.Module.__init__(self)
@@ -126,16 +162,24 @@ class _NamedQuantizer(ResidualQuantizer):
             layer._codebook = Codebook(size, config.d_model)
 
     def codebooks(self) -> list[Codebook]:
+        """Return the codebooks."""
         return [layer._codebook for layer in self.vq.layers]  # type: ignore[union-attr]
 
 
 class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
     """A MiMo-Audio-Tokenizer, official or ours, with transformers' conventions for audio tokenizers.
 
-    Gradients are kept wherever they exist: `encode().latents` to the encoder, `decode` to the decoder and to the
-    latents it is given. Codes are indices and pass none on, so `forward` trains the decoder alone. `return_dict=False`
-    makes tuples of the results.
-    Codebooks are float32 whatever the model's dtype is. Raises ValueError as `mimotok.Tokenizer` does.
+    Gradients are kept wherever they exist: `encode().latents` passes them to the encoder, `decode` to the decoder and
+    to the latents that it is given. Codes are indices and have none, so `forward` trains the decoder alone.
+    `return_dict=False` returns tuples. Codebooks are float32 whatever the model's dtype is.
+
+    Raises:
+        ValueError: as `mimotok.Tokenizer` does.
+
+    Example:
+        >>> model = MimoAudioTokenizerModel.from_pretrained("checkpoints/default")
+        >>> model.encode(torch.zeros(1, 1, 9600)).audio_codes.shape
+        torch.Size([1, 8, 11])
     """
 
     config_class = MimoAudioTokenizerConfig
@@ -168,14 +212,23 @@ class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As every transformers model, but float32 where no `dtype` is asked for, whatever the file holds.
+        """Load a model as every transformers model, but in float32 where no `dtype` is given, whatever the file holds.
 
-        The embedded checkpoint's file is half precision: computed in that, a few codes in a hundred are others than
-        the plain library's. dtype="auto" takes the file's.
+        Weights of other sizes than their configuration says are refused, as are NaN and infinity;
+        `ignore_mismatched_sizes` lets transformers fill in what does not fit.
+
+        The embedded checkpoint's file is half precision: computed in that, a few codes in a hundred differ from the
+        plain library's. dtype="auto" uses the file's dtype.
         """
         if "torch_dtype" not in kwargs:
             kwargs.setdefault("dtype", torch.float32)
-        return super().from_pretrained(*args, **kwargs)
+        if args and args[0] is not None and not _OTHER_WEIGHTS & kwargs.keys():
+            where = {name: kwargs[name] for name in _WHERE if name in kwargs}
+            _check_weights(args[0], kwargs.get("config"), **where)
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        check_finite(str(args[0] if args else "the weights"), model.state_dict())
+        return loaded
 
     @can_return_tuple
     def encode(
@@ -184,9 +237,18 @@ class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
         padding_mask: Tensor | None = None,
         num_quantizers: int | None = None,
     ) -> MimoAudioTokenizerEncoderOutput:
-        """input_values: float [B, 1, T] or [B, T], padding_mask: [B, T] or [B, 1, T], 1 = valid, padding on the right.
+        """Encode sound.
 
-        num_quantizers: codebooks to use, the checkpoint's default where None.
+        Args:
+            input_values: float [B, 1, T] or [B, T].
+            padding_mask: [B, T] or [B, 1, T], 1 = valid, padding on the right.
+            num_quantizers: codebooks to use; the checkpoint's default where None.
+
+        Returns:
+            Codes, their mask, and latents.
+
+        Raises:
+            ValueError: as `mimotok.Tokenizer.encode`, and for padding on the left.
         """
         n_q = self._tokenizer.config.checked_n_q(num_quantizers)
         wav = _mono(input_values, "input_values")
@@ -201,10 +263,19 @@ class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
         padding_mask: Tensor | None = None,
         latents: Tensor | None = None,
     ) -> MimoAudioTokenizerDecoderOutput:
-        """audio_codes: int [B, n_q, F], or latents: [B, F, D], quantized or not, in their place.
+        """Decode codes or latents.
 
-        padding_mask: of the samples that were encoded; sound past it is 0 from the next whole frame on, and the
-        result is cut to its width.
+        Args:
+            audio_codes: int [B, n_q, F].
+            padding_mask: of the samples that were encoded. Sound past it is 0 from the next whole frame on, and the
+                result has its width.
+            latents: [B, F, D], quantized or not, in place of codes.
+
+        Returns:
+            Sound, float32 [B, 1, T].
+
+        Raises:
+            ValueError: for both or neither of codes and latents, and as `mimotok.Tokenizer.decode`.
         """
         if (audio_codes is None) == (latents is None):
             raise ValueError("decode needs audio_codes or latents, one of them")
@@ -227,7 +298,17 @@ class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
         num_quantizers: int | None = None,
         audio_codes: Tensor | None = None,
     ) -> MimoAudioTokenizerOutput:
-        """`encode`, unless audio_codes are given, and `decode`: sound as long as `input_values`."""
+        """Encode, unless `audio_codes` are given, and decode: the sound is as long as `input_values`.
+
+        Args:
+            input_values: float [B, 1, T] or [B, T].
+            padding_mask: [B, T] or [B, 1, T], 1 = valid.
+            num_quantizers: codebooks to use.
+            audio_codes: int [B, n_q, F].
+
+        Returns:
+            Codes and sound.
+        """
         if audio_codes is None:
             with torch.no_grad():
                 audio_codes = self.encode(input_values, padding_mask, num_quantizers, return_dict=True).audio_codes
@@ -241,14 +322,17 @@ class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
         state_dict: dict[str, Tensor] | None = None,
         **kwargs: Any,
     ) -> None:
-        """As every transformers model; the folder is also a checkpoint of `mimotok.Tokenizer`, if it is one shard."""
+        """Save as every transformers model.
+
+        The folder is also a checkpoint of `mimotok.Tokenizer`, if it is one shard.
+        """
         state = self.state_dict() if state_dict is None else state_dict
         window = hann_window(self.config.nfft, torch.device("cpu")).clone()
         super().save_pretrained(save_directory, is_main_process, {**state, WINDOW_KEY: window}, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Torch's own initialisation, as `Tokenizer(config)` has it; of what a checkpoint lacks, or of everything."""
+        """Initialise what a checkpoint lacks, or everything, as `Tokenizer(config)` does."""
         if isinstance(module, Codebook):
             for buffer in module.buffers():
                 init.zeros_(buffer)
@@ -258,8 +342,31 @@ class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
             reset()
 
 
+def _check_weights(source: str | os.PathLike[str], config: Any, **where: Any) -> None:
+    """Check the weights of a folder or hub id against its configuration, where they are one file.
+
+    Transformers fills what the file lacks with random numbers, as many as the configuration says, and takes weights of
+    any dtype. Raises ValueError where sizes differ, more is missing than is there, or floats are none.
+    """
+    found = cached_file(source, WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False, **where)
+    if found is None:
+        return
+    if not isinstance(config, MimoAudioTokenizerConfig):
+        config = MimoAudioTokenizerConfig.from_pretrained(source, **where)
+    settings = config.to_tokenizer_config()
+    header = read_header(Path(found))
+    check_sizes(Path(found), settings.to_official(), header)
+    check_dtypes(Path(found), header)
+    with torch.device("meta"):
+        shapes = shapes_of(Tokenizer(settings))
+    missing = sum(math.prod(shape) for key, shape in shapes.items() if key not in header or header[key].shape != shape)
+    present = sum(math.prod(tensor.shape) for tensor in header.values())
+    if missing > present + FREE_MISSING:
+        raise ValueError(f"{found}: lacks {missing} of the values that its configuration asks for, and has {present}")
+
+
 def _mono(values: Tensor, name: str) -> Tensor:
-    """[B, 1, T] or [B, T] -> [B, T]."""
+    """Return values [B, 1, T] or [B, T] as [B, T]."""
     if values.dim() == 3 and values.shape[1] == 1:
         return values[:, 0]
     if values.dim() != 2:
@@ -268,7 +375,7 @@ def _mono(values: Tensor, name: str) -> Tensor:
 
 
 def _lengths(padding_mask: Tensor | None) -> Tensor | None:
-    """padding_mask: [B, T] or [B, 1, T] -> valid samples [B], None where nothing is padded."""
+    """Return the valid samples [B] of padding_mask, [B, T] or [B, 1, T]; None where nothing is padded."""
     if padding_mask is None or bool(padding_mask.all()):
         return None
     mask = _mono(padding_mask, "padding_mask").bool()

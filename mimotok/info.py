@@ -1,4 +1,4 @@
-"""What a codes file or a model holds, in words."""
+"""Headings and values that say what a codes file or a model holds."""
 
 from __future__ import annotations
 
@@ -12,17 +12,25 @@ if TYPE_CHECKING:
     from mimotok.config import TokenizerConfig
 
 
-def describe(source: StrPath | None = None, *, revision: str | None = None) -> dict[str, str]:
-    """What a codes file (any file) or a model (None for the embedded one, a folder, a hub id) holds.
+def read_info(source: StrPath | None = None, *, revision: str | None = None) -> dict[str, str]:
+    """Read what a codes file or a model holds, without its weights.
 
-    Reads no weights. Returns a value for each heading. Raises ValueError where `source` is neither.
+    Args:
+        source: a codes file, or a model: a folder, a hub id, or None for the embedded one.
+        revision: branch, tag or commit of a hub id.
+
+    Returns:
+        A value for each heading.
+
+    Raises:
+        ValueError: where `source` is neither.
     """
     if source is not None and Path(source).is_file():
-        return _describe_codes(Path(source))
-    return _describe_model(source, revision)
+        return _codes_info(Path(source))
+    return _model_info(source, revision)
 
 
-def _describe_codes(path: Path) -> dict[str, str]:
+def _codes_info(path: Path) -> dict[str, str]:
     from mimotok.io.codes_file import load_codes
 
     held = load_codes(path)
@@ -38,22 +46,16 @@ def _describe_codes(path: Path) -> dict[str, str]:
     }
 
 
-def _describe_model(source: StrPath | None, revision: str | None) -> dict[str, str]:
-    from safetensors import SafetensorError, safe_open
-
+def _model_info(source: StrPath | None, revision: str | None) -> dict[str, str]:
     from mimotok.config import TokenizerConfig
-    from mimotok.weights import CONFIG_NAME, WEIGHTS_NAME, resolve_folder, sha256_of_file
+    from mimotok.weights import CONFIG_NAME, check_sizes, read_header, resolve_folder, sha256_of_file, weights_path
 
     folder = resolve_folder(source if source is None else str(source), revision)
     config = TokenizerConfig.load(folder / CONFIG_NAME)
-    weights = folder / WEIGHTS_NAME
-    if not weights.is_file():
-        raise ValueError(f"{folder}: has no {WEIGHTS_NAME}")
-    try:
-        with safe_open(weights, framework="pt") as file:
-            count = sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{weights}: not a readable safetensors file ({error})") from None
+    weights = weights_path(folder)
+    header = read_header(weights)
+    check_sizes(weights, config.to_official(), header)
+    count = sum(math.prod(tensor.shape) for tensor in header.values())
     return {
         "model": str(source or "embedded"),
         "folder": str(folder),
@@ -67,13 +69,13 @@ def _describe_model(source: StrPath | None, revision: str | None) -> dict[str, s
 
 
 def _bitrates(config: TokenizerConfig) -> str:
-    """What each of some numbers of codebooks gives."""
+    """Return the bitrates of some numbers of codebooks."""
     counts = sorted({n_q for n_q in (4, 8, 12, 20) if n_q < config.num_quantizers} | {config.num_quantizers})
     return ", ".join(f"{config.bitrate(n_q):.0f} with {n_q}" for n_q in counts)
 
 
 def _sizes(sizes: tuple[int, ...]) -> str:
-    """1024, 1024 and 6 x 128 as "2 x 1024 + 6 x 128"."""
+    """Return sizes such as 1024, 1024 and 6 x 128 as "2 x 1024 + 6 x 128"."""
     runs: list[tuple[int, int]] = []
     for size in sizes:
         count = runs.pop()[0] if runs and runs[-1][1] == size else 0

@@ -1,4 +1,4 @@
-"""Transcripts compared: one normalisation and one count of errors for training and evaluation alike."""
+"""Comparison of transcripts: one normalisation and one count of errors for training and evaluation."""
 
 from __future__ import annotations
 
@@ -24,14 +24,17 @@ class ErrorCounts(NamedTuple):
 
 
 def normalize_text(text: str) -> str:
-    """Lower case, single spaces, no punctuation or symbols (a dash parts words, an apostrophe does not)."""
+    """Return text in lower case, with single spaces and no punctuation.
+
+    A dash separates words; an apostrophe does not.
+    """
     text = unicodedata.normalize("NFKC", text).lower().replace("'", "").replace("’", "")
     kept = (" " if unicodedata.category(c)[0] in "PSC" else c for c in text)
     return " ".join("".join(kept).split())
 
 
 def error_counts(reference: str, hypothesis: str) -> ErrorCounts:
-    """Edits between two texts after `normalize_text`. A reference that is then empty counts nothing at all.
+    """Count the edits between two texts after `normalize_text`. A reference that is then empty counts nothing.
 
     Raises ImportError where jiwer is missing.
     """
@@ -55,7 +58,7 @@ def error_counts(reference: str, hypothesis: str) -> ErrorCounts:
 
 
 def error_rates(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorRates:
-    """Corpus-level CER and WER after `normalize_text`; pairs whose reference is then empty do not count.
+    """Compute corpus-level CER and WER after `normalize_text`; pairs whose reference is then empty do not count.
 
     Raises ValueError where none is left.
     """

@@ -1,4 +1,4 @@
-"""Tokenizer: wav to codes and back, at 25 codes per second and codebook by default."""
+"""Tokenizer: wav to codes and back, by default at 25 code frames per second."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from mimotok.batching import BatchFunction, map_in_groups
 from mimotok.chunking import Chunking
 from mimotok.codes import check_entries, check_form
 from mimotok.config import TokenizerConfig
+from mimotok.io.levels import level_problem
 from mimotok.model.decoder import Decoder
 from mimotok.model.encoder import Encoder
 from mimotok.model.lengths import Count, checked_lengths, code_frames, valid_mask, zero_padding
@@ -20,11 +21,14 @@ from mimotok.model.transformer import Stack
 from mimotok.weights import (
     CONFIG_NAME,
     WEIGHTS_NAME,
+    check_sizes,
     load_state,
+    read_header,
     resolve_folder,
     save_state,
     sha256_of_file,
     sha256_of_model,
+    weights_path,
 )
 
 # Of a batch at once on a CPU: enough to fill a core, little enough for its cache.
@@ -41,14 +45,23 @@ class Padded(NamedTuple):
 class Tokenizer(nn.Module):
     """A MiMo-Audio-Tokenizer (Xiaomi, 2025), official or ours.
 
-    Sound is float32 [B, T] in [-1, 1] at `sample_rate`; codes are int64 [B, n_q, F] at `frame_rate`. The clips of a
-    padded batch give what each gives alone.
+    Sound is float32 [B, T] in [-1, 1] at `sample_rate`; codes are int64 [B, n_q, F] at `frame_rate`. The result of a
+    clip in a padded batch equals the result of the clip alone.
+
+    Args:
+        config: the sizes and rates of the model; its weights are random. `from_pretrained` loads weights.
+        name: what codes files call the model.
 
     Attributes:
         config: the sizes and rates of the model.
         name: what codes files call the model.
-        folder: where the weights were read from; None for a model that came from no folder.
+        folder: folder of the weights; None for a model that was not loaded.
         chunking: how long input is cut.
+
+    Example:
+        >>> tokenizer = Tokenizer.from_pretrained()
+        >>> tokenizer.sample_rate, tokenizer.frame_rate, tokenizer.n_q
+        (24000, 25.0, 8)
     """
 
     def __init__(self, config: TokenizerConfig, *, name: str = "unnamed") -> None:
@@ -71,7 +84,7 @@ class Tokenizer(nn.Module):
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> Tokenizer:
-        """Load a model.
+        """Load a model. Only safetensors are read.
 
         Args:
             source: a folder with config.json and model.safetensors, or a hub id; None for the embedded checkpoint.
@@ -79,8 +92,11 @@ class Tokenizer(nn.Module):
             device: where the model goes.
             dtype: of the weights; codebooks are always float32.
 
+        Returns:
+            The model, in evaluation mode.
+
         Raises:
-            ValueError: where the source does not exist or does not make a model. Only safetensors are read.
+            ValueError: where the source does not exist or does not make a model.
 
         Example:
             >>> tokenizer = Tokenizer.from_pretrained()
@@ -88,6 +104,8 @@ class Tokenizer(nn.Module):
         device = checked_device(device)
         folder = resolve_folder(source, revision)
         config = TokenizerConfig.load(folder / CONFIG_NAME)
+        weights = weights_path(folder)
+        check_sizes(weights, config.to_official(), read_header(weights))
         with torch.device("meta"):
             model = cls(config, name=_name_of(source, folder))
         load_state(folder, model, device=device, dtype=dtype)
@@ -96,7 +114,18 @@ class Tokenizer(nn.Module):
         return model
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
-        """Write config.json and model.safetensors in the official layout; weights as `dtype`, codebooks as float32."""
+        """Write config.json and model.safetensors in the official layout.
+
+        Args:
+            folder: where to write.
+            dtype: of the stored weights, theirs where None; codebooks are always float32.
+
+        Raises:
+            ValueError: where the folder cannot be written.
+
+        Example:
+            >>> tokenizer.save_pretrained("my-model/")  # doctest: +SKIP
+        """
         save_state(Path(folder), self, self.config, dtype)
 
     @property
@@ -125,11 +154,21 @@ class Tokenizer(nn.Module):
         return self.config.codebook_sizes
 
     def bitrate(self, n_q: int | None = None) -> float:
-        """Nominal bit/s at `n_q` codebooks."""
+        """Compute the nominal bit/s at `n_q` codebooks, the default number where None.
+
+        Example:
+            >>> Tokenizer.from_pretrained().bitrate(8)
+            1550.0
+        """
         return self.config.bitrate(n_q)
 
     def num_frames(self, num_samples: Count) -> Count:
-        """Return the code frames of clips of `num_samples` samples, a number or a tensor."""
+        """Return the code frames of clips of `num_samples` samples, a number or a tensor.
+
+        Example:
+            >>> Tokenizer.from_pretrained().num_frames(24000)
+            26
+        """
         return code_frames(num_samples, self.config.hop_length, self.config.frame_stride)
 
     @property
@@ -172,11 +211,16 @@ class Tokenizer(nn.Module):
             codes past a clip's length are 0.
 
         Raises:
-            ValueError: for another shape, integer or non-finite samples, lengths outside 1 to T, or n_q out of range.
+            ValueError: for another shape, integer or non-finite samples, peaks above 16, lengths outside 1 to T, or n_q
+                out of range.
 
         Example:
-            >>> codes = tokenizer.encode(wav)
-            >>> codes, code_lengths = tokenizer.encode(batch, lengths)
+            >>> codes = tokenizer.encode(torch.zeros(1, 9600))
+            >>> codes.shape[0], codes.dtype
+            (1, torch.int64)
+            >>> codes, code_lengths = tokenizer.encode(torch.zeros(2, 9600), torch.tensor([9600, 4800]))
+            >>> code_lengths.tolist()
+            [11, 6]
         """
         n_q = self.config.checked_n_q(n_q)
         wav, lengths = self._checked(wav, lengths)
@@ -196,7 +240,7 @@ class Tokenizer(nn.Module):
         Args:
             wav: float [B, T] in [-1, 1] at `sample_rate`.
             lengths: [B] valid samples of each clip of a padded batch.
-            gradients: whether to record gradients, as training wants it.
+            gradients: whether to record gradients, for training.
 
         Returns:
             Latents [B, F, D] and their lengths [B]; latents past a clip's length are 0.
@@ -205,7 +249,9 @@ class Tokenizer(nn.Module):
             ValueError: as `encode`.
 
         Example:
-            >>> latents = tokenizer.encode_latents(wav).values
+            >>> latents, lengths = tokenizer.encode_latents(torch.zeros(1, 9600))
+            >>> latents.shape[1] == lengths[0] == 11
+            tensor(True)
         """
         with torch.set_grad_enabled(gradients):
             wav, lengths = self._checked(wav, lengths)
@@ -215,15 +261,44 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def quantize(self, latents: Tensor, lengths: Tensor | None = None, *, n_q: int | None = None) -> Tensor:
-        """Quantize latents [B, F, D] to codes int64 [B, n_q, F], 0 past an item's length (lengths: [B] code frames)."""
+        """Quantize latents to codes.
+
+        Args:
+            latents: [B, F, D].
+            lengths: [B] valid code frames of each item.
+            n_q: codebooks to use; the checkpoint's default where None.
+
+        Returns:
+            Codes int64 [B, n_q, F], 0 past an item's length.
+
+        Raises:
+            ValueError: for n_q out of range.
+
+        Example:
+            >>> codes = tokenizer.quantize(tokenizer.encode_latents(torch.zeros(1, 9600)).values, n_q=2)
+            >>> codes.shape
+            torch.Size([1, 2, 11])
+        """
         codes = self.encoder.quantizer.encode(latents, self.config.checked_n_q(n_q))
         return codes if lengths is None else codes * valid_mask(lengths, codes.shape[2])[:, None, :]
 
     @torch.no_grad()
     def dequantize(self, codes: Tensor) -> Tensor:
-        """Look up codes [B, n_q, F], with n_q up to all codebooks. Returns quantized float32 [B, F, D].
+        """Look up codes.
 
-        Raises ValueError for another shape, another dtype than whole numbers, and codes outside their codebooks.
+        Args:
+            codes: whole numbers [B, n_q, F], n_q from 1 to all codebooks.
+
+        Returns:
+            Quantized vectors float32 [B, F, D].
+
+        Raises:
+            ValueError: for another shape, another dtype than whole numbers, and codes outside their codebooks.
+
+        Example:
+            >>> quantized = tokenizer.dequantize(torch.zeros(1, 2, 11, dtype=torch.int64))
+            >>> quantized.shape[:2]
+            torch.Size([1, 11])
         """
         check_form(codes)
         n_q = self.config.checked_n_q(codes.shape[1])
@@ -250,7 +325,9 @@ class Tokenizer(nn.Module):
             ValueError: for another shape, codes outside their codebooks, or lengths out of range.
 
         Example:
-            >>> wav = tokenizer.decode(codes, length=num_samples)
+            >>> wav = tokenizer.decode(torch.zeros(1, 2, 11, dtype=torch.int64), length=9600)
+            >>> wav.shape
+            torch.Size([1, 9600])
         """
         wav = self.decode_latents(self.dequantize(codes), lengths, length=length)
         return wav.values if lengths is None else wav
@@ -269,13 +346,18 @@ class Tokenizer(nn.Module):
             latents: [B, F, D].
             lengths: [B] valid code frames of each item of a padded batch.
             length: samples to keep, at most F * frame_size.
-            gradients: whether to record gradients, as training wants it.
+            gradients: whether to record gradients, for training.
 
         Returns:
             wav float32 [B, T] and its lengths [B]; samples past an item's length are 0.
 
         Raises:
             ValueError: for lengths out of range.
+
+        Example:
+            >>> latents = tokenizer.encode_latents(torch.zeros(1, 9600)).values
+            >>> tokenizer.decode_latents(latents, length=9600).values.shape
+            torch.Size([1, 9600])
         """
         size = latents.shape[1] * self.frame_size
         if length is not None and not 0 < length <= size:
@@ -295,7 +377,22 @@ class Tokenizer(nn.Module):
             return Padded(wav * valid_mask(samples, wav.shape[1]), samples)
 
     def reconstruct(self, wav: Tensor, *, n_q: int | None = None) -> Tensor:
-        """Encode and decode wav [B, T]. Returns wav [B, T]."""
+        """Encode and decode sound.
+
+        Args:
+            wav: float [B, T] in [-1, 1] at `sample_rate`.
+            n_q: codebooks to use; the checkpoint's default where None.
+
+        Returns:
+            wav float32 [B, T].
+
+        Raises:
+            ValueError: as `encode`.
+
+        Example:
+            >>> tokenizer.reconstruct(torch.zeros(1, 9600)).shape
+            torch.Size([1, 9600])
+        """
         return self.decode(self.encode(wav, n_q=n_q), length=wav.shape[-1])
 
     def checked_wav(self, wav: Tensor) -> Tensor:
@@ -309,9 +406,11 @@ class Tokenizer(nn.Module):
             raise ValueError(f"wav has shape {list(wav.shape)}: give at least one clip and one sample")
         if not wav.is_floating_point():
             raise ValueError(f"wav has dtype {wav.dtype}: give floating point samples in [-1, 1]")
-        low, high = torch.aminmax(wav)  # NaN if there is one; a fifteenth of isfinite's time
-        if not bool(torch.isfinite(low) & torch.isfinite(high)):
-            raise ValueError("wav holds NaN or infinite samples: clean it first")
+        # NaN if there is one; a fifteenth of isfinite's time
+        low, high = torch.stack(torch.aminmax(wav)).tolist()
+        problem = level_problem(low, high)
+        if problem is not None:
+            raise ValueError(f"wav holds {problem}")
         return wav.to(self.device, torch.float32)
 
     def _checked(self, wav: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:

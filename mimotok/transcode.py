@@ -1,4 +1,4 @@
-"""Sound files to codes files and back, in bounded memory, one or whole folders of them."""
+"""Encode sound files into codes files and decode them, in bounded memory, one or whole folders of them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from mimotok.tokenizer import Tokenizer
 
 CODES_SUFFIX = ".npz"
-# what is called now and then with the seconds of sound done so far, and those there are, None where nobody knows
+# called at times with the seconds of sound done so far and the seconds in all, None where unknown
 Progress = Callable[[float, float | None], None]
 
 
 class Job(NamedTuple):
-    """One file to be made from another."""
+    """A file to write, and the file that it is written from."""
 
     source: Path
     target: Path
@@ -37,10 +37,28 @@ def encode_file(
     create_folders: bool = False,
     progress: Progress | None = None,
 ) -> CodesFile:
-    """Encode the sound file `source` into the codes file `target`, and return what it holds.
+    """Encode a sound file into a codes file.
 
-    n_q: codebooks to use, the model's default where None. Memory does not grow with the sound, only with its
-    codes. Raises ValueError, with nothing written, for bad input and for output that cannot be written.
+    Memory does not grow with the sound, only with its codes. Nothing is written where an error is raised.
+
+    Args:
+        tokenizer: the model.
+        source: sound file.
+        target: codes file to write, .npz.
+        n_q: codebooks to use; the model's default where None.
+        overwrite: whether an existing file may be replaced.
+        create_folders: whether to create the target's folder.
+        progress: called with the seconds done and the seconds in all, None where unknown.
+
+    Returns:
+        The contents of the codes file: codes uint16 [n_q, F].
+
+    Raises:
+        ValueError: for bad input, and for output that cannot be written.
+
+    Example:
+        >>> tokenizer = Tokenizer.from_pretrained()
+        >>> encode_file(tokenizer, "speech.wav", "speech.npz")  # doctest: +SKIP
     """
     import numpy as np
 
@@ -78,10 +96,29 @@ def decode_file(
     create_folders: bool = False,
     progress: Progress | None = None,
 ) -> CodesFile:
-    """Decode the codes file `source` into the sound file `target`, and return what was decoded.
+    """Decode a codes file into a sound file.
 
-    The sound has exactly the recording's number of samples, at the model's rate. force: decode codes that
-    other weights made, where they fit at all. Raises ValueError, with nothing written, as `encode_file` does.
+    The sound has exactly the recording's number of samples, at the model's rate. Nothing is written where an error is
+    raised.
+
+    Args:
+        tokenizer: the model.
+        source: codes file.
+        target: sound file to write; its suffix chooses the format.
+        force: whether to decode codes of other weights, where they fit.
+        overwrite: whether an existing file may be replaced.
+        create_folders: whether to create the target's folder.
+        progress: called with the seconds done and the seconds in all.
+
+    Returns:
+        The contents of the codes file.
+
+    Raises:
+        ValueError: as `encode_file`, and for codes of other weights.
+
+    Example:
+        >>> tokenizer = Tokenizer.from_pretrained()
+        >>> decode_file(tokenizer, "speech.npz", "speech.wav")  # doctest: +SKIP
     """
     import torch
 
@@ -109,7 +146,7 @@ def decode_file(
 def require_target(
     target: StrPath, suffixes: Collection[str], *, overwrite: bool = False, create_folders: bool = False
 ) -> None:
-    """Check an output's name and place before the work for it. Raises ValueError where it will not do."""
+    """Check an output's name and place before the work for it. Raises ValueError where it cannot be written."""
     suffix = Path(target).suffix
     if suffix.lower() not in suffixes:
         raise ValueError(f"{target}: output ends in {suffix!r}, expected {' or '.join(suffixes)}")
@@ -117,7 +154,7 @@ def require_target(
 
 
 def require_fitting(tokenizer: Tokenizer, codes_file: CodesFile, *, force: bool = False) -> None:
-    """Check that a model decodes these codes: its weights made them, or, with `force`, its shapes admit them.
+    """Check that a model decodes these codes: they are of its weights, or, with `force`, its shapes admit them.
 
     Raises ValueError naming both models.
     """
@@ -131,15 +168,15 @@ def require_fitting(tokenizer: Tokenizer, codes_file: CodesFile, *, force: bool 
         if theirs != ours:
             raise ValueError(f"{field} {theirs:g} Hz does not fit {name} with {ours:g} Hz")
     if not force and codes_file.model_sha256 != tokenizer.weights_sha256:
-        made_by = f"{codes_file.model_name!r} (sha256 {codes_file.model_sha256[:12]})"
+        other = f"{codes_file.model_name!r} (sha256 {codes_file.model_sha256[:12]})"
         raise ValueError(
-            f"made by model {made_by}, not by {name} (sha256 {tokenizer.weights_sha256[:12]}); "
+            f"made by model {other}, not by {name} (sha256 {tokenizer.weights_sha256[:12]}); "
             "give the former (--model), or decode all the same (--force)"
         )
 
 
 class _Counted:
-    """Passes blocks of wav [1, t] on, and tells how much sound went by. total: seconds there are, if known."""
+    """Blocks of wav [1, t], with a report of how much sound has passed. total: seconds in all, if known."""
 
     def __init__(
         self, blocks: Iterable[Tensor], sample_rate: int, total: float | None, progress: Progress | None
@@ -165,9 +202,9 @@ def _make_folder(target: StrPath, create_folders: bool) -> None:
 
 
 def plan_jobs(sources: Iterable[Path], out_dir: Path, suffixes: Collection[str], new_suffix: str) -> list[Job]:
-    """What becomes of files and folders in `out_dir`, each file's suffix replaced by `new_suffix`.
+    """Choose the output in `out_dir` of each file, with `new_suffix` in place of its suffix.
 
-    Folders are searched recursively for `suffixes`, and their layout is kept; files are taken as they are.
+    Folders are searched recursively for `suffixes`, and their layout is kept; a file is used whatever its suffix.
     Raises ValueError where a folder holds no such file, and where two files would become one.
     """
     jobs: dict[Path, Path] = {}
@@ -177,13 +214,13 @@ def plan_jobs(sources: Iterable[Path], out_dir: Path, suffixes: Collection[str],
             target = out_dir / relative.with_suffix(new_suffix)
             path = source / relative if source.is_dir() else source
             if target in jobs:
-                raise ValueError(f"{jobs[target]} and {path} would both become {target}: convert them apart")
+                raise ValueError(f"{jobs[target]} and {path} would both become {target}: run the command for each")
             jobs[target] = path
     return [Job(path, target) for target, path in jobs.items()]
 
 
 def files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    """Paths relative to `folder`, in order."""
+    """List the files below `folder` with one of `suffixes`, as relative paths in order."""
 
     def unreadable(error: OSError) -> None:
         raise ValueError(f"{error.filename}: cannot be read ({error.strerror})") from error

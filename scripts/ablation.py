@@ -38,16 +38,11 @@ def train(arm: str, runs: Path, manifest: Path, root: Path, steps: int, seed: in
         return exported
     settings: dict[str, object] = {
         "seed_everything": seed,
-        "data.seed": seed,
         "data.manifest": manifest,
         "data.root": root,
-        "model.init_args.training.seed": seed,
-        "model.init_args.training.optimizer.max_steps": steps,
         "trainer.max_steps": steps,
         "trainer.val_check_interval": steps,
         "trainer.default_root_dir": run,
-        "trainer.callbacks.init_args.dirpath": run / "checkpoints",
-        "trainer.logger.init_args.save_dir": run,
     }
     words = [word for name, value in settings.items() for word in (f"--{name}", value)]
     python("train", "fit", "--config", CONFIGS / "base.yaml", "--config", CONFIGS / f"{arm}.yaml", *words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mimotok import Tokenizer
 
-CONFIGS = {
+CONFIGS: dict[str, Any] = {
     "official": {},
     "causal": {"encoder_causal": True, "encoder_skip_layer_id": None},
     "50 Hz": {"avg_pooler": 1},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,14 @@ def tiny_config(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("mixed", [False, True])
 def test_gpu_bench_runs_on_a_cpu(tiny_config: Path, mixed: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    options = {"batch": 2, "seconds": 1.5, "device": "cpu", "config": tiny_config, "product": 64, "repeats": 1}
+    options: dict[str, Any] = {
+        "batch": 2,
+        "seconds": 1.5,
+        "device": "cpu",
+        "config": tiny_config,
+        "product": 64,
+        "repeats": 1,
+    }
     gpu.main(mixed=mixed, dtype="float32", **options)
     told = capsys.readouterr().out
     assert [line.split(":")[0] for line in told.splitlines()[1:]] == ["peak", "encode", "decode"]

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ SIZES = (32, 32, 16, 16)
 
 
 @pytest.fixture
-def data(tmp_path: Path, tiny: Callable) -> dict[str, object]:
+def data(tmp_path: Path, tiny: Callable) -> dict[str, Any]:
     """A manifest of ten clips, a tiny tokenizer, and where to write: what every training script takes."""
     rows = []
     for number in range(10):
@@ -53,7 +54,7 @@ def data(tmp_path: Path, tiny: Callable) -> dict[str, object]:
     return {**places, "model": str(tmp_path / "model"), "out": tmp_path / "run"}
 
 
-def test_audio_lm_trains_speaks_and_goes_on(data, capsys):
+def test_audio_lm_trains_speaks_and_goes_on(data: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     train_audio_lm(**data, steps=3, batch_size=3, every=2)
     told = capsys.readouterr().out
     assert "train: 7 clips" in told
@@ -72,7 +73,7 @@ def test_audio_lm_trains_speaks_and_goes_on(data, capsys):
 
 
 @pytest.mark.parametrize("kind", [quantized_items, latent_items])
-def test_adapters_train_and_read(data, kind, capsys):
+def test_adapters_train_and_read(data: dict[str, Any], kind, capsys: pytest.CaptureFixture[str]) -> None:
     command(kind, "any")(**data, steps=2, batch_size=4, every=1)
     told = capsys.readouterr().out
     assert len(re.findall(r"^step [12]: dev/loss", told, re.MULTILINE)) == 2
@@ -83,7 +84,9 @@ def test_adapters_train_and_read(data, kind, capsys):
     assert [tuple(state[f"reader.projection.{i}.weight"].shape) for i in (0, 2)] == [(512, 4 * 32), (256, 512)]
 
 
-def test_features_are_computed_once_and_equal_the_tokenizers(data, monkeypatch, tiny):
+def test_features_are_computed_once_and_equal_the_tokenizers(
+    data: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tiny
+) -> None:
     tokenizer, corpus = tiny(), Corpus(data["manifest"], data["root"], data["cache"])
     first = {kind: kind(corpus, "dev", tokenizer) for kind in (quantized_items, latent_items)}
     for item in first[quantized_items]:
@@ -98,7 +101,7 @@ def test_features_are_computed_once_and_equal_the_tokenizers(data, monkeypatch, 
         assert all(torch.equal(a.features, b.features) for a, b in zip(again, items, strict=True))
 
 
-def test_prompts_are_beginnings_of_training_sequences():
+def test_prompts_are_beginnings_of_training_sequences() -> None:
     config, codes = PatchConfig(SIZES), torch.randint(0, 16, (4, 9))
     whole = spoken(codes, "hello", SIZES)
     prompt = speech_prompt("hello", config)
@@ -113,7 +116,7 @@ def test_prompts_are_beginnings_of_training_sequences():
     assert pad_sequences([whole, silent], SIZES).lengths.tolist() == [len(whole.text), len(silent.text)]
 
 
-def test_the_corpus_keeps_to_its_limits(data):
+def test_the_corpus_keeps_to_its_limits(data: dict[str, Any]) -> None:
     places = (data["manifest"], data["root"], data["cache"])
     assert len(Corpus(*places).clips("train")) == 7
     assert len(Corpus(*places, language=None).clips("train")) == 8
@@ -125,7 +128,7 @@ def test_the_corpus_keeps_to_its_limits(data):
     assert Corpus(*places, source="elsewhere").clips("dev")
 
 
-def test_batches_hold_neighbours_and_everything_once():
+def test_batches_hold_neighbours_and_everything_once() -> None:
     lengths = torch.randint(1, 100, (37,)).tolist()
     batches = list(SimilarLengths(lengths, 5))
     assert sorted(i for batch in batches for i in batch) == list(range(37))
@@ -133,7 +136,9 @@ def test_batches_hold_neighbours_and_everything_once():
     assert all(first[1] <= second[0] for first, second in pairwise(spans))
 
 
-def test_bad_input_is_one_line_and_exit_code_2(data, monkeypatch, capsys):
+def test_bad_input_is_one_line_and_exit_code_2(
+    data: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "argv", ["train", str(data["root"]), "--model", str(data["model"])])
     with pytest.raises(SystemExit) as stopped:
         run(train_audio_lm)

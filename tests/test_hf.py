@@ -41,7 +41,7 @@ def auto(folder: Path, **options: Any) -> Any:
     return transformers.AutoModel.from_pretrained(folder, **options)
 
 
-@pytest.fixture(scope="module", params=CONFIGS.values(), ids=CONFIGS.keys())
+@pytest.fixture(scope="module", params=list(CONFIGS.values()), ids=list(CONFIGS))
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer, Any]:
     """A random model of the plain library, and the adapter's from the folder that it saved."""
     folder = tmp_path_factory.mktemp("model")

@@ -8,6 +8,7 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 MODEL = PARITY / "a"
 ODD = ("pipe.wav", "zero.wav", "socket.wav")
-QUICK = {"workers": 0, "batch_seconds": 1.0, "shard_hours": 1.0}
+QUICK: dict[str, Any] = {"workers": 0, "batch_seconds": 1.0, "shard_hours": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -213,12 +214,12 @@ def test_a_fetched_clip_leaves_nothing_even_by_a_kill(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fsspec = pytest.importorskip("fsspec")
-    from mimotok.corpus.clips import Clip, read_clip
+    from mimotok.corpus.clips import Item, read_clip
 
     fsspec.filesystem("memory").pipe("/clips/a.wav", (folder / "a.wav").read_bytes())
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    blocks = read_clip(Clip("a", 0.5, {"path": "memory://clips/a.wav"}), 24000)
+    blocks = read_clip(Item("a", 0.5, {"path": "memory://clips/a.wav"}), 24000)
     assert next(blocks).shape[1]
     if os.path.isdir("/proc/self/fd"):
         assert leftovers(tmp_path) == [], "while it is read"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ tomllib = pytest.importorskip("tomllib")
 packaging = pytest.importorskip("packaging.requirements")
 
 
-def requirements() -> list[packaging.Requirement]:
+def requirements() -> list[Any]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"].values()
     return [packaging.Requirement(text) for texts in (project["dependencies"], *extras) for text in texts]

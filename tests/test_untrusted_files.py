@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from mimotok import Tokenizer, load_audio
 from mimotok.corpus.formats import read_shard
 from mimotok.corpus.inputs import read_input
-from mimotok.info import describe
+from mimotok.info import read_info
 from mimotok.io.codes_file import load_codes
 from tests.helpers.paths import PARITY
 from tests.helpers.training_runs import configure, make_speech
@@ -157,7 +157,7 @@ def onnx_export(place: Place) -> Any:
 CORE: dict[str, Callable[[Place], Any]] = {
     "sound": lambda place: load_audio(place.put("a.wav"), 24000),
     "codes": lambda place: load_codes(place.put("a.npz")),
-    "info": lambda place: describe(place.put("a.npz")),
+    "info": lambda place: read_info(place.put("a.npz")),
     "weights": lambda place: Tokenizer.from_pretrained(model_folder(place, "model.safetensors")),
     "pickled weights": lambda place: Tokenizer.from_pretrained(
         model_folder(place, "pytorch_model.bin", "model.pt", "model.ckpt", "model.pkl")
@@ -236,11 +236,12 @@ def skipped_clips(place: Place) -> Any:
 
 
 def cached_sound(place: Place) -> Any:
-    from train.data.manifest import BadClipError, Clip, Pcm, read
+    from mimotok.io.clips import Clip, Pcm
+    from train.data.manifest import BadClipError, read
 
     place.put("shard.wav")
     try:
-        return read(Clip("a", "", 1e3, "s", pcm=Pcm(str(place.folder / "shard.wav"), 24000, 0, 24_000_000)))
+        return read(Clip("a", "", duration=1e3, pcm=Pcm(str(place.folder / "shard.wav"), 24000, 0, 24_000_000)))
     except BadClipError as error:
         raise ValueError(error) from error
 
@@ -256,7 +257,7 @@ def example_features(place: Place) -> Any:
     place.put(f"codes-dev-{'0' * 12}.safetensors")
     tokenizer: Any = mock.Mock(weights_sha256="0" * 64)
     try:
-        return load_items(Corpus(str(manifest), cache=str(place.folder)), "dev", tokenizer, "codes", lambda *_: None)  # type: ignore[arg-type, return-value]
+        return load_items(Corpus(str(manifest), cache=str(place.folder)), "dev", tokenizer, "codes", lambda *_: None)  # type: ignore[arg-type]
     except SafetensorError as error:
         raise ValueError(error) from error
 
@@ -410,6 +411,19 @@ def test_training_goes_on_from_no_checkpoint_that_runs_something(
     (tmp_path / "run" / "checkpoints" / "last.ckpt").write_bytes(evil)
     assert run_train("fit", "--config", config) == 2
     assert "last.ckpt: not a readable checkpoint" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_is_cut_anywhere_is_named_with_the_remedy(tmp_path: Path) -> None:
+    pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
+    from train.stages.plain import read_plain, require_plain
+
+    whole = torch_bytes({**PLAIN, "state_dict": {"a": torch.arange(500.0), "b": torch.ones(3)}})
+    for cut in (0, 1, 4, 30, *range(100, len(whole), 97), len(whole) - 1):
+        (tmp_path / "last.ckpt").write_bytes(whole[:cut])
+        for read in (read_plain, require_plain):
+            with pytest.raises(ValueError, match=r"last\.ckpt: not a readable checkpoint: remove it, or") as told:
+                read(tmp_path / "last.ckpt")
+            assert "\n" not in str(told.value)
 
 
 def huggingface_loaders() -> dict[str, Callable[[str], Any]]:

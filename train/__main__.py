@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mimotok.io.terminal import one_line, run_command, say
+from mimotok.io.terminal import errors_in_one_line, run_command, say
 
 TOOLS = ("align", "average", "export", "prepare", "prune", "transcribe")
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -115,25 +117,29 @@ def transcribe(
 
 
 def main() -> None:
-    """Dispatches on the first word. Bad input and a full disk end in one line and exit code 2."""
-    try:
+    """Run a tool or Lightning, as the first word says. Bad input and a full disk end in one line and exit code 2."""
+    with errors_in_one_line("error"), _remedies():
         if len(sys.argv) > 1 and sys.argv[1] not in TOOLS:
             from train.run.cli import run_lightning
 
             run_lightning()
         else:
             app()
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {one_line(_told(error))}", file=sys.stderr)
-        sys.exit(2)
 
 
-def _told(error: ValueError | OSError | ImportError) -> str:
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    if isinstance(error, ImportError) and "pip install" not in str(error):
-        return f"{error}: training needs: pip install '.[train]'"
-    return str(error)
+@contextmanager
+def _remedies() -> Iterator[None]:
+    """Add to an error what a user can do about it."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise ValueError(f"{error.filename}: {error.strerror}") from error
+    except ImportError as error:
+        if "pip install" in str(error):
+            raise
+        raise ImportError(f"{error}: training needs: pip install '.[train]'") from error
 
 
 if __name__ == "__main__":

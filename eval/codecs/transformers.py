@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from eval.codecs.base import CodecResult, CodecSpec, Frames, Timer
+from mimotok.weights import require_source
 
 PROBE_SECONDS = 10  # long enough that a last frame's padding does not show in the frame rate
 # model types whose quantizer takes codes as [n_q, B, F]; the others take [B, n_q, F]
@@ -41,6 +42,7 @@ class HuggingFaceCodec:
             from transformers import AutoFeatureExtractor, AutoModel
         except ImportError as error:
             raise ImportError("codecs of transformers need: pip install 'mimotok[hf]'") from error
+        require_source(source)
         self.extractor: Any = AutoFeatureExtractor.from_pretrained(source, trust_remote_code=False)
         model: Any = AutoModel.from_pretrained(source, trust_remote_code=False, weights_only=True)
         self.model: Any = model.to(device).eval()

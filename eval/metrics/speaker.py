@@ -13,7 +13,7 @@ import torch
 from eval.metrics.base import AUTO, MISSING, Column
 from eval.protocol import SAMPLE_RATE, SILENCE, resample
 from eval.testlists import Clip
-from mimotok.weights import sha256_of_file
+from mimotok.weights import require_source, sha256_of_file
 
 RATE = 16000  # Hz, of all the speaker models here
 DEFAULT = "resemblyzer"
@@ -101,6 +101,7 @@ def _x_vector(model_id: str, device: str) -> SpeakerModel:
         from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
     except ImportError as error:
         raise ImportError("x-vector models need: pip install 'mimotok[hf]'") from error
+    require_source(model_id)
     extractor = AutoFeatureExtractor.from_pretrained(model_id, trust_remote_code=False)
     options: dict[str, Any] = {"trust_remote_code": False, "weights_only": True}
     model = AutoModelForAudioXVector.from_pretrained(model_id, **options).to(device).eval()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -51,6 +52,8 @@ class Settings:
         device: where models of ours and of transformers run.
         seed: of the bootstrap.
         labelled: the clips with phone labels, for the metrics that need them.
+        isolated: whether metrics run in a process of their own even with one worker, so that one that dies costs a
+            figure and not the run.
     """
 
     clips: tuple[Clip, ...]
@@ -61,6 +64,7 @@ class Settings:
     device: str = "cpu"
     seed: int = 0
     labelled: tuple[LabelledClip, ...] = ()
+    isolated: bool = False
 
 
 @dataclass
@@ -145,12 +149,14 @@ class _Evaluation:
         self.notify(line)
 
     @contextmanager
-    def _tasks(self, what: str, function: Any, items: list[Any]) -> Iterator[Iterator[tuple[Any, Any]]]:
+    def _tasks(
+        self, what: str, function: Any, items: list[Any], *, isolated: bool = False
+    ) -> Iterator[Iterator[tuple[Any, Any]]]:
         """Yield what `run_tasks` yields, and advance a progress bar after each."""
         with self.progress(what, len(items)) as advance:
 
             def results() -> Iterator[tuple[Any, Any]]:
-                for item, result in run_tasks(function, items, self.run.settings.workers):
+                for item, result in run_tasks(function, items, self.run.settings.workers, isolated=isolated):
                     yield item, result
                     advance()
 
@@ -252,7 +258,7 @@ class _Evaluation:
                 item = Measuring(spec, self.run.settings.device, clip, *paths)
                 questions[item] = (codec, clip_id, question)
         failures = []
-        with self._tasks(spec.kind, measure, list(questions)) as tasks:
+        with self._tasks(spec.kind, measure, list(questions), isolated=self.run.settings.isolated) as tasks:
             for item, result in tasks:
                 codec, clip_id, question = questions[item]
                 if isinstance(result, Failed):
@@ -301,10 +307,10 @@ def _labels_hash(clips: tuple[LabelledClip, ...]) -> str:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-def _stamp(path: Path) -> list[int]:
+def _stamp(path: str) -> list[int]:
     """Return a file's size and date, which tell whether it changed; nothing where there is no file."""
     try:
-        status = path.stat()
+        status = os.stat(path)
     except OSError:
         return []
     return [status.st_size, status.st_mtime_ns]

@@ -52,7 +52,7 @@ class Framing(NamedTuple):
 
     spec: CodecSpec
     device: str
-    audio: Path
+    audio: str
 
 
 def prepare_original(item: Original) -> tuple[str, float]:
@@ -126,7 +126,7 @@ def has_frames(codec: Codec) -> bool:
     return isinstance(codec, FrameCodec)
 
 
-def _load_levelled(audio: Path) -> np.ndarray:
+def _load_levelled(audio: str) -> np.ndarray:
     """Read a recording as float32 [T] at the protocol's rate and peak. Raises ValueError for silence."""
     wav = load_audio(audio, protocol.SAMPLE_RATE)[0].numpy()
     peak = float(np.abs(wav).max())

@@ -23,18 +23,24 @@ class Failed(NamedTuple):
     reason: str
 
 
-def run_tasks(function: Callable[[Item], Any], items: Sequence[Item], workers: int) -> Iterator[tuple[Item, Any]]:
+def run_tasks(
+    function: Callable[[Item], Any], items: Sequence[Item], workers: int, *, isolated: bool = False
+) -> Iterator[tuple[Item, Any]]:
     """Apply a function to many items.
 
     Args:
         function: defined at the top level of a module, since it is sent to other processes.
         items: its arguments.
-        workers: processes; with one, everything happens in this process.
+        workers: processes; with one, everything happens in this process, which dies with a task that kills it.
+        isolated: let one worker be a process of its own, too.
 
     Yields:
         (item, function(item)) in the order in which they finish; the result is a `Failed` where the function raised
         an error or its process died.
     """
+    if workers == 1 and isolated:
+        yield from _run_one_by_one(function, items)
+        return
     if workers == 1:
         yield from _run_here(function, items)
         return
@@ -50,12 +56,25 @@ def run_tasks(function: Callable[[Item], Any], items: Sequence[Item], workers: i
     finally:
         pool.shutdown(cancel_futures=True)
     # a dying worker loses all tasks in flight: repeat them one at a time to find the one that kills it
-    for item in orphans:
-        with _pool(1) as alone:
-            try:
-                yield item, alone.submit(_guarded, function, item).result()
-            except BrokenProcessPool:
-                yield item, Failed("the worker process died; was there enough memory?")
+    yield from _run_one_by_one(function, orphans)
+
+
+def _run_one_by_one(function: Callable[[Item], Any], items: Sequence[Item]) -> Iterator[tuple[Item, Any]]:
+    """Apply a function in one process, and in another from the next item on where an item kills it."""
+    done = 0
+    while done < len(items):
+        with _pool(1) as pool:
+            futures = [pool.submit(_guarded, function, item) for item in items[done:]]
+            for future in futures:
+                try:
+                    result = future.result()
+                except BrokenProcessPool:
+                    # one process takes them in order: this is the one that it died of
+                    result = Failed("the worker process died; was there enough memory?")
+                yield items[done], result
+                done += 1
+                if isinstance(result, Failed) and future.exception() is not None:
+                    break
 
 
 def _run_here(function: Callable[[Item], Any], items: Sequence[Item]) -> Iterator[tuple[Item, Any]]:

@@ -1,4 +1,4 @@
-"""python -m examples.asr_adapter.train manifest.jsonl --root data"""
+"""Train an adapter that transcribes: python -m examples.asr_adapter.train manifest.jsonl --root data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""python -m examples.audio_lm.generate --checkpoint last.ckpt --text "hello" out.wav"""
+"""Speak a text: python -m examples.audio_lm.generate --checkpoint last.ckpt --text "hello" out.wav."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""python -m examples.audio_lm.train manifest.jsonl --root data"""
+"""Train an audio LM: python -m examples.audio_lm.train manifest.jsonl --root data."""
 
 from __future__ import annotations
 

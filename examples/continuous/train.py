@@ -1,4 +1,4 @@
-"""python -m examples.continuous.train manifest.jsonl --root data"""
+"""Train on continuous latents: python -m examples.continuous.train manifest.jsonl --root data."""
 
 from __future__ import annotations
 

@@ -1,16 +1,17 @@
-"""What every command of the command line shares: options, errors told in one line, progress, the model."""
+"""What all commands share: options, one-line errors, progress, and loading the model."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mimotok.io.terminal import USER_ERROR, one_line
+from mimotok.io.progress import ProgressBar
+from mimotok.io.terminal import errors_in_one_line, one_line, warn
 
 if TYPE_CHECKING:
     from mimotok.tokenizer import Tokenizer
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 # torch takes over a second to import: whatever needs it is imported where it is used
 
 DTYPES = ("float32", "bfloat16")
-INTERRUPTED = 130
+PROGRAM = "mimotok"
 
 Model = Annotated[str | None, typer.Option(help="Folder or hub id; the embedded checkpoint if left out.")]
 Revision = Annotated[str | None, typer.Option(help="Revision of a hub id.")]
@@ -27,7 +28,7 @@ Dtype = Annotated[str, typer.Option(help=f"Of the weights: {' or '.join(DTYPES)}
 
 
 def make_tokenizer(model: str | None, revision: str | None, device: str, dtype: str) -> Tokenizer:
-    """The model that the options name. Raises ValueError where they name none."""
+    """Load the model that the options name. Raises ValueError where they name none."""
     import torch
 
     from mimotok.tokenizer import Tokenizer
@@ -39,47 +40,32 @@ def make_tokenizer(model: str | None, revision: str | None, device: str, dtype: 
 
 @contextmanager
 def file_progress(num_files: int) -> Iterator[Callable[[int, Path, float, float | None], None]]:
-    """Yields what shows file number, file, seconds of sound done and in all, and time left on stderr, if a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda *_: None
-        return
-    from datetime import timedelta
+    """Show the progress through `num_files` files on a terminal's standard error.
 
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    # a name is no markup: brackets in it mean nothing
-    text = TextColumn("{task.description}", markup=False)
-    with Progress(text, BarColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        current = 0
+    Yields:
+        A function report(i, path, seconds, total): file number i, from 0, with `seconds` of its `total` seconds of
+        sound done; total is None where it is unknown.
+    """
+    current = 0
+    with ProgressBar(transient=True) as bar:
 
         def report(i: int, path: Path, seconds: float, total: float | None) -> None:
             nonlocal current
             if i != current:
                 current = i
-                bar.reset(task, total=None)
+                bar.restart()
             done = timedelta(seconds=int(seconds))
-            told = f"{i + 1}/{num_files} {one_line(path.name)}: {done} of sound"
-            bar.update(task, completed=seconds, total=total, description=told)
+            description = f"{i + 1}/{num_files} {one_line(path.name)}: {done} of sound"
+            bar.update(seconds, total=total, description=description)
 
         yield report
 
 
-@contextmanager
-def errors_told() -> Iterator[None]:
-    """A user's error becomes one line and exit code 2; Ctrl-C one line and 130."""
-    try:
-        yield
-    except (ValueError, OSError, ImportError, MemoryError) as error:
-        tell(error)
-        raise typer.Exit(USER_ERROR) from None
-    except KeyboardInterrupt:
-        tell("interrupted")
-        raise typer.Exit(INTERRUPTED) from None
+def one_line_errors() -> AbstractContextManager[None]:
+    """Turn a user's error in the body of the `with` into one line and exit code 2."""
+    return errors_in_one_line(PROGRAM)
 
 
-def tell(error: object) -> None:
-    """Print one line on stderr."""
-    # print, since rich moves its status aside only for what goes through sys.stderr
-    print(f"mimotok: {one_line(error)}", file=sys.stderr)
+def report_error(error: object) -> None:
+    """Print one line on standard error."""
+    warn(PROGRAM, error)

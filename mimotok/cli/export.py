@@ -1,4 +1,4 @@
-"""mimotok export: a model for other runtimes."""
+"""The command `mimotok export`, which writes a model for other runtimes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from mimotok.cli.common import Model, Revision, errors_told, make_tokenizer
+from mimotok.cli.common import Model, Revision, make_tokenizer, one_line_errors
 
 FORMATS = ("onnx",)
 
 
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="OUT", help="A folder, which is made.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.", show_default=False)],
     target: Annotated[str, typer.Option("--format", help=f"{' or '.join(FORMATS)}.")] = "onnx",
     n_q: Annotated[int | None, typer.Option("--n-q", help="Codebooks to use; the model's default if left out.")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="8-bit products in the decoder; codes stay exact.")] = False,
@@ -21,12 +21,12 @@ def export(
     revision: Revision = None,
 ) -> None:
     """Write a model as ONNX graphs, with the lines of Python that run them on numpy and onnxruntime alone."""
-    with errors_told():
+    with one_line_errors():
         if target not in FORMATS:
             raise ValueError(f"format={target}: give {' or '.join(FORMATS)}")
         from mimotok.io.files import require_new
 
-        require_new(folder)  # told before a model is loaded for nothing
+        require_new(folder)  # an error is reported before a model is loaded
         from mimotok.export.onnx import export_onnx
 
         export_onnx(make_tokenizer(model, revision, "cpu", "float32"), folder, n_q=n_q, int8=int8)

@@ -1,4 +1,4 @@
-"""The command line: each command a thin shell over one public function."""
+"""The command line: each command is a thin shell over one public function."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ import typer
 
 from mimotok import __version__
 from mimotok.cli.common import (
-    USER_ERROR,
     Device,
     Dtype,
     Model,
     Revision,
-    errors_told,
     file_progress,
     make_tokenizer,
-    tell,
+    one_line_errors,
+    report_error,
 )
 from mimotok.cli.export import export
 from mimotok.cli.page import page
 from mimotok.cli.tokenize import tokenize
-from mimotok.io.terminal import binary_output, run_command, say
+from mimotok.io.terminal import USER_ERROR, binary_output, run_command, say
 
 if TYPE_CHECKING:
     from mimotok.tokenizer import Tokenizer
@@ -39,8 +38,11 @@ Paths = Annotated[
     list[Path] | None,
     typer.Argument(metavar="[FILES]", help="IN OUT, or any number of IN with --out-dir.", show_default=False),
 ]
-Live = Annotated[bool, typer.Option("--stream", help="From standard input to standard output, as it comes.")]
+Stream = Annotated[bool, typer.Option("--stream", help="From standard input to standard output, as it comes.")]
 Out = Annotated[Path | None, typer.Option("--out-dir", help="Write here, under the inputs' names.")]
+Raw = Annotated[
+    bool, typer.Option("--raw", help="With --stream: 16-bit mono samples at the model's rate, without a header.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 
 
@@ -54,23 +56,26 @@ def encode(
     dtype: Dtype = "float32",
     out_dir: Out = None,
     overwrite: Overwrite = False,
-    stream: Live = False,
+    stream: Stream = False,
+    raw: Raw = False,
 ) -> None:
     """Encode sound files into codes files (.npz). With --out-dir, several, or folders of them."""
-    with errors_told():
+    with one_line_errors():
         if stream:
             from mimotok.streaming.pipes import encode_live
 
-            _live(partial(encode_live, n_q=n_q), paths, model, revision, device, dtype)
+            _run_stream(partial(encode_live, n_q=n_q, raw=raw), paths, model, revision, device, dtype)
             return
+        if raw:
+            raise ValueError("--raw is for --stream; give files a header, by sox or ffmpeg")
         from mimotok.io.audio import AUDIO_SUFFIXES
         from mimotok.transcode import CODES_SUFFIX, encode_file
 
         jobs = _jobs(paths or [], out_dir, AUDIO_SUFFIXES, [CODES_SUFFIX], overwrite)
         tokenizer = make_tokenizer(model, revision, device, dtype)
-        n_q = tokenizer.config.checked_n_q(n_q)  # told once, not for every file
+        n_q = tokenizer.config.checked_n_q(n_q)  # an error is reported once, not for every file
         create = out_dir is not None
-        _run(jobs, partial(encode_file, tokenizer, n_q=n_q, overwrite=overwrite, create_folders=create))
+        _transcode(jobs, partial(encode_file, tokenizer, n_q=n_q, overwrite=overwrite, create_folders=create))
 
 
 @app.command(epilog="Example: mimotok decode speech.npz speech.wav")
@@ -83,14 +88,14 @@ def decode(
     out_dir: Out = None,
     overwrite: Overwrite = False,
     force: Annotated[bool, typer.Option("--force", help="Decode codes that other weights made.")] = False,
-    stream: Live = False,
+    stream: Stream = False,
 ) -> None:
     """Decode codes files into sound files (.wav; .flac and others by the name). With --out-dir, several."""
-    with errors_told():
+    with one_line_errors():
         if stream:
             from mimotok.streaming.pipes import decode_live
 
-            _live(partial(decode_live, force=force), paths, model, revision, device, dtype)
+            _run_stream(partial(decode_live, force=force), paths, model, revision, device, dtype)
             return
         from mimotok.io.audio import WRITABLE
         from mimotok.transcode import CODES_SUFFIX, decode_file
@@ -98,7 +103,7 @@ def decode(
         jobs = _jobs(paths or [], out_dir, [CODES_SUFFIX], list(WRITABLE), overwrite)
         tokenizer = make_tokenizer(model, revision, device, dtype)
         create = out_dir is not None
-        _run(jobs, partial(decode_file, tokenizer, force=force, overwrite=overwrite, create_folders=create))
+        _transcode(jobs, partial(decode_file, tokenizer, force=force, overwrite=overwrite, create_folders=create))
 
 
 @app.command(epilog="Example: mimotok info speech.npz")
@@ -106,11 +111,11 @@ def info(
     source: Annotated[str | None, typer.Argument(metavar="[FILE|MODEL]", show_default=False)] = None,
     revision: Revision = None,
 ) -> None:
-    """Tell what a codes file or a model (folder, hub id, the embedded one if left out) holds."""
-    with errors_told():
-        from mimotok.info import describe
+    """Show what a codes file or a model (folder, hub id, the embedded one if left out) holds."""
+    with one_line_errors():
+        from mimotok.info import read_info
 
-        for heading, value in describe(source, revision=revision).items():
+        for heading, value in read_info(source, revision=revision).items():
             say(f"{heading:<12}{value}")
 
 
@@ -138,9 +143,17 @@ def _options(
 def _jobs(
     paths: list[Path], out_dir: Path | None, read: Collection[str], written: Sequence[str], overwrite: bool
 ) -> list[Job]:
-    """What becomes of which file; read, written: suffixes, the first written one for those in `out_dir`.
+    """Choose the output of each file.
 
-    Raises ValueError, before any work, if an output cannot be written.
+    Args:
+        paths: arguments of the command.
+        out_dir: folder of the outputs, if any.
+        read: suffixes to search folders for.
+        written: suffixes of outputs; the first is that of files in `out_dir`.
+        overwrite: whether existing files may be replaced.
+
+    Raises:
+        ValueError: before any work, where an output cannot be written.
     """
     from mimotok.io.files import open_regular
     from mimotok.transcode import Job, plan_jobs, require_target
@@ -152,14 +165,14 @@ def _jobs(
     elif paths[0].is_dir():
         raise ValueError(f"{paths[0]}: is a folder, which needs --out-dir")
     else:
-        open_regular(paths[0]).close()  # told before a model is loaded for nothing
+        open_regular(paths[0]).close()  # an error is reported before a model is loaded
         jobs = [Job(*paths)]
     for job in jobs:
         require_target(job.target, written, overwrite=overwrite, create_folders=out_dir is not None)
     return jobs
 
 
-def _live(
+def _run_stream(
     work: Callable[[Tokenizer, BinaryIO, BinaryIO], None],
     paths: list[Path] | None,
     model: str | None,
@@ -174,20 +187,20 @@ def _live(
     try:
         work(make_tokenizer(model, revision, device, dtype), sys.stdin.buffer, binary_output())
     except BrokenPipeError:
-        # whoever was listening has gone: that ends a live stream, and is no error
+        # the reader has gone: that ends a stream, and is no error
         return
 
 
-def _run(jobs: list[Job], convert: Callable[..., object]) -> None:
-    """Convert every file, telling of those that fail; exits with 2 if any did."""
+def _transcode(jobs: list[Job], fn: Callable[..., object]) -> None:
+    """Apply `fn` to every file, and report those that fail. Exits with 2 if any did."""
     failed = False
     with file_progress(len(jobs)) as report:
         for i, job in enumerate(jobs):
             try:
                 report(i, job.source, 0.0, None)
-                convert(job.source, job.target, progress=partial(report, i, job.source))
+                fn(job.source, job.target, progress=partial(report, i, job.source))
             except (ValueError, OSError, MemoryError) as error:
-                tell(error)
+                report_error(error)
                 failed = True
     if failed:
         raise typer.Exit(USER_ERROR)

@@ -1,16 +1,17 @@
-"""`mimotok tokenize`: whole corpora to tokens, and the check of what came of it."""
+"""The command `mimotok tokenize`, which encodes whole corpora, and checks the result."""
 
 from __future__ import annotations
 
-import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mimotok.cli.common import USER_ERROR, Device, Dtype, Model, Revision, errors_told, make_tokenizer, tell
-from mimotok.io.terminal import say
+from mimotok.cli.common import Device, Dtype, Model, Revision, make_tokenizer, one_line_errors, report_error
+from mimotok.io.progress import ProgressBar
+from mimotok.io.terminal import USER_ERROR, say
 
 if TYPE_CHECKING:
     from mimotok.corpus.run import Progress
@@ -30,14 +31,16 @@ def tokenize(
     dtype: Dtype = "float32",
     batch_seconds: Annotated[float, typer.Option(help="Padded sound in a batch; more for a GPU.")] = 60.0,
     shard_hours: Annotated[float, typer.Option(help="Sound in a shard, at least.")] = 4.0,
-    ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Work on a Ray cluster; local for here.")] = None,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A Ray cluster to use; local for this machine.")
+    ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Check OUT, and encode a sample of it again.")] = False,
 ) -> None:
-    """Encode a corpus into shards of tokens; run again, it goes on where it was.
+    """Encode a corpus into shards of tokens; a second call continues where the first one ended.
 
     INPUT is a folder or URL of sound files or WebDataset tars, a JSONL manifest, or a Lhotse CutSet.
     """
-    with errors_told():
+    with one_line_errors():
         if len(paths or []) != (1 if verify else 2):
             raise ValueError("give INPUT and OUT, or OUT alone with --verify")
         if verify:
@@ -46,10 +49,10 @@ def tokenize(
         from mimotok.corpus.formats import checked_format
         from mimotok.corpus.run import tokenize_corpus
 
-        checked_format(format)  # told before a model is loaded for nothing
+        checked_format(format)  # an error is reported before a model is loaded
         tokenizer = make_tokenizer(model, revision, device, dtype)
         source, out = paths  # type: ignore[misc]
-        with _bar() as progress:
+        with _progress() as progress:
             done = tokenize_corpus(
                 source,
                 out,
@@ -73,37 +76,29 @@ def _verify(out: str, model: str | None, revision: str | None, device: str, dtyp
     from mimotok.corpus.ledger import read_settings
     from mimotok.corpus.verify import verify_corpus
 
-    read_settings(out)  # told before a model is loaded for nothing
+    read_settings(out)  # an error is reported before a model is loaded
     found = verify_corpus(out, make_tokenizer(model, revision, device, dtype))
     for problem in found.problems:
-        tell(problem)
-    absent = f", the sound of {found.absent} more is not there" if found.absent else ""
+        report_error(problem)
+    absent = f", the sound of {found.absent} more cannot be read" if found.absent else ""
     say(f"{found.clips} clips in {found.shards} shards; {found.encoded} encoded again{absent}")
     if found.problems:
         raise typer.Exit(USER_ERROR)
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[Progress], None] | None]:
-    """Yields what shows the clips and hours done, hours of sound an hour, and the time left; on a terminal only."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    import time
+def _progress() -> Iterator[Callable[[Progress], None]]:
+    """Show the clips and hours done, hours of sound an hour, and the time left, on a terminal's standard error.
 
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    told = "{task.fields[clips]} clips, {task.fields[hours]:.2f} h, {task.fields[rate]:.0f} h/h, left"
-    columns = BarColumn(), TextColumn("{task.percentage:.0f} %"), TextColumn(told), TimeRemainingColumn()
+    Yields:
+        A function that shows a `Progress`.
+    """
     start = time.monotonic()
-    with Bar(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=None, clips=0, hours=0.0, rate=0.0)
+    with ProgressBar() as bar:
 
-        def progress(now: Progress) -> None:
+        def show(now: Progress) -> None:
             rate = now.seconds / max(1e-3, time.monotonic() - start)
-            hours = now.seconds / 3600
-            bar.update(task, completed=now.seconds, total=now.all_seconds, clips=now.clips, hours=hours, rate=rate)
+            description = f"{now.clips} clips, {now.seconds / 3600:.2f} h, {rate:.0f} h/h"
+            bar.update(now.seconds, total=now.all_seconds, description=description)
 
-        yield progress
+        yield show

@@ -1,4 +1,4 @@
-"""One clip of a corpus: where its sound lies, and the sound itself, the same as `load_audio` gives."""
+"""Read the sound of one clip of a corpus: the same samples as `load_audio` gives."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mimotok.corpus.cuts import load_cut, make_cut
-from mimotok.io.audio import read_blocks, resample
+from mimotok.io.audio import read_blocks, resample_blocks
 from mimotok.io.files import open_regular, writing
 from mimotok.io.remote import fetch, is_remote
 
@@ -28,14 +28,16 @@ _BLOCKS_AHEAD = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Clip:
-    """A clip to be tokenized.
+class Item:
+    """A clip to be tokenized: JSON values that are stored beside its tokens, and its length.
 
-    key: its name in the corpus, unique. seconds: its length, or an estimate where only a look inside would tell: for
-    batching and progress, nothing else depends on it. metadata: JSON values that travel with the tokens.
-    audio: where the sound is: {"path": file or URL}, with {"span": [first byte, bytes], "member": name} of a tar's
-    member, or {"cut": a Lhotse cut as a dict, "root": folder or address of its relative paths, "folder": that of its
-    manifest}.
+    Attributes:
+        key: its name in the corpus, unique.
+        seconds: its length, or an estimate where only decoding would tell. Only batching and progress depend on it.
+        audio: where the sound is: {"path": file or URL}, with {"span": [first byte, bytes], "member": name} for a
+            member of a tar, or {"cut": a Lhotse cut as a dict, "root": folder or address of its relative paths,
+            "folder": that of its manifest}.
+        metadata: JSON values that are stored with the tokens.
     """
 
     key: str
@@ -45,17 +47,22 @@ class Clip:
 
     @property
     def place(self) -> str:
-        """Where the sound is, for people."""
+        """The place of the sound, for messages."""
         if "cut" in self.audio:
             return f"cut {self.key}"
         member = self.audio.get("member")
         return self.audio["path"] if member is None else f"{self.audio['path']}:{member}"
 
 
-def read_clip(clip: Clip, sample_rate: int) -> Iterator[Tensor]:
-    """Yields wav: float32 [1, t] blocks at `sample_rate`, mono; together what `load_audio` returns.
+def read_clip(clip: Item, sample_rate: int) -> Iterator[Tensor]:
+    """Read a clip in blocks.
 
-    Raises ValueError, OSError, or whatever a remote file system raises.
+    Yields:
+        wav float32 [1, t], mono, at `sample_rate`; joined, they are what `load_audio` returns.
+
+    Raises:
+        ValueError: where the sound cannot be read.
+        OSError: as a file system raises; a remote one may raise errors of its own.
     """
     if "cut" in clip.audio:
         return _cut_blocks(clip, sample_rate)
@@ -65,10 +72,10 @@ def read_clip(clip: Clip, sample_rate: int) -> Iterator[Tensor]:
 
 
 class NoRoomError(Exception):
-    """Here, not in the clip, lies the fault: there is no room for a temporary file."""
+    """The temporary folder is full: the fault lies with this machine, not with the clip."""
 
 
-def _fetched_blocks(clip: Clip, sample_rate: int) -> Iterator[Tensor]:
+def _fetched_blocks(clip: Item, sample_rate: int) -> Iterator[Tensor]:
     data = _fetch(clip.audio)
     with _temporary(data, Path(clip.audio.get("member") or clip.audio["path"]).suffix) as path:
         del data
@@ -79,7 +86,7 @@ def _fetched_blocks(clip: Clip, sample_rate: int) -> Iterator[Tensor]:
 
 
 def _fetch(audio: dict[str, Any]) -> bytes:
-    """The encoded bytes of a remote file, or of a tar's member."""
+    """Return the encoded bytes of a remote file, or of a tar's member."""
     path = audio["path"]
     first, size = audio.get("span") or (0, None)
     if is_remote(path):
@@ -91,9 +98,9 @@ def _fetch(audio: dict[str, Any]) -> bytes:
 
 @contextmanager
 def _temporary(data: bytes, suffix: str) -> Iterator[str]:
-    """The path of a file that holds `data`: what finds cut-off files reads paths.
+    """Write `data` into a temporary file and yield its path: the check for truncated files reads paths.
 
-    Where the system has such paths the file has no name, so that nothing is left however this process ends.
+    Where the system has paths of open files, the file has no name, so that nothing is left however this process ends.
     """
     nameless = os.path.isdir("/proc/self/fd")
     make: Any = tempfile.TemporaryFile
@@ -110,25 +117,23 @@ def _temporary(data: bytes, suffix: str) -> Iterator[str]:
         yield f"/proc/self/fd/{file.fileno()}" if nameless else file.name
 
 
-def _cut_blocks(clip: Clip, sample_rate: int) -> Iterator[Tensor]:
+def _cut_blocks(clip: Item, sample_rate: int) -> Iterator[Tensor]:
     cut = cut_of(clip.audio)
     wav = load_cut(cut)
     if not wav.size:
         raise ValueError(f"{clip.place}: no audio in it (0 samples)")
-    if not np.isfinite(wav).all():
-        raise ValueError(f"{clip.place}: NaN or infinite samples")
-    for block in resample(iter([wav]), cut.sampling_rate, sample_rate):
+    for block in resample_blocks(iter([wav]), cut.sampling_rate, sample_rate):
         if len(block):
             yield torch.from_numpy(np.ascontiguousarray(block))[None]
 
 
 def cut_of(audio: dict[str, Any]) -> Any:
-    """The Lhotse cut of `Clip.audio`, checked. Raises ValueError where it names what may not be read."""
+    """Build the Lhotse cut of `Item.audio`, checked. Raises ValueError where it names what may not be read."""
     return make_cut(audio["cut"], audio["root"], audio.get("folder"))
 
 
-def load_clip(clip: Clip, sample_rate: int, limit: float) -> Tensor | None:
-    """wav: float32 [1, T], or None where it is longer than `limit` seconds. Raises as `read_clip`."""
+def load_clip(clip: Item, sample_rate: int, limit: float) -> Tensor | None:
+    """Return wav float32 [1, T], or None where it is longer than `limit` seconds. Raises as `read_clip`."""
     blocks = []
     samples = 0
     for block in read_clip(clip, sample_rate):
@@ -140,7 +145,7 @@ def load_clip(clip: Clip, sample_rate: int, limit: float) -> Tensor | None:
 
 
 def ahead(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The same blocks, read by a thread while the consumer works. Raises what reading raised."""
+    """Yield the same blocks, read by a thread while the consumer works. Raises what reading raised."""
     waiting: queue.Queue[Tensor | BaseException | None] = queue.Queue(_BLOCKS_AHEAD)
     stopped = threading.Event()
 
@@ -155,7 +160,7 @@ def ahead(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
     def read() -> None:
         end: BaseException | None = None
         try:
-            # in pieces, so that what waits is bounded however large a reader's blocks are
+            # in blocks of bounded size, so that what waits is bounded however large a reader's blocks are
             for block in chain.from_iterable(block.split(1 << 20, dim=1) for block in blocks):
                 put(block)
                 if stopped.is_set():

@@ -1,7 +1,7 @@
-"""The same job on a Ray cluster: a pool of actors, each of which makes whole shards on a file system that all share.
+"""Encode a corpus on a Ray cluster: a pool of actors, each of which writes whole shards on a shared file system.
 
-An actor that dies is started again by Ray, and its shard made again under the same name: files get their names when
-they are whole, and only the driver writes the ledger, once a shard.
+Ray starts an actor that dies again, and repeats its shard under the same name. Files get their names when they are
+whole, and only the driver writes the ledger, once for each shard.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _TRIES = -1  # Ray's word for "as often as it takes"
 
 
 class _Encoder:
-    """One actor: a model, and what it is asked to make."""
+    """An actor: a model and its options."""
 
     def __init__(self, tokenizer: Tokenizer, device: str, options: Options) -> None:
         self.tokenizer = tokenizer.to(device)
         self.options = options
 
     def make(self, part: Part, settings: Settings, out: Path) -> Finished:
-        """One shard, written."""
+        """Write one shard."""
         (finished,) = run_parts(self.tokenizer, self.options, [part], settings, out)
         return finished
 
@@ -34,10 +34,13 @@ class _Encoder:
 def run_on_ray(
     tokenizer: Tokenizer, options: Options, address: str, parts: list[Part], settings: Settings, out: Path
 ) -> Iterator[Finished]:
-    """Makes the parts on the cluster at `address`, in any order.
+    """Encode the parts on the cluster at `address`, in any order.
 
-    An actor for each GPU of the cluster, or, where there is none, for each 1 + workers of its CPUs. Raises ImportError
-    without Ray, ValueError where no cluster answers or has room for an actor, and for what an actor cannot write.
+    Each GPU of the cluster gets an actor; without GPUs, each group of 1 + workers CPUs does.
+
+    Raises:
+        ImportError: without Ray.
+        ValueError: where no cluster answers or has room for an actor, and for what an actor cannot write.
     """
     ray = _ray()
     mine = not ray.is_initialized()
@@ -92,7 +95,7 @@ def _pooled(
 
 
 def _actors(ray: Any, model: Any, options: Options, most: int) -> list[Any]:
-    """At most `most` actors, as many as the cluster has room for."""
+    """Start at most `most` actors, as many as the cluster has room for."""
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
     cpus = int(resources.get("CPU", 0))

@@ -1,7 +1,7 @@
-"""Lhotse cuts: the one place through which every reader gets them, because a cut can name a command to run.
+"""Lhotse cuts. Every reader gets them through this module, because a cut can name a command to run.
 
-Lhotse itself trusts its manifests: a source of the type "command" is run by a shell, an address that begins with
-"pipe:" too, features may be pickles. Nothing of a cut is given to Lhotse here before all of it has been checked.
+Lhotse itself trusts its manifests: a shell runs a source of the type "command" and an address that begins with "pipe:",
+and features may be pickles. Nothing of a cut is given to Lhotse before all of it has been checked here.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from mimotok.io.files import open_regular
+from mimotok.io.levels import level_problem
 from mimotok.io.remote import checked_address, fetch, is_remote
 
 _DATA_CUTS = ("MonoCut", "MultiCut", "Cut")
@@ -45,7 +46,7 @@ _DEEPEST = 64  # a mix of reverberated cuts has 16 levels
 
 
 def lhotse() -> Any:
-    """The lhotse module, reading audio by libsndfile; imported where needed. Raises ImportError naming the extras."""
+    """Import lhotse, set to read audio by libsndfile. Raises ImportError naming the extras."""
     try:
         import lhotse as module
         from lhotse.audio import set_current_audio_backend
@@ -57,15 +58,20 @@ def lhotse() -> Any:
 
 
 def is_cut(row: dict[str, Any]) -> bool:
-    """Whether a line of a manifest is a Lhotse cut."""
+    """Return whether a line of a manifest is a Lhotse cut."""
     return str(row.get("type", "")).endswith("Cut")
 
 
 def make_cut(row: dict[str, Any], root: str = ".", folder: str | None = None) -> Any:
-    """The Lhotse cut of a line of a CutSet, checked, its relative paths taken from `root`.
+    """Build the Lhotse cut of a line of a CutSet, after a check.
 
-    root: folder or address; folder: that of the manifest. All files lie below one of the two. Raises ValueError for
-    sources and stored arrays of other kinds and elsewhere, and for what is no cut.
+    Args:
+        row: the line.
+        root: folder or address of relative paths.
+        folder: folder of the manifest. All files lie below `root` or below this.
+
+    Raises:
+        ValueError: for sources and stored arrays of other kinds or in other places, and for what is no cut.
     """
     checked = check_cut(row, root, folder)
     lhotse()
@@ -78,7 +84,7 @@ def make_cut(row: dict[str, Any], root: str = ".", folder: str | None = None) ->
 
 
 def check_cut(row: dict[str, Any], root: str = ".", folder: str | None = None) -> dict[str, Any]:
-    """A copy of a cut's JSON with the paths made absolute. Raises ValueError as `make_cut`."""
+    """Copy a cut's JSON with its paths made absolute. Raises ValueError as `make_cut`."""
     try:
         _check_type(row, (*_DATA_CUTS, _MIXED))
         if not isinstance(row.get("custom") or {}, dict):
@@ -93,13 +99,28 @@ def check_cut(row: dict[str, Any], root: str = ".", folder: str | None = None) -
 
 
 def load_cut(cut: Any) -> np.ndarray:
-    """The sound of a cut, float32 [T], mono, at the cut's rate. Raises what Lhotse, and a remote file system, raise."""
+    """Read a cut's sound, float32 [T], mono, at the cut's rate.
+
+    Raises ValueError for samples that are not finite or far beyond full scale, and what Lhotse and remote file systems
+    raise.
+    """
     lhotse()
-    return np.atleast_2d(_fetched(cut).load_audio()).mean(axis=0, dtype=np.float32)
+    wav = np.atleast_2d(_fetched(cut).load_audio()).mean(axis=0, dtype=np.float32)
+    problem = level_problem(float(wav.min()), float(wav.max())) if wav.size else None
+    if problem is not None:
+        raise ValueError(f"cut {cut.id}: {problem}")
+    return wav
 
 
 def with_memory(row: dict[str, Any], recording: dict[str, Any], data: bytes, root: str = ".") -> Any:
-    """The cut of a Shar folder: `row` of its cuts file, `recording` and `data` out of its tar. Raises as `make_cut`."""
+    """Build the cut of a Shar folder with its sound in memory. Raises as `make_cut`.
+
+    Args:
+        row: line of the cuts file.
+        recording: metadata of the recording, from the tar.
+        data: encoded sound, from the tar.
+        root: the folder.
+    """
     check_cut(row, root)
     sources = recording.get("sources")
     if not isinstance(sources, list) or len(sources) != 1 or not isinstance(sources[0], dict):
@@ -112,7 +133,7 @@ def with_memory(row: dict[str, Any], recording: dict[str, Any], data: bytes, roo
 
 
 class _Places:
-    """Where the files of a cut may lie."""
+    """The folders in which the files of a cut may lie."""
 
     def __init__(self, root: str, folder: str | None) -> None:
         self.root = root
@@ -120,7 +141,7 @@ class _Places:
         self.folders = [os.path.abspath(place) for place in places]
 
     def file(self, path: Any) -> str:
-        """An absolute path, or an address below a root that is one."""
+        """Return an absolute path, or an address below a root that is one."""
         if not isinstance(path, str) or not path or "\0" in path:
             raise ValueError(f"{path!r} is no path of a file")
         if is_remote(path):
@@ -168,7 +189,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def _check_values(value: Any, places: _Places, depth: int) -> None:
-    """Check all that Lhotse could take for a recording, an array or a transform, wherever in the cut it stands."""
+    """Check all that Lhotse could read as a recording, an array or a transform, at any place in the cut."""
     if depth > _DEEPEST:
         raise ValueError("nested too deeply")
     if isinstance(value, list):
@@ -198,8 +219,8 @@ def _check_source(source: dict[str, Any], places: _Places) -> None:
             raise ValueError("a source of the type url needs an address")
         checked_address(source["source"])
     elif kind not in ("memory", "shar"):
-        told = str(source.get("source"))[:80]
-        raise ValueError(f"a source of the type {kind!r} ({told!r}) is not read; allowed are file, url and memory")
+        place = str(source.get("source"))[:80]
+        raise ValueError(f"a source of the type {kind!r} ({place!r}) is not read; allowed are file, url and memory")
 
 
 def _check_transform(transform: Any) -> None:
@@ -229,7 +250,7 @@ def _check_storage(array: dict[str, Any], places: _Places) -> None:
 
 
 def _fetched(cut: Any) -> Any:
-    """The cut with what its addresses name in memory; pipes and devices are refused."""
+    """Return the cut with the contents of its addresses in memory; pipes and devices are refused."""
     if type(cut).__name__ == _MIXED:
         tracks = [replace(track, cut=_fetched(track.cut)) for track in cut.tracks]
         return replace(cut, tracks=tracks, transforms=_fetched_transforms(cut.transforms))
@@ -244,7 +265,7 @@ def _fetched_recording(recording: Any) -> Any:
 
 
 def _fetched_transforms(transforms: Any) -> Any:
-    """The impulse responses of reverberations are sound files too."""
+    """Fetch the impulse responses of reverberations, which are sound files too."""
     return transforms and [_fetched_transform(transform) for transform in transforms]
 
 

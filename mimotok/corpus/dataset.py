@@ -1,4 +1,4 @@
-"""Reading tokens back: a stream of sequences, shuffled, shared out to ranks and workers, resumable anywhere."""
+"""Read tokens back: a stream of sequences, shuffled, divided among ranks and workers, and resumable at any place."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Shard(NamedTuple):
     clips: int
 
 
-class _Piece(NamedTuple):
+class _Slice(NamedTuple):
     """Clips `first` to `last` of a shard."""
 
     shard: int
@@ -35,18 +35,35 @@ class _Piece(NamedTuple):
 
 
 class TokenDataset(IterableDataset[Sequence]):
-    """The tokens of one or several folders that `tokenize_corpus` made, one epoch an iteration.
+    """The tokens of one or several folders that `tokenize_corpus` wrote; one iteration is one epoch.
 
-    Each epoch has an order of its own, a pure function of (seed, epoch, ranks, workers). Every clip comes exactly once
-    an epoch, whatever the number of ranks and of DataLoader workers; their shares differ by a clip at most.
+    Each epoch has its own order, a pure function of (seed, epoch, ranks, workers). Every clip comes exactly once an
+    epoch, whatever the number of ranks and of DataLoader workers; their shares differ by one clip at most.
 
-    length: frames of a sequence; mode: "whole" clips (length None), "cut" (pieces of at most `length`) or "pack"
-    (`length` frames, clips end to end). shuffle: False for the order of the ledger. mix: shards whose clips are
-    shuffled together, and are in memory at once. rank, world_size: torch.distributed's where None.
+    With `num_workers=0`, or torchdata's StatefulDataLoader, `state_dict` is the place after the last sequence that was
+    read; with the workers of a plain DataLoader use `TokenLoader`. An iteration continues at that place, and the next
+    iteration is the next epoch.
 
-    With `num_workers=0`, or torchdata's StatefulDataLoader, `state_dict` is the place after the last sequence that
-    was read; with a plain DataLoader's workers use `TokenLoader`. Iterating goes on from there, and the next iteration
-    is the next epoch. Raises ValueError for folders that hold no tokens or do not fit together.
+    Args:
+        folders: one folder or several.
+        length: frames of a sequence.
+        mode: "whole" clips (`length` is None), "cut" (at most `length` frames of one clip) or "pack" (`length` frames,
+            clips end to end).
+        shuffle: whether to shuffle; the order of the ledger where False.
+        seed: of the order.
+        mix: shards whose clips are shuffled together, and are in memory at once.
+        rank: of this process; torch.distributed's where None.
+        world_size: processes; torch.distributed's where None.
+
+    Yields:
+        Sequences: codes int64 [n_q, F], with the clips that they are from.
+
+    Raises:
+        ValueError: for folders that hold no tokens or do not fit together, and for options that do not fit.
+
+    Example:
+        >>> dataset = TokenDataset("tokens/", length=1500, mode="pack")  # doctest: +SKIP
+        >>> codes = next(iter(dataset)).codes  # doctest: +SKIP
     """
 
     def __init__(
@@ -88,7 +105,7 @@ class TokenDataset(IterableDataset[Sequence]):
 
     @property
     def num_clips(self) -> int:
-        """Clips of all shards."""
+        """The number of clips in all shards."""
         return sum(shard.clips for shard in self.shards)
 
     def set_epoch(self, epoch: int) -> None:
@@ -102,40 +119,40 @@ class TokenDataset(IterableDataset[Sequence]):
         if lane is None:
             lane = worker.id if worker else 0
         lanes = worker.num_workers if worker else 1
-        pieces = self._share(self.rank * lanes + lane, self.world_size * lanes)
-        clips = self._clips(pieces, self.position.clips)
+        slices = self._share(self.rank * lanes + lane, self.world_size * lanes)
+        clips = self._clips(slices, self.position.clips)
         for sequence, after in sequences(clips, self.mode, self.length, self.position):
             self.position = after
             yield sequence
         self.epoch = self.epoch + 1
         self.position = Position()
 
-    def _share(self, consumer: int, consumers: int) -> list[_Piece]:
-        """Consecutive clips of the epoch's order of shards: equal shares, few shards in more than one of them."""
+    def _share(self, consumer: int, consumers: int) -> list[_Slice]:
+        """Return the clips of one consumer: equal shares of the epoch's order, few shards in more than one of them."""
         order = np.arange(len(self.shards))
         if self.shuffle:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
         ends = list(accumulate(self.shards[k].clips for k in order))
         low, high = (self.num_clips * k // consumers for k in (consumer, consumer + 1))
-        pieces = []
+        slices = []
         at = bisect_right(ends, low)
         while low < high:
             start = ends[at] - self.shards[order[at]].clips
             stop = min(high, ends[at])
-            pieces.append(_Piece(int(order[at]), low - start, stop - start))
+            slices.append(_Slice(int(order[at]), low - start, stop - start))
             low = stop
             at = at + 1
-        return pieces
+        return slices
 
-    def _clips(self, pieces: list[_Piece], skip: int) -> Iterator[Record]:
-        """The clips of the pieces, `mix` pieces shuffled together, but for the first `skip`."""
-        for number in range(0, len(pieces), self.mix):
-            group = pieces[number : number + self.mix]
-            size = sum(piece.last - piece.first for piece in group)
+    def _clips(self, slices: list[_Slice], skip: int) -> Iterator[Record]:
+        """Yield the clips of `slices` after the first `skip`; `mix` slices are shuffled together."""
+        for number in range(0, len(slices), self.mix):
+            group = slices[number : number + self.mix]
+            size = sum(part.last - part.first for part in group)
             if skip >= size:
                 skip -= size
                 continue
-            records = [record for piece in group for record in self._read(piece)]
+            records = [record for part in group for record in self._read(part)]
             order = np.arange(size)
             if self.shuffle:
                 key = [self.seed, self.epoch, group[0].shard, group[0].first]
@@ -144,19 +161,19 @@ class TokenDataset(IterableDataset[Sequence]):
                 yield records[k]
             skip = 0
 
-    def _read(self, piece: _Piece) -> list[Record]:
-        shard = self.shards[piece.shard]
+    def _read(self, part: _Slice) -> list[Record]:
+        shard = self.shards[part.shard]
         records = read_shard(shard.folder, shard.names, shard.format)
         if len(records) != shard.clips:
             raise ValueError(f"{shard.folder / shard.names[0]}: {len(records)} clips, not {shard.clips}: verify it")
-        return records[piece.first : piece.last]
+        return records[part.first : part.last]
 
     def state_dict(self) -> dict[str, Any]:
-        """Where reading is, for `load_state_dict` on a dataset of the same folders and settings."""
+        """Return the place of reading, for `load_state_dict` of a dataset with the same folders and settings."""
         return {"epoch": self.epoch, "position": tuple(self.position), "identity": self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken. Raises ValueError where clips, seed, ranks or cutting differ."""
+        """Continue at the place of `state`. Raises ValueError where clips, seed, ranks or cutting differ."""
         self._check_identity(state["identity"])
         self.epoch = state["epoch"]
         self.position = Position(*state["position"])
@@ -168,21 +185,23 @@ class TokenDataset(IterableDataset[Sequence]):
 
     def _check_identity(self, theirs: dict[str, Any]) -> None:
         ours = self._identity()
-        told = [f"{name} {theirs.get(name)}, not {ours[name]}" for name in ours if ours[name] != theirs.get(name)]
-        if told:
-            raise ValueError(f"the state is of another dataset: it has {', '.join(told)}")
+        differences = [
+            f"{name} {theirs.get(name)}, not {ours[name]}" for name in ours if ours[name] != theirs.get(name)
+        ]
+        if differences:
+            raise ValueError(f"the state is of another dataset: it has {', '.join(differences)}")
 
 
 def _shards(folders: list[StrPath]) -> list[_Shard]:
-    """All finished shards of all folders, whose models must agree."""
+    """List the finished shards of all folders, whose models must agree."""
     shards: list[_Shard] = []
     for folder in folders:
         first = read_settings(folders[0])
         settings = read_settings(folder)
         checked_format(settings.format)
         # the shards' format may differ: records are the same
-        if told := first.differences(replace(settings, format=first.format)):
-            raise ValueError(f"{folders[0]} and {folder} do not go together: {told}")
+        if differences := first.differences(replace(settings, format=first.format)):
+            raise ValueError(f"{folders[0]} and {folder} do not go together: {differences}")
         for entry in read_entries(folder):
             shards.append(_Shard(Path(folder, SHARDS), tuple(entry.files), settings.format, len(entry.keys)))
     if not shards:

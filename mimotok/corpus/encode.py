@@ -1,4 +1,7 @@
-"""Parts of a corpus to shards, on one device: decoded ahead, encoded in batches, long recordings block by block."""
+"""Encode parts of a corpus into shards on one device.
+
+Clips are decoded ahead and encoded in batches; long recordings are encoded block by block.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from mimotok.corpus.clips import Clip, NoRoomError, ahead, read_clip
+from mimotok.corpus.clips import Item, NoRoomError, ahead, read_clip
 from mimotok.corpus.formats import Record
 from mimotok.corpus.ledger import Entry, Failure, Settings, write_shard
 from mimotok.corpus.loading import Batch, decoded_loads, one_line
@@ -25,7 +28,9 @@ Report = Callable[[int, float], None]
 class Options:
     """How to work; in float32 none of it changes the codes.
 
-    workers: decoding processes, 0 for none; batch_seconds: padded sound in a batch.
+    Attributes:
+        workers: decoding processes, 0 for none.
+        batch_seconds: padded seconds of sound in a batch.
     """
 
     workers: int = 2
@@ -39,14 +44,20 @@ class Options:
 
 
 class Part(NamedTuple):
-    """A shard to be made: its number and its clips."""
+    """The number of a shard to write, and its clips."""
 
     number: int
-    clips: list[Clip]
+    clips: list[Item]
 
 
 class Finished(NamedTuple):
-    """A part that was made: its ledger entry, None where no clip could be read, and the clips that failed."""
+    """A part that is done.
+
+    Attributes:
+        entry: its line of the ledger, None where no clip could be read.
+        failures: the clips that could not be read.
+        part: the part.
+    """
 
     entry: Entry | None
     failures: list[Failure]
@@ -62,7 +73,7 @@ def run_parts(
     *,
     report: Report = lambda *_: None,
 ) -> Iterator[Finished]:
-    """Makes the parts here, one after the other, decoding ahead across them."""
+    """Encode the parts on this machine, one after the other, and decode ahead across them."""
     loads = decoded_loads(
         [part.clips for part in parts],
         tokenizer.sample_rate,
@@ -91,20 +102,20 @@ def run_parts(
             report(1, part.clips[i].seconds)
         left[load.shard] -= len(load.clips)
         if left[load.shard] == 0:
-            made = [records[i] for i in sorted(records)]
-            entry = write_shard(out, part.number, made, settings) if made else None
+            encoded = [records[i] for i in sorted(records)]
+            entry = write_shard(out, part.number, encoded, settings) if encoded else None
             yield Finished(entry, [failures[i] for i in sorted(failures)], part)
             records = {}
             failures = {}
 
 
-def _encode(tokenizer: Tokenizer, n_q: int, clips: Sequence[Clip], batch: Batch) -> Iterator[tuple[int, Record]]:
-    """Records by number. Raises ValueError where the device's memory does not do."""
+def _encode(tokenizer: Tokenizer, n_q: int, clips: Sequence[Item], batch: Batch) -> Iterator[tuple[int, Record]]:
+    """Yield records by number. Raises ValueError where the device has too little memory."""
     try:
         codes, frames = tokenizer.encode(batch.wav, batch.lengths, n_q=n_q)
     except torch.OutOfMemoryError:
-        told = f"a batch of {batch.wav.numel() / tokenizer.sample_rate:.0f} s does not fit on {tokenizer.device}"
-        raise ValueError(f"{told}: lower --batch-seconds") from None
+        problem = f"a batch of {batch.wav.numel() / tokenizer.sample_rate:.0f} s does not fit on {tokenizer.device}"
+        raise ValueError(f"{problem}: lower --batch-seconds") from None
     arrays = codes.cpu().numpy().astype(np.uint16)
     for row, i in enumerate(batch.clips):
         # a copy: a view would keep the padding of the whole batch
@@ -112,8 +123,8 @@ def _encode(tokenizer: Tokenizer, n_q: int, clips: Sequence[Clip], batch: Batch)
         yield i, Record(clips[i].key, own, int(batch.lengths[row]), clips[i].audio, clips[i].metadata)
 
 
-def encode_long(tokenizer: Tokenizer, n_q: int, clip: Clip) -> Record:
-    """A clip of any length in bounded memory. Raises as `read_clip`."""
+def encode_long(tokenizer: Tokenizer, n_q: int, clip: Item) -> Record:
+    """Encode a clip of any length in bounded memory. Raises as `read_clip`."""
     samples = 0
 
     def counted() -> Iterator[torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Shards as bytes: parquet, WebDataset tar, Lhotse Shar; each a pure function of records, with its inverse."""
+"""Shards as bytes: parquet, WebDataset tar and Lhotse Shar, each a pure function of records with its inverse."""
 
 from __future__ import annotations
 
@@ -24,7 +24,15 @@ TEXT_COLUMNS = ("text", "speaker", "language")
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Record:
-    """The tokens of one clip. key, audio, metadata: as in `Clip`; codes: uint16 [n_q, F]; num_samples: of the clip."""
+    """The tokens of one clip.
+
+    Attributes:
+        key: as in `Item`.
+        codes: uint16 [n_q, F].
+        num_samples: samples of the clip.
+        audio: as in `Item`.
+        metadata: as in `Item`.
+    """
 
     key: str
     codes: np.ndarray
@@ -34,7 +42,12 @@ class Record:
 
 
 class Format(NamedTuple):
-    """files(stem, records, frame_rate) -> bytes by file name; records(bytes by file name) -> records, in order."""
+    """A format of shards.
+
+    Attributes:
+        files: files(stem, records, frame_rate) returns bytes by file name.
+        records: records(bytes by file name) returns the records in order.
+    """
 
     files: Callable[[str, Sequence[Record], float], dict[str, bytes]]
     records: Callable[[dict[str, bytes]], list[Record]]
@@ -67,14 +80,14 @@ def _to_parquet(stem: str, records: Sequence[Record], frame_rate: float) -> dict
 
 
 def _split_metadata(metadata: dict[str, Any]) -> tuple[dict[str, str | None], dict[str, Any]]:
-    """What goes to columns of its own, and the rest."""
+    """Divide metadata into the values with columns of their own and the rest."""
     texts = {name: metadata[name] for name in TEXT_COLUMNS if isinstance(metadata.get(name), str)}
     rest = {name: value for name, value in metadata.items() if name not in texts}
     return {name: texts.get(name) for name in TEXT_COLUMNS}, rest
 
 
 def _codes_column(codes: list[np.ndarray]) -> Any:
-    """list<list<uint16>>: [n_q][F] of each clip."""
+    """Build the column list<list<uint16>>, [n_q][F] of each clip."""
     pa = _parquet()
     frames = np.concatenate([[0], *(np.full(len(item), item.shape[1]) for item in codes)]).cumsum()
     books = np.concatenate([[0], [len(item) for item in codes]]).cumsum()
@@ -106,7 +119,7 @@ def _from_parquet(files: dict[str, bytes]) -> list[Record]:
 
 
 def _to_tar(stem: str, records: Sequence[Record], frame_rate: float) -> dict[str, bytes]:  # noqa: ARG001
-    """Samples `<stem>-<number>.npz` with the array `codes`, and `.json` with everything else."""
+    """Write samples `<stem>-<number>.npz` with the array `codes`, and `.json` with everything else."""
     sink = io.BytesIO()
     with tarfile.open(fileobj=sink, mode="w") as tar:
         for i, record in enumerate(records):
@@ -136,7 +149,7 @@ def _from_tar(files: dict[str, bytes]) -> list[Record]:
 
 
 def _pairs(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Members of a tar, two by two."""
+    """Yield the contents of a tar's members, two by two."""
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
         members = list(tar)
         if odd := [member.name for member in members if not member.isreg() or member.issparse()]:
@@ -146,7 +159,7 @@ def _pairs(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _to_shar(stem: str, records: Sequence[Record], frame_rate: float) -> dict[str, bytes]:
-    """`cuts.<stem>.jsonl.gz` and `codes.<stem>.tar`: `cut.load_codes()` is uint16 [n_q, F]."""
+    """Write `cuts.<stem>.jsonl.gz` and `codes.<stem>.tar`: `cut.load_codes()` is uint16 [n_q, F]."""
     lhotse()
     from lhotse.shar.writers.array import ArrayTarWriter
     from lhotse.shar.writers.cut import JsonlShardWriter
@@ -163,7 +176,7 @@ def _to_shar(stem: str, records: Sequence[Record], frame_rate: float) -> dict[st
 
 
 def _cut_with_codes(record: Record, frame_rate: float) -> Any:
-    """The clip's own cut where it came as one, else a new one; with codes, and what reads the record back."""
+    """Return the clip's own cut, or a new one, with codes and what reads the record back."""
     from lhotse import MonoCut, SupervisionSegment
     from lhotse.array import Array
     from lhotse.shar.utils import to_shar_placeholder
@@ -207,7 +220,7 @@ FORMATS = {
 
 
 def checked_format(name: str) -> Format:
-    """The format called `name`. Raises ValueError where there is none, ImportError where it lacks its library."""
+    """Return the format called `name`. Raises ValueError for another name, ImportError where it lacks its library."""
     if name not in FORMATS:
         raise ValueError(f"format={name}: give one of {', '.join(FORMATS)}")
     {"parquet": _parquet, "shar": lhotse}.get(name, lambda: None)()
@@ -215,7 +228,7 @@ def checked_format(name: str) -> Format:
 
 
 def read_shard(folder: Path, names: Iterable[str], kind: str) -> list[Record]:
-    """The records of the shard whose files these are. Raises ValueError, naming it, where it cannot be read."""
+    """Read the records of the shard whose files these are. Raises ValueError, naming it, where it cannot be read."""
     names = list(names)
     try:
         return FORMATS[kind].records({name: (folder / name).read_bytes() for name in names})

@@ -1,9 +1,10 @@
-"""What a corpus consists of: folders, JSONL manifests, Lhotse CutSets and WebDataset tars, here or behind fsspec."""
+"""List the clips of a corpus: folders, JSONL manifests, Lhotse CutSets and WebDataset tars, local or behind fsspec."""
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import posixpath
 import tarfile
@@ -14,11 +15,13 @@ from typing import Any, NamedTuple
 
 import soundfile
 
-from mimotok.corpus.clips import Clip
+from mimotok.corpus.clips import Item
 from mimotok.corpus.cuts import is_cut, lhotse
 from mimotok.corpus.ledger import Failure
 from mimotok.corpus.loading import one_line
+from mimotok.corpus.supervisions import said_in
 from mimotok.io.audio import AUDIO_SUFFIXES
+from mimotok.io.clips import clip_of
 from mimotok.io.files import open_regular
 from mimotok.io.manifest import MAX_LINE, read_rows
 from mimotok.io.remote import file_system, is_remote, open_file, without_scheme
@@ -32,20 +35,29 @@ _PROBES = 8  # headers read at a time
 
 
 class Listing(NamedTuple):
-    """clips: in order, each key once; failed: what could not even be listed."""
+    """The clips of a corpus.
 
-    clips: list[Clip]
+    Attributes:
+        clips: in order, each key once.
+        failed: what could not even be listed.
+    """
+
+    clips: list[Item]
     failed: list[Failure]
 
 
 def read_input(source: str, *, root: str = ".", known: Container[str] = ()) -> Listing:
-    """The clips of `source`, without those whose keys are `known`.
+    """List the clips of `source`, without those whose keys are `known`.
 
-    source: a folder or URL of sound files (key: path below it) or of WebDataset tars (key: tar and sample), one
-    tar, a JSONL manifest (`audio`, and optionally `id`, `duration` in seconds and anything else; key: id, or else
-    audio), or a Lhotse CutSet in JSONL (key: the cut's id); .gz too.
-    root: folder or URL of a manifest's relative paths.
-    Raises ValueError where there is no such thing, a line is not understood, or two clips have one key.
+    Args:
+        source: a folder or address of sound files (key: path below it) or of WebDataset tars (key: tar and sample), one
+            tar, a JSONL manifest (key: id, or else audio; see `mimotok.io.clips`), or a Lhotse CutSet in JSONL (key:
+            the cut's id); .gz too.
+        root: folder or address of a manifest's relative paths.
+        known: keys to leave out.
+
+    Raises:
+        ValueError: where the source does not exist, a line is not understood, or two clips have one key.
     """
     listing = _listed(source, root)
     seen: set[str] = set()
@@ -72,7 +84,7 @@ def _listed(source: str, root: str) -> Listing:
 
 
 def _absolute(path: str) -> str:
-    """The tokens remember where their sound is, from whatever folder they are looked at."""
+    """Make a path absolute: tokens keep the place of their sound, and may be read from any folder."""
     path = without_scheme(path)
     return path if is_remote(path) else os.path.abspath(path)
 
@@ -91,11 +103,11 @@ def _folder(source: str) -> Listing:
     if not sounds:
         return _tars([(posixpath.join(source, name), name) for name in sizes])
     paths = {name: posixpath.join(source, name) for name in sounds}
-    return Listing([Clip(name, _estimate(name, sizes[name]), {"path": paths[name]}) for name in sounds], [])
+    return Listing([Item(name, _estimate(name, sizes[name]), {"path": paths[name]}) for name in sounds], [])
 
 
 def _remote_files(source: str, suffixes: Container[str]) -> dict[str, int]:
-    """Bytes by path below a remote folder, in order."""
+    """Return bytes by path below a remote folder, in order."""
     system, inner = file_system(source)
     inner = inner.rstrip("/")
     found = {
@@ -104,24 +116,24 @@ def _remote_files(source: str, suffixes: Container[str]) -> dict[str, int]:
         if posixpath.splitext(path)[1].lower() in suffixes
     }
     if not found:
-        raise ValueError(f"{source}: no sound files and no tars there")
+        raise ValueError(f"{source}: no sound files and no tars in it")
     return found
 
 
 def _estimate(name: str, size: int) -> float:
-    """Seconds of a file of `size` bytes, going by its name."""
+    """Estimate the seconds of a file of `size` bytes from its name."""
     if not size:
         return _UNKNOWN_SECONDS
     return size / _BYTES_PER_SECOND.get(posixpath.splitext(name)[1].lower(), _OTHER_BYTES_PER_SECOND)
 
 
-def _probed(clips: list[Clip]) -> list[Clip]:
-    """Local files whose length nobody has told, with the length that their header tells."""
+def _probed(clips: list[Item]) -> list[Item]:
+    """Give local files of unknown length the length that their header declares."""
     with ThreadPoolExecutor(_PROBES) as pool:
         return list(pool.map(_probe, clips, chunksize=64))
 
 
-def _probe(clip: Clip) -> Clip:
+def _probe(clip: Item) -> Item:
     path = clip.audio.get("path", "")
     if clip.seconds != _UNKNOWN_SECONDS or "span" in clip.audio or not path or is_remote(path):
         return clip
@@ -131,10 +143,10 @@ def _probe(clip: Clip) -> Clip:
         seconds = soundfile.info(path).duration
     except Exception:  # decoding will tell what is wrong with it
         return clip
-    return Clip(clip.key, seconds, clip.audio, clip.metadata)
+    return Item(clip.key, seconds, clip.audio, clip.metadata)
 
 
-def _manifest(source: str, root: str) -> Iterator[Clip]:
+def _manifest(source: str, root: str) -> Iterator[Item]:
     count = 0
     for count, row in read_rows(source):
         if is_cut(row):
@@ -142,39 +154,22 @@ def _manifest(source: str, root: str) -> Iterator[Clip]:
                 raise ValueError(f"{source}:{count}: a cut needs an `id`")
             yield _cut_clip(row, _absolute(root), posixpath.dirname(source))
             continue
-        if not isinstance(row.get("audio"), str):
-            raise ValueError(f"{source}:{count}: a clip needs `audio`, a path; this has {sorted(row)}")
-        path = without_scheme(row["audio"])
-        whole = path if is_remote(path) or os.path.isabs(path) else _absolute(posixpath.join(root, path))
-        rest = {name: value for name, value in row.items() if name not in ("audio", "id")}
-        yield Clip(
-            path if row.get("id") is None else str(row["id"]), _seconds(source, count, row), {"path": whole}, rest
-        )
+        clip = clip_of(row, _absolute(root), place=f"{source}:{count}")
+        seconds = _UNKNOWN_SECONDS if math.isnan(clip.duration) else clip.duration
+        yield Item(clip.id, seconds, {"path": _absolute(clip.audio)}, clip.metadata)
     if not count:
         raise ValueError(f"{source}: empty, no clips in it")
 
 
-def _seconds(source: str, number: int, row: dict[str, Any]) -> float:
-    seconds = row.get("duration")
-    if seconds is None:
-        return _UNKNOWN_SECONDS
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < float("inf"):
-        raise ValueError(f"{source}:{number}: duration={seconds!r}, expected seconds")
-    return float(seconds)
-
-
-def _cut_clip(row: dict[str, Any], root: str, folder: str) -> Clip:
+def _cut_clip(row: dict[str, Any], root: str, folder: str) -> Item:
     lhotse()
-    supervisions = row.get("supervisions") or []
-    # of several, none is the transcript of the whole
-    own = supervisions[0] if len(supervisions) == 1 else {}
-    texts = {name: own[name] for name in ("text", "speaker", "language") if own.get(name) is not None}
+    texts = {name: value for name, value in said_in(row)._asdict().items() if value is not None}
     seconds = float(row.get("duration") or _UNKNOWN_SECONDS)
-    return Clip(str(row["id"]), seconds, {"cut": row, "root": root, "folder": folder}, texts)
+    return Item(str(row["id"]), seconds, {"cut": row, "root": root, "folder": folder}, texts)
 
 
 def _tars(tars: Sequence[tuple[str, str]]) -> Listing:
-    clips: list[Clip] = []
+    clips: list[Item] = []
     failed: list[Failure] = []
     for path, name in tars:
         try:
@@ -189,8 +184,8 @@ def _tars(tars: Sequence[tuple[str, str]]) -> Listing:
     return Listing(clips, failed)
 
 
-def _tar_clips(raw: Any, path: str, name: str) -> Iterator[Clip]:
-    """The samples of a tar: members with one name up to the first dot; one of them sound, .json and .txt about it."""
+def _tar_clips(raw: Any, path: str, name: str) -> Iterator[Item]:
+    """Yield the samples of a tar: members with one name up to the first dot, namely a sound and its .json and .txt."""
     sounds: dict[str, tuple[str, int, int]] = {}
     metadata: dict[str, dict[str, Any]] = {}
     try:
@@ -207,10 +202,10 @@ def _tar_clips(raw: Any, path: str, name: str) -> Iterator[Clip]:
     finally:
         for key, (member_name, first, size) in sounds.items():
             about = metadata.get(key, {})
-            told = about.get("duration")
-            seconds = float(told) if isinstance(told, int | float) else _estimate(member_name, size)
+            declared = about.get("duration")
+            seconds = float(declared) if isinstance(declared, int | float) else _estimate(member_name, size)
             audio = {"path": path, "span": [first, size], "member": member_name}
-            yield Clip(f"{name}/{key}", seconds, audio, about)
+            yield Item(f"{name}/{key}", seconds, audio, about)
 
 
 def _about(data: bytes, extension: str) -> dict[str, Any]:

@@ -1,12 +1,12 @@
-"""What of a corpus is done: a folder of shards, and the ledger that says which of them count.
+"""A folder of shards, and the ledger of those that count.
 
-    OUT/corpus.json    what made the tokens: `Settings`
+    OUT/corpus.json    the `Settings` of the tokens
     OUT/ledger.jsonl   one line a finished shard: files with SHA-256, keys, frames, seconds
     OUT/failed.jsonl   one line a clip that could not be read: key, audio, reason
     OUT/shards/        the shards
 
-A shard counts once its line is in the ledger, which is written after the shard's files have their names; files that
-the ledger does not know are leftovers of a run that was killed, and are removed by the next.
+A shard counts once its line is in the ledger, which is written after the shard's files have their names. Files that
+the ledger does not name are leftovers of a run that was killed; the next run removes them.
 """
 
 from __future__ import annotations
@@ -34,10 +34,18 @@ LOCK = ".lock"
 
 @dataclass(frozen=True)
 class Settings:
-    """What made the tokens; a folder holds those of one `Settings` only.
+    """The model and settings of tokens; a folder holds those of one `Settings` only.
 
-    model, sha256: the weights, by name and by their file's SHA-256; dtype: theirs; codebook_sizes: of the n_q
-    codebooks; format: of the shards; format_version: of the folder.
+    Attributes:
+        model: name of the weights.
+        sha256: SHA-256 of the weights' file.
+        dtype: of the weights.
+        sample_rate: Hz.
+        frame_rate: Hz.
+        n_q: codebooks.
+        codebook_sizes: of the n_q codebooks.
+        format: of the shards.
+        format_version: of the folder.
     """
 
     model: str
@@ -51,7 +59,7 @@ class Settings:
     format_version: int = FORMAT_VERSION
 
     def differences(self, other: Settings) -> str:
-        """Fields in which `other` differs, with both values; the model's name is no difference."""
+        """Return the fields in which `other` differs, with both values; the model's name does not count."""
         pairs = [(f.name, getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(self)]
         return ", ".join(f"{name} {a}, not {b}" for name, a, b in pairs if a != b and name != "model")
 
@@ -66,7 +74,15 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True)
 class Entry:
-    """A finished shard. files: SHA-256 by name; keys: of its clips, in order; frames: of all; seconds: of sound."""
+    """A finished shard.
+
+    Attributes:
+        number: of the shard.
+        files: SHA-256 by name.
+        keys: of its clips, in order.
+        frames: of all clips.
+        seconds: of sound.
+    """
 
     number: int
     files: dict[str, str]
@@ -76,7 +92,7 @@ class Entry:
 
 
 def read_settings(out: StrPath) -> Settings:
-    """What made the tokens in a folder. Raises ValueError where it is no folder of tokens."""
+    """Read the settings of the tokens in a folder. Raises ValueError where it is no folder of tokens."""
     path = Path(out, SETTINGS)
     try:
         with open_regular(path) as file:
@@ -91,7 +107,7 @@ def read_settings(out: StrPath) -> Settings:
 
 
 def read_entries(out: StrPath) -> list[Entry]:
-    """The finished shards of a folder, in the order in which they were finished."""
+    """List the finished shards of a folder, in the order in which they were finished."""
     path = Path(out, LEDGER)
     entries = [Entry(**row) for row in _rows(path)]
     for name in (name for entry in entries for name in entry.files):
@@ -102,7 +118,7 @@ def read_entries(out: StrPath) -> list[Entry]:
 
 
 def read_failures(out: StrPath) -> list[Failure]:
-    """The clips that could not be read."""
+    """List the clips that could not be read."""
     return [Failure(**row) for row in _rows(Path(out, FAILED))]
 
 
@@ -141,7 +157,7 @@ def write_shard(out: Path, number: int, records: Sequence[Record], settings: Set
 
 
 def _temporary(path: Path) -> bool:
-    """Whether `atomic_path` made it, in a run that was killed."""
+    """Return whether a file is a leftover of `atomic_path` in a run that was killed."""
     return path.name.startswith(".mimotok-")
 
 
@@ -151,7 +167,7 @@ def _to_disk(descriptor: int) -> None:
 
 
 class Ledger:
-    """The ledger of a folder, open for more; made by `open_ledger`."""
+    """The open ledger of a folder, from `open_ledger`."""
 
     def __init__(self, out: Path, settings: Settings) -> None:
         self.out = out
@@ -169,7 +185,7 @@ class Ledger:
             path.unlink()
 
     def add(self, entry: Entry | None, failures: Iterable[Failure]) -> None:
-        """Note a finished shard, if any came of it, and the clips that failed. Raises ValueError on a full disk."""
+        """Note a finished shard, if it has clips, and the clips that failed. Raises ValueError on a full disk."""
         failures = [failure for failure in failures if failure.key not in self.failed]
         if failures:
             _append(self.out / FAILED, [failure._asdict() for failure in failures])
@@ -196,9 +212,10 @@ def _mend(path: Path) -> None:
 
 @contextmanager
 def open_ledger(out: StrPath, settings: Settings) -> Iterator[Ledger]:
-    """The ledger of `out`, which is made where it is missing; one process at a time.
+    """Open the ledger of `out`, which is created where it is missing; one process at a time.
 
-    Raises ValueError where the folder holds something else, tokens of other settings, or another run is at work.
+    Raises:
+        ValueError: where the folder holds something else or tokens of other settings, or another run is at work.
     """
     out = Path(out)
     if out.is_dir() and not (out / SETTINGS).exists():
@@ -210,8 +227,8 @@ def open_ledger(out: StrPath, settings: Settings) -> Iterator[Ledger]:
         (out / SHARDS).mkdir(parents=True, exist_ok=True)
     with _locked(out / LOCK):
         if (out / SETTINGS).exists():
-            if told := read_settings(out).differences(settings):
-                raise ValueError(f"{out}: holds tokens of {told}; name a new folder")
+            if differences := read_settings(out).differences(settings):
+                raise ValueError(f"{out}: holds tokens of {differences}; name a new folder")
         else:
             with atomic_path(out / SETTINGS) as temporary, writing(out / SETTINGS):
                 temporary.write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8")
@@ -222,12 +239,17 @@ def open_ledger(out: StrPath, settings: Settings) -> Iterator[Ledger]:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One process at a time. The lock goes with the process, however it ends, and is not its children's."""
+    """Let one process at a time run the body; the lock goes with the process, however it ends.
+
+    Raises ValueError where another process holds the lock.
+    """
+    # not the package filelock: its flock is inherited by forked decoding workers, so that after a kill of this process
+    # the next run would be refused until the last of them has noticed
     import fcntl
 
     with writing(path), path.open("ab") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            raise ValueError(f"{path.parent}: another run is at work there; wait for it, or end it") from None
+            raise ValueError(f"{path.parent}: another run is at work in it; wait for it, or end it") from None
         yield

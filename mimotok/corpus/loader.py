@@ -1,4 +1,4 @@
-"""A DataLoader over `TokenDataset` that can stop and go on exactly, its workers' read-ahead included."""
+"""A DataLoader over `TokenDataset` that stops and continues exactly, whatever its workers have read ahead."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mimotok.corpus.sequences import SequenceBatch, collate
 
 
 class _Lanes(IterableDataset[Any]):
-    """Batches made in the workers, each with its lane and the dataset's state after it."""
+    """Batches that the workers collate, each with its lane and the dataset's state after it."""
 
     def __init__(self, dataset: TokenDataset, batch_size: int, states: dict[int, dict[str, Any]], first: int) -> None:
         self.dataset = dataset
@@ -43,11 +43,26 @@ class _Lanes(IterableDataset[Any]):
 
 
 class TokenLoader:
-    """Padded batches of a `TokenDataset`, one epoch an iteration, with `state_dict` for exact resume.
+    """Padded batches of a `TokenDataset`, one epoch an iteration, with `state_dict` for an exact resume.
 
-    dataset: read from the epoch it stands at; batch_size: sequences; num_workers: processes, 0 for none. The last batch
-    of each worker may be smaller: nothing is dropped. A state taken after a batch was handed out gives, loaded into a
-    loader made alike, the batches that come after it. With DDP every rank has a loader, and a state, of its own.
+    The last batch of each worker may be smaller: nothing is dropped. With DDP every rank has its own loader and state.
+
+    Args:
+        dataset: read from its current epoch on.
+        batch_size: sequences in a batch.
+        num_workers: processes, 0 for none.
+        pin_memory: as of DataLoader.
+
+    Yields:
+        `SequenceBatch`: codes int64 [B, n_q, F] with their lengths [B].
+
+    Raises:
+        ValueError: for a batch_size below 1 or a negative num_workers.
+
+    Example:
+        >>> loader = TokenLoader(TokenDataset("tokens/"), batch_size=8)  # doctest: +SKIP
+        >>> batch = next(iter(loader))  # doctest: +SKIP
+        >>> state = loader.state_dict()  # doctest: +SKIP
     """
 
     def __init__(
@@ -77,12 +92,12 @@ class TokenLoader:
         self._next = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Where reading is, after the last batch that was handed out."""
+        """Return the place of reading, after the last batch that was handed out."""
         shape = {"batch_size": self.batch_size, "num_workers": self.num_workers}
         return shape | {"dataset": self.dataset.state_dict(), "lanes": dict(self._states), "next": self._next}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken. Raises ValueError for a loader that was made otherwise."""
+        """Continue at the place of `state`. Raises ValueError where the loader has other settings."""
         for name in ("batch_size", "num_workers"):
             if state[name] != getattr(self, name):
                 raise ValueError(f"the state is of a loader with {name}={state[name]}, not {getattr(self, name)}")

@@ -1,4 +1,4 @@
-"""Clips decoded ahead in worker processes, as padded batches."""
+"""Decode clips ahead in worker processes, into padded batches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
-from mimotok.corpus.clips import Clip, NoRoomError, load_clip
+from mimotok.corpus.clips import Item, NoRoomError, load_clip
 from mimotok.corpus.plan import split_batches
 
 # longer recordings are encoded block by block
@@ -20,14 +20,20 @@ _LOADS_AHEAD = 4  # of each worker
 
 
 class Load(NamedTuple):
-    """What a worker decodes in one go: clips by number in shard number `shard` of the plan."""
+    """What a worker decodes at a time: numbers of clips in shard number `shard` of the plan."""
 
     shard: int
     clips: list[int]
 
 
 class Batch(NamedTuple):
-    """clips: numbers in the shard; wav: float32 [B, T], padded; lengths: [B] samples."""
+    """Decoded clips of similar length.
+
+    Attributes:
+        clips: their numbers in the shard.
+        wav: float32 [B, T], padded.
+        lengths: [B] samples.
+    """
 
     clips: list[int]
     wav: Tensor
@@ -35,9 +41,13 @@ class Batch(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """A load, decoded: batches, clips too long for one, clips that cannot be read with the reason; all by number.
+    """A load after decoding; clips go by their number in the shard.
 
-    trouble: what stops the whole run, such as a full disk; None where nothing does.
+    Attributes:
+        batches: what fits into batches.
+        long: clips that are too long for one.
+        failed: clips that cannot be read, with the reason.
+        trouble: what stops the whole run, such as a full disk; None where nothing does.
     """
 
     batches: list[Batch]
@@ -52,7 +62,7 @@ def one_line(error: BaseException) -> str:
 
 
 class _Loads(Dataset[Decoded]):
-    def __init__(self, shards: Sequence[Sequence[Clip]], loads: list[Load], sample_rate: int, budget: float) -> None:
+    def __init__(self, shards: Sequence[Sequence[Item]], loads: list[Load], sample_rate: int, budget: float) -> None:
         self.shards = shards
         self.loads = loads
         self.sample_rate = sample_rate
@@ -93,8 +103,8 @@ class _Loads(Dataset[Decoded]):
         return batches
 
 
-def plan_loads(shards: Sequence[Sequence[Clip]], batch_seconds: float) -> list[Load]:
-    """The loads of all shards, in the shards' order, the longest clips of each first."""
+def plan_loads(shards: Sequence[Sequence[Item]], batch_seconds: float) -> list[Load]:
+    """Divide all shards into loads, in the shards' order, the longest clips of each first."""
     return [
         Load(number, group)
         for number, shard in enumerate(shards)
@@ -103,11 +113,15 @@ def plan_loads(shards: Sequence[Sequence[Clip]], batch_seconds: float) -> list[L
 
 
 def decoded_loads(
-    shards: Sequence[Sequence[Clip]], sample_rate: int, *, batch_seconds: float, workers: int, pin_memory: bool
+    shards: Sequence[Sequence[Item]], sample_rate: int, *, batch_seconds: float, workers: int, pin_memory: bool
 ) -> Iterator[tuple[Load, Decoded]]:
-    """Every clip of every shard once, shard after shard, decoded at `sample_rate` by `workers` processes, 0 for none.
+    """Decode every clip of every shard once, shard after shard, by `workers` processes, 0 for none.
 
-    Raises ValueError where a worker dies or has no room for temporary files.
+    Yields:
+        Each load with its sound at `sample_rate`.
+
+    Raises:
+        ValueError: where a worker dies or has no room for temporary files.
     """
     loads = plan_loads(shards, batch_seconds)
     data = _Loads(shards, loads, sample_rate, batch_seconds)
@@ -126,7 +140,7 @@ def decoded_loads(
                 pin_memory=pin_memory,
             )
         )
-    for load, decoded in zip(loads, _telling(items), strict=True):
+    for load, decoded in zip(loads, _with_worker_errors(items), strict=True):
         if decoded.trouble is not None:
             raise ValueError(decoded.trouble)
         yield load, decoded
@@ -136,8 +150,8 @@ def _as_it_is(decoded: Decoded) -> Decoded:
     return decoded
 
 
-def _telling(items: Iterator[Decoded]) -> Iterator[Decoded]:
-    """What a loader yields; a worker that was killed or had no shared memory is told in one line."""
+def _with_worker_errors(items: Iterator[Decoded]) -> Iterator[Decoded]:
+    """Yield what a loader yields. Raises ValueError where a worker was killed or had no shared memory."""
     while True:
         try:
             item = next(items)

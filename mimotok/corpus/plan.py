@@ -1,4 +1,4 @@
-"""Which clips make a shard, and which make a batch: pure functions of lengths, no audio touched."""
+"""Choose which clips form a shard, and which a batch: pure functions of lengths that read no audio."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ EVENNESS = 0.8
 
 
 def split_batches(lengths: Sequence[float], budget: float) -> list[list[int]]:
-    """Indices of clips in batches, longest first: each padded to at most `budget`, or one clip alone.
+    """Group clips into batches, longest first; each is padded to at most `budget`, or is one clip alone.
 
-    lengths and budget are in the same unit. Every index occurs once.
+    Args:
+        lengths: of the clips.
+        budget: of a batch, in the same unit.
+
+    Returns:
+        The clips' numbers in each batch. Every number occurs once.
     """
     batches: list[list[int]] = []
     longest = 0.0
@@ -26,7 +31,7 @@ def split_batches(lengths: Sequence[float], budget: float) -> list[list[int]]:
 
 
 def split_shards(lengths: Sequence[float], size: float) -> list[range]:
-    """Consecutive runs of clips, each of at least `size` in all, but the last."""
+    """Divide clips into consecutive ranges, each of at least `size` in all, except the last."""
     shards = []
     start = 0
     total = 0.0

@@ -1,4 +1,4 @@
-"""Whole corpora to tokens: resumable, in bounded memory, here or on a cluster."""
+"""Tokenize whole corpora: resumable, in bounded memory, on this machine or on a cluster."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ MAX_SHARD_HOURS = 1000.0
 
 
 class Progress(NamedTuple):
-    """How far a run is: clips and seconds of sound done by it, and in all that it has to do; seconds are estimates."""
+    """How far a run is.
+
+    Attributes:
+        clips: clips that this run has finished.
+        seconds: seconds of sound in them, an estimate.
+        all_clips: clips that this run has to do.
+        all_seconds: seconds of sound in them, an estimate.
+    """
 
     clips: int
     seconds: float
@@ -28,7 +35,15 @@ class Progress(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a folder holds after a run: shards, clips, code frames and seconds in them, clips that failed."""
+    """What a folder holds after a run.
+
+    Attributes:
+        shards: finished shards.
+        clips: clips in them.
+        frames: code frames of all clips.
+        seconds: seconds of sound of all clips.
+        failed: clips that could not be read.
+    """
 
     shards: int
     clips: int
@@ -55,15 +70,36 @@ def tokenize_corpus(
     ray: str | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Summary:
-    """Encode every clip of `source` into the folder `out`, except those that it holds already.
+    """Encode every clip of a corpus into a folder of shards, except those that the folder has already.
 
-    source, root: as `read_input`. n_q: codebooks, the model's default where None. format: parquet, webdataset or shar.
-    workers: decoding processes; batch_seconds: padded sound in a batch; shard_hours: sound in a shard, at least.
-    ray: address of a Ray cluster to work on, "local" for one of this machine; then `out` is on a file system that all
-    of it shares, and workers are of each actor. The codes are those of `Tokenizer.encode` on each clip alone, whatever
-    the batches. A run that ended in any way goes on where it was when called again. Clips that cannot be read go to
-    `out`/failed.jsonl and are not tried again until their lines are removed.
-    Raises ValueError for bad options and input, a full disk, and an `out` made by other weights or settings.
+    The codes are those of `Tokenizer.encode` on each clip alone, whatever the batches. A run that ended in any way
+    continues where it was when called again. Clips that cannot be read are listed in `out`/failed.jsonl, and are not
+    tried again until their lines are removed.
+
+    Args:
+        source: folder or address of sound files or WebDataset tars, one tar, a JSONL manifest or a Lhotse CutSet.
+        out: folder of the tokens.
+        tokenizer: the model.
+        root: folder or address of a manifest's relative paths.
+        n_q: codebooks to use; the model's default where None.
+        format: "parquet", "webdataset" or "shar".
+        workers: decoding processes, 0 for none; with `ray`, those of each actor.
+        batch_seconds: padded seconds of sound in a batch.
+        shard_hours: hours of sound in a shard, at least.
+        ray: address of a Ray cluster to work on, "local" for one of this machine; `out` then lies on a file system that
+            the whole cluster shares.
+        progress: called with a `Progress` as clips are finished.
+
+    Returns:
+        What the folder holds now.
+
+    Raises:
+        ValueError: for bad options or input, a full disk, or an `out` that holds tokens of other weights or settings.
+        ImportError: where the format or `ray` lacks its package.
+
+    Example:
+        >>> tokenizer = Tokenizer.from_pretrained()
+        >>> done = tokenize_corpus("audio/", "tokens/", tokenizer)  # doctest: +SKIP
     """
     options = Options(workers, batch_seconds)
     if not 0 < shard_hours <= MAX_SHARD_HOURS:
@@ -72,16 +108,16 @@ def tokenize_corpus(
     settings = settings_of(tokenizer, n_q, format)
     with open_ledger(out, settings) as ledger:
         parts = _plan(source, root, ledger, shard_hours)
-        tell = _Reporter(parts, progress)
-        run = _runner(tokenizer, options, ray, tell)
+        reporter = _Reporter(parts, progress)
+        run = _runner(tokenizer, options, ray, reporter)
         for finished in run(parts, settings, Path(out)):
             ledger.add(finished.entry, finished.failures)
-            tell.finished(finished.part)
+            reporter.finished(finished.part)
     return summarize(out)
 
 
 def settings_of(tokenizer: Tokenizer, n_q: int | None, format: str) -> Settings:
-    """What the tokens of this model are."""
+    """Return the settings of the tokens that this model makes."""
     n_q = tokenizer.config.checked_n_q(n_q)
     return Settings(
         model=tokenizer.name,
@@ -96,7 +132,7 @@ def settings_of(tokenizer: Tokenizer, n_q: int | None, format: str) -> Settings:
 
 
 def _plan(source: str, root: str, ledger: Ledger, shard_hours: float) -> list[Part]:
-    """What is left to do, in parts of one shard each."""
+    """List the clips that are left, in parts of one shard each."""
     listing = read_input(source, root=root, known=ledger.done | ledger.failed)
     ledger.add(None, listing.failed)
     shards = split_shards([clip.seconds for clip in listing.clips], 3600 * shard_hours)
@@ -113,7 +149,7 @@ def _runner(tokenizer: Tokenizer, options: Options, ray: str | None, report: _Re
 
 
 class _Reporter:
-    """Adds up what is done. Called as things are done, or not at all before a part is finished."""
+    """The sum of what is done. It is called as clips are done, or only when a whole part is finished."""
 
     def __init__(self, parts: list[Part], progress: Callable[[Progress], None] | None) -> None:
         self.progress = progress
@@ -132,14 +168,14 @@ class _Reporter:
             self.progress(Progress(self.clips, self.seconds, self.all_clips, self.all_seconds))
 
     def finished(self, part: Part) -> None:
-        """A part is done, whatever of it was told before."""
+        """Count a whole part as done, except what was reported before."""
         self.whole_clips += len(part.clips)
         self.whole_seconds += sum(clip.seconds for clip in part.clips)
         self(max(0, self.whole_clips - self.clips), max(0.0, self.whole_seconds - self.seconds))
 
 
 def summarize(out: StrPath) -> Summary:
-    """What a folder of tokens holds, going by its ledger."""
+    """Sum up a folder of tokens from its ledger."""
     entries = read_entries(out)
     keys = {key for entry in entries for key in entry.keys}
     failed = {failure.key for failure in read_failures(out)} - keys

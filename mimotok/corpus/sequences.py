@@ -1,4 +1,4 @@
-"""Clips of tokens to sequences for a language model: whole, cut, or packed end to end."""
+"""Turn clips of tokens into sequences for a language model: whole, cut, or packed end to end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ MODES = ("whole", "cut", "pack")
 
 
 class Position(NamedTuple):
-    """A place in a stream of clips: clips before it, and frames of the next clip before it."""
+    """A place in a stream of clips.
+
+    Attributes:
+        clips: clips before it.
+        frame: frames of the next clip before it.
+    """
 
     clips: int = 0
     frame: int = 0
@@ -26,8 +31,12 @@ class Position(NamedTuple):
 class Sequence:
     """Tokens for a model to read.
 
-    codes: int64 [n_q, F]; segments: int64 [F], which of the clips below a frame belongs to; keys, metadata: of the
-    clips; starts: the first frame that is heard of each clip, in the clip's own frames.
+    Attributes:
+        codes: int64 [n_q, F].
+        segments: int64 [F], the number, in `keys`, of the clip that a frame belongs to.
+        keys: of the clips.
+        metadata: of the clips.
+        starts: the first frame of each clip that is in the sequence, counted in the clip's own frames.
     """
 
     codes: Tensor
@@ -39,7 +48,14 @@ class Sequence:
 
 @dataclass
 class SequenceBatch:
-    """codes: int64 [B, n_q, F], segments: int64 [B, F], both 0 past `lengths` [B]; items: where they come from."""
+    """A padded batch of sequences.
+
+    Attributes:
+        codes: int64 [B, n_q, F], 0 past `lengths`.
+        segments: int64 [B, F], 0 past `lengths`.
+        lengths: [B] frames.
+        items: the sequences.
+    """
 
     codes: Tensor
     segments: Tensor
@@ -48,7 +64,7 @@ class SequenceBatch:
 
 
 def collate(items: list[Sequence]) -> SequenceBatch:
-    """A padded batch."""
+    """Pad sequences to one length and stack them."""
     lengths = torch.tensor([item.codes.shape[1] for item in items])
     size = int(lengths.max())
     codes = torch.stack([torch.nn.functional.pad(item.codes, (0, size - item.codes.shape[1])) for item in items])
@@ -58,7 +74,7 @@ def collate(items: list[Sequence]) -> SequenceBatch:
 
 @dataclass
 class _Growing:
-    """A sequence in the making."""
+    """A sequence that is not complete yet."""
 
     parts: list[np.ndarray] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
@@ -66,12 +82,14 @@ class _Growing:
     size: int = 0
 
     def add(self, record: Record, start: int, end: int) -> None:
+        """Append frames `start` to `end` of a clip."""
         self.parts.append(record.codes[:, start:end])
         self.records.append(record)
         self.starts.append(start)
         self.size += end - start
 
     def done(self) -> Sequence:
+        """Return the sequence."""
         codes = torch.from_numpy(np.concatenate(self.parts, axis=1).astype(np.int64))
         sizes = torch.tensor([part.shape[1] for part in self.parts])
         segments = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
@@ -82,19 +100,28 @@ class _Growing:
 def sequences(
     records: Iterable[Record], mode: str, length: int | None, start: Position
 ) -> Iterator[tuple[Sequence, Position]]:
-    """The sequences of a stream of clips, each with the position after it.
+    """Divide a stream of clips into sequences.
 
-    records: the clips from number `start.clips` on. mode "whole": a clip each; "cut": pieces of at most `length` frames
-    of one clip; "pack": `length` frames each, but the last, clips end to end. Every frame from `start` on comes once.
+    Every frame from `start` on comes once.
+
+    Args:
+        records: the clips from number `start.clips` on.
+        mode: "whole" is one clip each; "cut" is at most `length` frames of one clip; "pack" is `length` frames each,
+            with clips end to end; the last may be shorter.
+        length: frames of a sequence, None for whole clips.
+        start: where to begin.
+
+    Yields:
+        Each sequence with the position after it.
     """
     growing = _Growing()
     clips, frame = start
     for record in records:
         end = record.codes.shape[1]
         while frame < end:
-            taken = end - frame if length is None else min(end - frame, length - growing.size)
-            growing.add(record, frame, frame + taken)
-            frame += taken
+            count = end - frame if length is None else min(end - frame, length - growing.size)
+            growing.add(record, frame, frame + count)
+            frame += count
             if mode != "pack" or growing.size == length:
                 yield growing.done(), Position(clips, frame) if frame < end else Position(clips + 1)
                 growing = _Growing()

@@ -1,4 +1,4 @@
-"""Is a folder of tokens what its ledger says, and what the model makes of the sound?"""
+"""Check that a folder of tokens is what its ledger says, and what the model gives for the sound."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mimotok.corpus.clips import Clip
+from mimotok.corpus.clips import Item
 from mimotok.corpus.encode import encode_long
 from mimotok.corpus.formats import Record, checked_format, read_shard
 from mimotok.corpus.ledger import SHARDS, Entry, Settings, read_entries, read_failures, read_settings
@@ -25,7 +25,12 @@ from mimotok.tokenizer import Tokenizer
 class Verdict:
     """What a check found.
 
-    problems: one line each; encoded: clips encoded again; absent: those of the sample whose sound is gone.
+    Attributes:
+        shards: shards that were read.
+        clips: clips in them.
+        encoded: clips that were encoded again.
+        absent: clips of the sample whose sound could not be read.
+        problems: one line each.
     """
 
     shards: int = 0
@@ -36,11 +41,27 @@ class Verdict:
 
 
 def verify_corpus(out: StrPath, tokenizer: Tokenizer | None = None, *, sample: int = 20, seed: int = 0) -> Verdict:
-    """Read every shard of `out` again, and encode `sample` clips, drawn at random, where their sound still is.
+    """Read every shard of a folder again, and encode a random sample of the clips whose sound can still be read.
 
-    Checks the files' SHA-256, counts, keys, shapes and ranges; that no clip is there twice or both there and failed.
-    tokenizer: what made the tokens; None encodes nothing. Raises ValueError where `out` holds no tokens, or those of
-    other weights than the tokenizer's.
+    The check covers the files' SHA-256, counts, keys, shapes and ranges. No clip may occur twice, or be both encoded
+    and listed as failed.
+
+    Args:
+        out: folder that `tokenize_corpus` wrote.
+        tokenizer: the model of the tokens; None encodes nothing.
+        sample: clips to encode again.
+        seed: of the draw.
+
+    Returns:
+        The counts and the problems found.
+
+    Raises:
+        ValueError: where `out` holds no tokens, or those of other weights than the tokenizer's.
+
+    Example:
+        >>> verdict = verify_corpus("tokens/", sample=5)  # doctest: +SKIP
+        >>> verdict.problems  # doctest: +SKIP
+        []
     """
     settings = read_settings(out)
     checked_format(settings.format)
@@ -69,10 +90,10 @@ def _check_model(out: StrPath, settings: Settings, tokenizer: Tokenizer | None) 
         return
     # first the weights: another model may not even have as many codebooks
     same = tokenizer.weights_sha256 == settings.sha256
-    told = settings.differences(settings_of(tokenizer, settings.n_q, settings.format)) if same else ""
-    if not same or told:
-        told = told or f"sha256 {settings.sha256}, not {tokenizer.weights_sha256}"
-        raise ValueError(f"{out}: holds tokens of {told}; give the model that made them (--model)")
+    problem = settings.differences(settings_of(tokenizer, settings.n_q, settings.format)) if same else ""
+    if not same or problem:
+        problem = problem or f"sha256 {settings.sha256}, not {tokenizer.weights_sha256}"
+        raise ValueError(f"{out}: holds tokens of {problem}; give the model that made them (--model)")
 
 
 def _drawn(count: int, sample: int, seed: int) -> set[int]:
@@ -80,7 +101,7 @@ def _drawn(count: int, sample: int, seed: int) -> set[int]:
 
 
 def _check_shard(folder: Path, entry: Entry, settings: Settings, verdict: Verdict) -> list[Record]:
-    """The shard's records, none where something is wrong with its files."""
+    """Return the shard's records, or none where something is wrong with its files."""
     problems = list(_file_problems(folder, entry))
     if problems:
         verdict.problems += problems
@@ -96,8 +117,8 @@ def _check_shard(folder: Path, entry: Entry, settings: Settings, verdict: Verdic
     if sum(record.codes.shape[1] for record in records) != entry.frames:
         verdict.problems.append(f"{folder / name}: not {entry.frames} frames, as the ledger has it")
     for record in records:
-        if told := _record_problem(record, settings):
-            verdict.problems.append(f"{folder / name}: {record.key}: {told}")
+        if problem := _record_problem(record, settings):
+            verdict.problems.append(f"{folder / name}: {record.key}: {problem}")
     return records
 
 
@@ -128,8 +149,11 @@ def _record_problem(record: Record, settings: Settings) -> str | None:
 
 
 def _check_codes(tokenizer: Tokenizer, record: Record, verdict: Verdict) -> None:
-    """In float32 a clip's codes do not depend on its batch; in half precision some do, and only their number counts."""
-    clip = Clip(record.key, 0.0, record.audio, record.metadata)
+    """Encode a record's sound again, and compare.
+
+    In float32 a clip's codes do not depend on its batch. In half precision some do, so that only their number counts.
+    """
+    clip = Item(record.key, 0.0, record.audio, record.metadata)
     try:
         again = encode_long(tokenizer, len(record.codes), clip)
     except Exception:  # moved, removed, unmounted, no longer permitted
@@ -144,5 +168,5 @@ def _check_codes(tokenizer: Tokenizer, record: Record, verdict: Verdict) -> None
 
 def _check_keys(out: StrPath, entries: list[Entry]) -> list[str]:
     counts = Counter(key for entry in entries for key in entry.keys)
-    problems = [f"{key}: there {count} times" for key, count in counts.items() if count > 1]
-    return problems + [f"{f.key}: there, and failed" for f in read_failures(out) if f.key in counts]
+    problems = [f"{key}: occurs {count} times" for key, count in counts.items() if count > 1]
+    return problems + [f"{f.key}: encoded, and listed as failed" for f in read_failures(out) if f.key in counts]

@@ -49,6 +49,7 @@ class EncoderGraph(nn.Module):
         self.register_buffer("bank", bank.clone())
 
     def forward(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode wav [B, T] with lengths [B]. Returns codes [B, n_q, F] and their lengths [B]."""
         frames = mel_frames(lengths, self.config.hop_length)
         latents = self.encoder(self.log_mel(wav, lengths), frames)
         code_lengths = frames_needed(frames, self.config.frame_stride)
@@ -56,7 +57,7 @@ class EncoderGraph(nn.Module):
         return codes * valid_mask(code_lengths, codes.shape[2])[:, None, :], code_lengths
 
     def log_mel(self, wav: Tensor, lengths: Tensor) -> Tensor:
-        """wav: [B, T] -> [B, frames, n_mels], as `mimotok.model.mel.log_mel`."""
+        """Compute what `mimotok.model.mel.log_mel` computes, [B, frames, n_mels], of wav [B, T]."""
         half = self.config.n_fft // 2
         padded = reflect_pad(wav, lengths, half, half)
         real, imaginary = F.conv1d(padded[:, None], self.kernels, stride=self.config.hop_length).chunk(2, dim=1)
@@ -67,10 +68,7 @@ class EncoderGraph(nn.Module):
 
 
 class DecoderGraph(nn.Module):
-    """codes [B, n_q, F] and their lengths [B] to magnitude and phase, each [B, T, n_fft // 2 + 1], at the mel rate.
-
-    A code below 0 is left out of the sum: one graph decodes any number of codebooks.
-    """
+    """The graph from codes to magnitude and phase."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__()
@@ -78,13 +76,17 @@ class DecoderGraph(nn.Module):
         self.decoder = tokenizer.decoder
 
     def forward(self, codes: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Decode codes [B, n_q, F] with lengths [B]. A code below 0 is left out: one graph decodes any number of codebooks.
+
+        Returns magnitude and phase, each [B, T, n_fft // 2 + 1], at the mel rate.
+        """
         vocoder = self.decoder.vocoder
         coarse_mel, mel_lengths = self.decoder.coarse_mel(self.dequantize(codes), lengths)
         hidden = vocoder.layers(vocoder.embeddings(coarse_mel), mel_lengths)
         return vocoder.head.magnitude_phase(vocoder.layer_norm(hidden))
 
     def dequantize(self, codes: Tensor) -> Tensor:
-        """codes: [B, n_q, F]. Returns the sum of the entries of the codes that are not below 0, [B, F, D]."""
+        """Sum up the entries of the codes [B, n_q, F] that are not below 0. Returns [B, F, D]."""
         entries = [
             codebook.embed[code.clamp(min=0)] * (code >= 0)[..., None]
             for codebook, code in zip(self.quantizer.codebooks(), codes.unbind(1), strict=False)
@@ -110,9 +112,8 @@ def export_onnx(tokenizer: Tokenizer, folder: StrPath, *, n_q: int | None = None
     are multiplied with rounded as it comes; never the encoder's, whose codes would change. Batch and length are free,
     and each clip of a padded batch gives what it gives alone. Where an attention of the model is unlimited, the graph's
     is dense: its memory grows with the square of the length, and run_onnx.py stops at 60 s, where the official pipeline
-    cuts as well.
-    Raises ValueError where the folder exists or cannot be written, n_q does not fit, or the model is not float32 on
-    the CPU.
+    cuts as well. Raises ValueError where the folder exists or cannot be written, n_q does not fit, or the model is not
+    float32 on the CPU.
     """
     n_q = tokenizer.config.checked_n_q(n_q)
     if tokenizer.dtype != torch.float32 or tokenizer.device.type != "cpu":

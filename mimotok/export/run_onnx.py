@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 ENCODER_NAME = "encoder.onnx"
 DECODER_NAME = "decoder.onnx"
 FACTS_NAME = "mimotok.json"
+MAX_PEAK = 16.0  # what `Tokenizer.encode` takes
+MOST = 1 << 20  # of any number among the facts
 
 
 class OnnxTokenizer:
@@ -31,10 +34,7 @@ class OnnxTokenizer:
         except ImportError:
             raise ImportError("running ONNX graphs needs: pip install onnxruntime") from None
         folder = Path(folder)
-        try:
-            facts = json.loads((folder / FACTS_NAME).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise ValueError(f"{folder}: not an export of mimotok ({FACTS_NAME}: {error})") from None
+        facts = _read_facts(folder)
         self.sample_rate: int = facts["sample_rate"]
         self.frame_size: int = facts["frame_size"]
         self.codebook_sizes: list[int] = facts["codebook_sizes"]
@@ -45,8 +45,9 @@ class OnnxTokenizer:
         if threads is not None:
             options.intra_op_num_threads = threads
         cpu = ["CPUExecutionProvider"]
-        self._encoder = onnxruntime.InferenceSession(folder / ENCODER_NAME, options, providers=cpu)
-        self._decoder = onnxruntime.InferenceSession(folder / DECODER_NAME, options, providers=cpu)
+        self._encoder, self._decoder = (
+            _session(onnxruntime, folder / name, options, cpu) for name in (ENCODER_NAME, DECODER_NAME)
+        )
 
     @property
     def n_q(self) -> int:
@@ -59,6 +60,8 @@ class OnnxTokenizer:
             raise ValueError(f"wav is {wav.dtype} {list(wav.shape)}: give floating point [batch, samples]")
         if not np.isfinite(wav).all():
             raise ValueError("wav holds NaN or infinite samples: clean it first")
+        if np.abs(wav).max() > MAX_PEAK:
+            raise ValueError(f"wav has a peak of {np.abs(wav).max():g}: sound lies in [-1, 1]; divide integers first")
         self._require_short("encoder", wav.shape[1] // self.frame_size + 1)
         codes, frames = self._encoder.run(
             None, {"wav": wav.astype(np.float32), "lengths": _checked_lengths(lengths, wav.shape[0], wav.shape[1])}
@@ -105,6 +108,37 @@ class OnnxTokenizer:
                 f"{frames * self.frame_size / self.sample_rate:.1f} s, but this {graph}'s attention is unlimited: "
                 f"give less than {most * self.frame_size / self.sample_rate:g} s at once"
             )
+
+
+def _read_facts(folder: Path) -> dict[str, Any]:
+    path = folder / FACTS_NAME
+    if path.exists() and not path.is_file():
+        # a pipe would be waited for
+        raise ValueError(f"{folder}: not an export of mimotok ({FACTS_NAME} is not a regular file)")
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        counts = {name: facts[name] for name in ("sample_rate", "frame_size", "n_fft", "hop_length")}
+        limits = {name: facts[name] for name in ("max_encoder_frames", "max_decoder_frames")}
+        sizes = list(facts["codebook_sizes"])
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder}: not an export of mimotok ({FACTS_NAME}: {error})") from None
+    given = {name: value for name, value in limits.items() if value is not None}
+    for name, value in {**counts, **given, **{f"codebook_sizes[{i}]": size for i, size in enumerate(sizes)}}.items():
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
+            raise ValueError(f"{path}: {name} is no whole number from 1 to {MOST}")
+    if not sizes or counts["hop_length"] > counts["n_fft"]:
+        raise ValueError(f"{path}: no codebooks, or a hop_length above n_fft")
+    return facts
+
+
+def _session(onnxruntime: Any, path: Path, options: Any, providers: list[str]) -> Any:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file, which an export of mimotok has")
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=providers)
+    except Exception as error:  # a type of onnxruntime's for every way in which a graph can be none
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: not a graph that onnxruntime runs ({reason:.200})") from None
 
 
 def inverse_stft(

@@ -1,0 +1,1 @@
+"""Files in and out: sound, codes, manifests, and what a terminal shows."""

@@ -1,4 +1,4 @@
-"""Phone alignments: which phone is spoken when, as one line of JSON for each clip.
+"""Phone alignments: which phone is spoken when, one line of JSON for each clip.
 
 `python -m train align` writes such a file; training and evaluation read it. A line is
 
@@ -77,9 +77,15 @@ def frame_labels(
 ) -> np.ndarray:
     """Label each frame with the phone that is spoken at its middle.
 
-    frames: how many; frame_rate: Hz, of the audio that is heard. start: second of the clip at which that audio begins;
-    speed: how much faster than the clip it is played. Returns int64 [frames], the place of the phone in PHONES, or
-    UNKNOWN where no phone is.
+    Args:
+        phones: of the clip, in order.
+        frames: how many frames to label.
+        frame_rate: Hz, of the audio that is played.
+        start: second of the clip at which that audio begins.
+        speed: how much faster than the clip it is played.
+
+    Returns:
+        int64 [frames], the place of the phone in PHONES, or UNKNOWN where no phone is.
     """
     middles = start + (np.arange(frames) + 0.5) / frame_rate * speed
     labels = np.full(frames, UNKNOWN, dtype=np.int64)

@@ -16,12 +16,15 @@ import torch
 from torch import Tensor
 
 from mimotok.io.files import StrPath, atomic_path, open_regular, writing
+from mimotok.io.joined import find_more_sound
+from mimotok.io.levels import level_problem
+from mimotok.io.ogg import with_end_mark
 from mimotok.io.truncation import declares_exact_length, find_truncation, mp3_tag
 
 RESAMPLER = "VHQ"
 MIN_RATE = 8_000
 MAX_RATE = 192_000
-# suffix of a file to write: its libsndfile container and encoding
+# libsndfile container and encoding of a file to write, by suffix
 WRITABLE = {
     ".wav": ("WAV", "PCM_16"),
     ".flac": ("FLAC", "PCM_16"),
@@ -30,32 +33,44 @@ WRITABLE = {
     ".mp3": ("MP3", "MPEG_LAYER_III"),
     ".w64": ("W64", "PCM_16"),
 }
-# what a search through folders takes for sound
+# what a search through folders reads as sound
 AUDIO_SUFFIXES = frozenset(WRITABLE) | {".aif", ".aiff", ".au", ".caf", ".oga", ".rf64", ".snd", ".wave"}
 
 _BLOCK_VALUES = 1 << 20  # samples x channels held at once
 _WRITE_FRAMES = 1 << 16  # libsndfile's Vorbis encoder overruns its stack on far larger writes
 _MAX_WAV_BYTES = (1 << 32) - (1 << 16)
-# 32-bit integers stored as floats are the largest samples anyone means; beyond, the resampler overflows
-_MAX_SAMPLE = 2.0**31
 
 
 class _ForwardFile(soundfile.SoundFile):
-    """A sound file read or written forwards only.
+    """A sound file that is only read or written forwards.
 
     soundfile would seek after every block, which changes what MP3 decodes to.
     """
 
     def seekable(self) -> bool:
+        """Return False, so that soundfile never seeks."""
         return False
 
 
 def load_audio(path: StrPath, sample_rate: int) -> Tensor:
     """Read a whole sound file.
 
-    Returns wav: float32 [1, T] at `sample_rate` Hz, the mean of the file's channels, resampled by soxr at
-    quality "VHQ". T is the file's samples x sample_rate / its rate, rounded half up, and at least 1.
-    Raises ValueError as `read_blocks` does.
+    Args:
+        path: any file that libsndfile reads.
+        sample_rate: Hz of the result; soxr resamples at quality "VHQ".
+
+    Returns:
+        wav float32 [1, T], the mean of the file's channels. T is the file's samples x sample_rate / its rate, rounded
+        half up, and at least 1.
+
+    Raises:
+        ValueError: in one line, for a file that is missing, empty, truncated or no audio, for rates outside 8 to 192
+            kHz, and for NaN, infinite samples and peaks above 16 (full scale is 1).
+
+    Example:
+        >>> wav = load_audio("examples/sample.flac", 24000)
+        >>> wav.shape
+        torch.Size([1, 205200])
     """
     return torch.cat(list(read_blocks(path, sample_rate)), dim=1)
 
@@ -63,19 +78,25 @@ def load_audio(path: StrPath, sample_rate: int) -> Tensor:
 def read_blocks(path: StrPath, sample_rate: int) -> Iterator[Tensor]:
     """Read a sound file of any length in bounded memory.
 
-    Yields wav: float32 [1, t]; together they are exactly what `load_audio` returns. Raises ValueError, in one
-    line, for a file that is missing, empty, cut short, no audio, or outside 8 to 192 kHz, and for NaN or
-    infinite samples.
+    Args:
+        path: any file that libsndfile reads.
+        sample_rate: Hz of the result.
+
+    Yields:
+        wav float32 [1, t]; joined, the blocks are exactly what `load_audio` returns.
+
+    Raises:
+        ValueError: as `load_audio`.
     """
     path = Path(path)
     with _open_for_reading(path) as file:
-        for block in resample(_mono_blocks(file, path), file.samplerate, sample_rate):
+        for block in resample_blocks(_mono_blocks(file, path), file.samplerate, sample_rate):
             if len(block):
                 yield torch.from_numpy(block)[None]
 
 
 def declared_seconds(path: StrPath) -> float | None:
-    """How long a sound file says it is, in seconds; None where it does not. Raises ValueError as `read_blocks`."""
+    """Return the length that a sound file declares, in seconds; None where it declares none. Raises as `load_audio`."""
     path = Path(path)
     with _open_for_reading(path) as file:
         exact = declares_exact_length(path, file.format, file.frames)
@@ -84,13 +105,14 @@ def declared_seconds(path: StrPath) -> float | None:
 
 @contextmanager
 def _open_for_reading(path: Path) -> Iterator[_ForwardFile]:
-    """Open a sound file, refusing what cannot be read to its end."""
+    """Open a sound file. Raises ValueError where it cannot be read to its end."""
     try:
         with open_regular(path) as raw:
             # before libmpg123 sees it, which would print a warning of its own
             if (tag := mp3_tag(raw)) and tag.cut_short:
                 raise _truncated(path, f"{tag.present} of {tag.declared} bytes")
-        file = _ForwardFile(path)
+        marked = with_end_mark(path)
+        file = _ForwardFile(path if marked is None else marked)
     except soundfile.LibsndfileError as error:
         raise ValueError(f"{path}: not audio ({_reason(error)}); give wav, flac, mp3 or ogg") from error
     except TypeError as error:  # soundfile asks for rate and channels by the suffix alone
@@ -101,17 +123,18 @@ def _open_for_reading(path: Path) -> Iterator[_ForwardFile]:
             raise ValueError(f"{path}: {file.samplerate} Hz is outside {limits}; resample it first")
         if problem := find_truncation(path, file.format, file.extra_info):
             raise _truncated(path, problem)
+        if problem := find_more_sound(path, file.format):
+            raise ValueError(f"{path}: only a part of its sound would be read ({problem})")
         yield file
 
 
 def _mono_blocks(file: _ForwardFile, path: Path) -> Iterator[np.ndarray]:
-    """The file's samples, float32 [t] each, the mean over channels."""
+    """Yield the file's samples, float32 [t] each, as the mean over channels."""
     buffer = np.empty((max(1, _BLOCK_VALUES // file.channels), file.channels), np.float32)
     total = 0
     while len(block := _read(file, buffer, path)):
-        # one comparison for NaN, infinity and absurdity alike
-        if not np.abs(block).max() <= _MAX_SAMPLE:
-            raise ValueError(f"{path}: NaN, infinite or absurdly large samples; samples lie in [-1, 1]")
+        if problem := level_problem(float(block.min()), float(block.max())):
+            raise ValueError(f"{path}: {problem}")
         total += len(block)
         yield block.mean(axis=1)
     if total < file.frames and declares_exact_length(path, file.format, file.frames):
@@ -135,8 +158,15 @@ def _truncated(path: Path, reason: str) -> ValueError:
     return ValueError(f"{path}: truncated or damaged ({reason}); get a whole copy, or convert it with ffmpeg")
 
 
-def resample(blocks: Iterator[np.ndarray], source_rate: int, sample_rate: int) -> Iterator[np.ndarray]:
-    """float32 [t] blocks from one rate to another, the same however they were cut."""
+def resample(wav: np.ndarray, source_rate: float, sample_rate: float) -> np.ndarray:
+    """Resample wav, float32 [T] at `source_rate` Hz, to float32 [T'] at `sample_rate` Hz, by soxr at quality "VHQ"."""
+    if source_rate == sample_rate or not len(wav):
+        return wav
+    return soxr.resample(wav, source_rate, sample_rate, quality=RESAMPLER).astype(np.float32, copy=False)
+
+
+def resample_blocks(blocks: Iterator[np.ndarray], source_rate: int, sample_rate: int) -> Iterator[np.ndarray]:
+    """Resample a stream of blocks, float32 [t] each; the result does not depend on where it was cut."""
     if source_rate == sample_rate:
         yield from blocks
         return
@@ -151,11 +181,12 @@ def resample(blocks: Iterator[np.ndarray], source_rate: int, sample_rate: int) -
 
 
 class _Sink(io.FileIO):
-    """The bytes of a sound file; it remembers a failed write, which libsndfile may keep to itself."""
+    """The bytes of a sound file. It remembers a failed write, which libsndfile may not report."""
 
     failure: BaseException | None = None
 
     def write(self, data: Any) -> int:
+        """Write all bytes; an error ends the write and is kept in `failure`."""
         rest = memoryview(data)
         try:
             while rest:
@@ -166,19 +197,29 @@ class _Sink(io.FileIO):
 
 
 class AudioWriter:
-    """Writes a mono sound file block by block; it appears whole at the end of the `with`, or not at all.
+    """Write a mono sound file block by block; it appears whole at the end of the `with`, or not at all.
 
-    The suffix chooses the format: wav, flac and w64 (all PCM 16 bit), ogg (Vorbis), opus, mp3. Samples beyond
-    [-1, 1] are clipped. Raises ValueError for an unknown suffix, a rate that the format lacks, an output that
-    cannot be written, and samples that are not finite.
+    The suffix chooses the format: wav, flac and w64 (all PCM 16 bit), ogg (Vorbis), opus, mp3. Samples beyond [-1, 1]
+    are clipped.
 
-        with AudioWriter("out.wav", 24000) as writer:
-            for wav in blocks:  # [1, t] or [t]
-                writer.write(wav)
+    Raises:
+        ValueError: for an unknown suffix, a rate that the format lacks, an output that cannot be written, and samples
+            that are not finite.
+
+    Example:
+        >>> with AudioWriter("out.wav", 24000) as writer:  # doctest: +SKIP
+        ...     for wav in blocks:  # [1, t] or [t]
+        ...         writer.write(wav)
     """
 
     def __init__(self, path: StrPath, sample_rate: int, *, overwrite: bool = True) -> None:
-        """path: file to write; sample_rate: in Hz; overwrite: whether an existing file may be replaced."""
+        """Choose the file.
+
+        Args:
+            path: file to write.
+            sample_rate: Hz.
+            overwrite: whether an existing file may be replaced.
+        """
         self.path = Path(path)
         self.sample_rate = sample_rate
         self.overwrite = overwrite
@@ -188,12 +229,13 @@ class AudioWriter:
         self._file: soundfile.SoundFile | None = None
 
     def __enter__(self) -> AudioWriter:
+        """Open a temporary file beside the path."""
         container, subtype = audio_format(self.path)
         with ExitStack() as stack:
             temporary = stack.enter_context(atomic_path(self.path, overwrite=self.overwrite))
             with writing(self.path):
                 self._sink = stack.enter_context(_Sink(temporary, "w"))
-            with self._failures_told():
+            with self._one_line_failures():
                 self._file = _ForwardFile(self._sink, "w", self.sample_rate, 1, subtype, format=container)
             stack.callback(self._close, self._file)
             self._stack = stack.pop_all()
@@ -207,18 +249,18 @@ class AudioWriter:
         self.num_samples += len(samples)
         if self.path.suffix.lower() == ".wav" and 2 * self.num_samples > _MAX_WAV_BYTES:
             raise ValueError(f"{self.path}: a wav file holds 4 GiB at most; write .w64 or .flac instead")
-        with self._failures_told():
+        with self._one_line_failures():
             for start in range(0, len(samples), _WRITE_FRAMES):
                 self._file.write(samples[start : start + _WRITE_FRAMES])
 
     def _close(self, file: soundfile.SoundFile) -> None:
         self._file = None
-        with self._failures_told():
+        with self._one_line_failures():
             file.close()
 
     @contextmanager
-    def _failures_told(self) -> Iterator[None]:
-        """Turn whatever fails in writing into a ValueError of one line."""
+    def _one_line_failures(self) -> Iterator[None]:
+        """Turn every failure to write into a ValueError of one line."""
         try:
             with writing(self.path):
                 try:
@@ -230,11 +272,25 @@ class AudioWriter:
             raise ValueError(f"{self.path}: cannot be written ({_reason(error)})") from error
 
     def __exit__(self, *raised: Any) -> None:
+        """Close the file, and move it to its path unless an error was raised."""
         self._stack.__exit__(*raised)
 
 
 def save_audio(path: StrPath, wav: Tensor, sample_rate: int, *, overwrite: bool = True) -> None:
-    """Write wav: [1, T] or [T] at `sample_rate` Hz; formats, clipping and errors as in `AudioWriter`."""
+    """Write a mono sound file, whole or not at all.
+
+    Args:
+        path: file to write; its suffix chooses the format, as in `AudioWriter`.
+        wav: floating point [1, T] or [T]; samples beyond [-1, 1] are clipped.
+        sample_rate: Hz.
+        overwrite: whether an existing file may be replaced.
+
+    Raises:
+        ValueError: for no samples, and as `AudioWriter`.
+
+    Example:
+        >>> save_audio("out.wav", torch.zeros(1, 24000), 24000)  # doctest: +SKIP
+    """
     if wav.numel() == 0:
         raise ValueError(f"{path}: no samples to write (wav has shape {tuple(wav.shape)})")
     with AudioWriter(path, sample_rate, overwrite=overwrite) as writer:
@@ -242,7 +298,7 @@ def save_audio(path: StrPath, wav: Tensor, sample_rate: int, *, overwrite: bool 
 
 
 def audio_format(path: StrPath) -> tuple[str, str]:
-    """The libsndfile container and encoding that the suffix of `path` means. Raises ValueError if none."""
+    """Return the libsndfile container and encoding of the suffix of `path`. Raises ValueError for an unknown suffix."""
     suffix = Path(path).suffix.lower()
     if suffix not in WRITABLE:
         raise ValueError(f"{path}: no sound format {suffix!r}; end the name in one of {' '.join(WRITABLE)}")
@@ -250,7 +306,7 @@ def audio_format(path: StrPath) -> tuple[str, str]:
 
 
 def _mono_samples(wav: Tensor) -> np.ndarray:
-    """float32 [t] in [-1, 1], on the CPU, of wav [1, t] or [t], which must be finite."""
+    """Return wav [1, t] or [t] as float32 [t] in [-1, 1] on the CPU. Raises ValueError where it is not finite."""
     if wav.dim() not in (1, 2) or wav.shape[:-1].numel() != 1 or not wav.is_floating_point():
         raise ValueError(f"wav must be float [1, T] or [T], not {wav.dtype} {list(wav.shape)}")
     if not bool(torch.isfinite(wav).all()):

@@ -22,11 +22,20 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, eq=False)
 class CodesFile:
-    """The codes of one recording. Raises ValueError, naming the field, where they do not fit together.
+    """The codes of one recording.
 
-    codes: uint16 [n_q, F], each below its codebook's size; num_samples: of the recording, at `sample_rate`
-    Hz; frame_rate: frames per second; codebook_sizes: of the n_q codebooks; model_name, model_sha256: which
-    weights made the codes, by name and by the SHA-256 of their file in hex; format_version: of the container.
+    Attributes:
+        codes: uint16 [n_q, F], each below its codebook's size.
+        num_samples: of the recording, at `sample_rate`.
+        sample_rate: Hz.
+        frame_rate: code frames per second.
+        codebook_sizes: of the n_q codebooks.
+        model_name: name of the weights that encoded the recording.
+        model_sha256: SHA-256 of their file in hex.
+        format_version: of the container.
+
+    Raises:
+        ValueError: naming the field, where the fields do not fit together.
     """
 
     codes: np.ndarray
@@ -120,7 +129,7 @@ def save_codes(path: StrPath, codes_file: CodesFile, *, overwrite: bool = True) 
 
 
 def load_codes(path: StrPath) -> CodesFile:
-    """Read a codes file, allocating no more than its size justifies.
+    """Read a codes file, allocating no more memory than its size justifies.
 
     Raises ValueError, in one line, for a file that is missing, no codes file, damaged, or forged.
     """
@@ -146,7 +155,7 @@ def _from_arrays(arrays: dict[str, np.ndarray]) -> CodesFile:
 
 
 def _values(arrays: dict[str, np.ndarray], field: str, kinds: str, ndim: int, length: int | None = None) -> Any:
-    """A small field as Python values, once its kind of dtype and its shape are as expected."""
+    """Return a small field as Python values. Raises ValueError for another kind of dtype or shape."""
     array = arrays[field]
     if array.nbytes > MAX_FIELD:
         raise ValueError(f"{field}: {array.nbytes} bytes, expected at most {MAX_FIELD}")

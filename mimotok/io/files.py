@@ -33,8 +33,13 @@ def open_regular(path: StrPath) -> BinaryIO:
 def require_writable(path: StrPath, *, overwrite: bool = True, create_folders: bool = False) -> None:
     """Check that a file could be written, before the work that leads to it.
 
-    `overwrite` lets an existing file be replaced, `create_folders` lets missing folders be made later.
-    Raises ValueError naming the path and the remedy.
+    Args:
+        path: the file.
+        overwrite: whether an existing file may be replaced.
+        create_folders: whether missing folders will be created.
+
+    Raises:
+        ValueError: naming the path and the remedy.
     """
     path = Path(path)
     with writing(path):
@@ -61,10 +66,10 @@ def _require_replaceable(path: Path, overwrite: bool) -> None:
 
 @contextmanager
 def atomic_path(path: StrPath, *, overwrite: bool = True) -> Iterator[Path]:
-    """A temporary file beside `path`, empty, to be written by the body of the `with`.
+    """Yield the path of an empty temporary file beside `path`, which the body of the `with` writes.
 
-    It takes the place of `path` when the body ends, and is removed when the body raises anything,
-    KeyboardInterrupt included. Raises ValueError where `path` cannot be written.
+    The file moves to `path` when the body ends, and is removed when the body raises anything, KeyboardInterrupt
+    included. Raises ValueError where `path` cannot be written.
     """
     require_writable(path, overwrite=overwrite)
     # through a symbolic link to the file it names: renaming onto the link would cut it off
@@ -93,7 +98,7 @@ def writing(path: StrPath) -> Iterator[None]:
 
 
 def require_new(folder: StrPath) -> None:
-    """Check that a folder could be made. Raises ValueError where it exists or its parent will not take it."""
+    """Check that a folder could be created. Raises ValueError where it exists or its parent is not writable."""
     folder = Path(folder)
     if folder.exists() or folder.is_symlink():
         raise ValueError(f"{folder}: exists already; name another folder or remove it")
@@ -102,7 +107,7 @@ def require_new(folder: StrPath) -> None:
 
 @contextmanager
 def atomic_folder(folder: StrPath) -> Iterator[Path]:
-    """As `atomic_path`, for a folder that does not exist yet: yields one beside it, to be filled by the body."""
+    """Yield a temporary folder beside `folder`, which must not exist; otherwise as `atomic_path`."""
     require_new(folder)
     folder = Path(folder)
     temporary = folder.absolute().parent / TEMPORARY.format(secrets.token_hex(8))

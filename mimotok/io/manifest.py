@@ -1,6 +1,6 @@
-"""Manifests: one JSON object a line, plain or compressed, here or behind fsspec; read in bounded memory.
+"""Lines of JSON objects, plain or compressed, local or behind fsspec, read in bounded memory.
 
-A compressed file may say little and hold much: 13 MB of zeros were once 6 GB.
+A small compressed file may expand to a huge one: 13 MB of zeros were once 6 GB.
 """
 
 from __future__ import annotations
@@ -23,10 +23,14 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def read_rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the JSON objects of a file, one a line, with their line numbers; empty lines are passed over.
+    """Yield the JSON objects of a file, one a line, with their line numbers; empty lines are skipped.
 
-    path: a file or an allowed address, .gz or not. Raises ValueError, naming the file and the line, for what is no JSON
-    object, too long, or expands too far, and for a file that cannot be read or is a pipe or a device.
+    Args:
+        path: a file or an allowed address, .gz or not.
+
+    Raises:
+        ValueError: naming the file and the line, for what is no JSON object, too long, or expands too far, and for a
+            file that cannot be read or is a pipe or a device.
     """
     for number, line in read_lines(path):
         try:
@@ -86,5 +90,5 @@ def gunzip(data: bytes) -> bytes:
 
 
 def printable_start(line: bytes) -> str:
-    """The start of a line, for a message."""
+    """Return the start of a line, for a message."""
     return repr(line[:40].decode("utf-8", "replace").strip())

@@ -1,4 +1,4 @@
-"""Addresses behind fsspec: which of them are read at all, and opening what they name."""
+"""Addresses behind fsspec: which of them may be read, and how they are opened."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 
 
 def is_remote(path: str) -> bool:
-    """Whether `path` is an address, such as s3://..., and not a local path. It may be one that is not allowed."""
+    """Return whether `path` is an address, such as s3://..., and not a local path. The address may not be allowed."""
     return "://" in path
 
 
 def without_scheme(path: str) -> str:
-    """A local path without file:// before it; other paths and addresses as they are."""
+    """Return a local path without file:// before it; other paths and addresses stay as they are."""
     return path.removeprefix("file://") if path.startswith("file:///") else path
 
 
@@ -30,15 +30,15 @@ def checked_address(address: str) -> str:
     """Return `address` if it may be read. Raises ValueError for another protocol, and for chained addresses."""
     match = _ADDRESS.fullmatch(address)
     if "::" in address:
-        raise ValueError(f"{address}: addresses chained by :: are not read; give one of {_told()}")
+        raise ValueError(f"{address}: addresses chained by :: are not read; give one of {_allowed()}")
     if match is None or match[1].lower() not in PROTOCOLS:
-        raise ValueError(f"{address}: protocol not allowed; give a file or one of {_told()}")
+        raise ValueError(f"{address}: protocol not allowed; give a file or one of {_allowed()}")
     if any(ord(character) < 32 or ord(character) == 127 for character in address):
         raise ValueError(f"{address!r}: control characters in an address")
     return address
 
 
-def _told() -> str:
+def _allowed() -> str:
     return ", ".join(f"{name}://" for name in sorted(PROTOCOLS))
 
 

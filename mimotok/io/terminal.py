@@ -1,4 +1,4 @@
-"""What a command of the command line owes the terminal and the shell: readable text, quiet ends, right exit codes."""
+"""Standard streams of commands: printable text, one-line errors, quiet ends and exit codes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO, NoReturn
 
 USER_ERROR = 2
+INTERRUPTED = 130
 # as shells name the end by a signal
 _SIGNALS = {signal.SIGTERM: 143}
 if hasattr(signal, "SIGHUP"):
@@ -25,18 +27,45 @@ _CONTROL = re.compile(
 
 
 def printable(text: object) -> str:
-    """Text that is safe to print whatever file it came from: control characters become escapes such as \\x1b."""
+    r"""Return text that is safe to print: control characters become escapes such as \x1b."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), str(text))
 
 
 def one_line(message: object) -> str:
-    """A message, such as an error, as one printable line."""
+    """Return a message, such as an error, as one printable line."""
     return printable(" ".join(str(message).split())) or type(message).__name__
 
 
 def say(text: object = "") -> None:
     """Print lines on standard output."""
     print(printable(text))
+
+
+def warn(program: str, message: object) -> None:
+    """Print one line on standard error, with the program's name before it."""
+    # print, since rich moves its bar aside only for what goes through sys.stderr
+    print(f"{program}: {one_line(message)}", file=sys.stderr)
+
+
+@contextmanager
+def errors_in_one_line(program: str, *, interrupted: str = "interrupted") -> Iterator[None]:
+    """Turn a user's error into one line on standard error and exit code 2, and Ctrl-C into one line and 130.
+
+    Args:
+        program: name that the line begins with.
+        interrupted: what the line says after Ctrl-C.
+
+    Raises:
+        SystemExit: after a ValueError, OSError, ImportError or MemoryError, and after Ctrl-C.
+    """
+    try:
+        yield
+    except (ValueError, OSError, ImportError, MemoryError) as error:
+        warn(program, error)
+        sys.exit(USER_ERROR)
+    except KeyboardInterrupt:
+        warn(program, interrupted)
+        sys.exit(INTERRUPTED)
 
 
 def end_on_signals() -> None:
@@ -58,7 +87,7 @@ def _end(number: int, _: object) -> NoReturn:
 
 
 def run_command(main: Callable[[], Any]) -> NoReturn:
-    """Run a command line's main, and exit with its code.
+    """Run a command line's main function, and exit with its code.
 
     Nobody may be listening: a reader of standard output that has gone ends nothing and is no error, nor is a closed or
     failing standard error. Output that cannot be written, as on a full disk, is an error.
@@ -87,14 +116,14 @@ def run_command(main: Callable[[], Any]) -> NoReturn:
 
 
 class _Listened(io.FileIO):
-    """Standard output or error; what fails for want of a listener is passed over."""
+    """Standard output or error; writes that fail because no one reads are ignored."""
 
     def __init__(self, number: int, passed: type[OSError]) -> None:
         super().__init__(number, "wb", closefd=False)
         self.passed = passed
 
     def write(self, data: Any) -> int:
-        """As FileIO's; says that all was written where nobody listens."""
+        """Write as FileIO does; return that all was written where no one reads."""
         try:
             return super().write(data)
         except self.passed:
@@ -105,13 +134,13 @@ _closed_output = False
 
 
 def _open_streams() -> None:
-    """Put streams that tolerate the loss of their reader in the place of Python's own, where these are still there."""
+    """Replace Python's own standard streams by streams that tolerate the loss of their reader."""
     global _closed_output
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            # taken by /dev/null before a file that is opened gets this number, and with it what is printed
+            # opened on /dev/null before a file gets this number, and with it what is printed
             os.open(os.devnull, os.O_RDWR)
             _closed_output |= number == 1
     if sys.stdin is None:
@@ -139,7 +168,7 @@ def _text_stream(before: Any, number: int, passed: type[OSError]) -> io.TextIOWr
 
 
 def binary_output() -> BinaryIO:
-    """Standard output as bytes for a stream without end, which is to end when its reader goes: BrokenPipeError then."""
+    """Return standard output as bytes, for an endless stream. Raises BrokenPipeError when its reader goes."""
     if _closed_output:
         raise BrokenPipeError
     raw = getattr(sys.stdout.buffer, "raw", None)

@@ -1,4 +1,4 @@
-"""Signs that a sound file was cut short, which libsndfile passes over in silence."""
+"""Signs that a sound file was truncated, which libsndfile ignores."""
 
 from __future__ import annotations
 
@@ -6,48 +6,39 @@ import re
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from mimotok.io.ogg import end_problem
+
 # libsndfile's log of an opened file: a chunk said to be larger than what the file holds
 _CUT_CHUNK = re.compile(r"^\s*(data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
-_OGG_END_OF_STREAM = 4
-_MAX_OGG_PAGE = 65_307  # bytes
 _UNKNOWN_LENGTH = 1 << 62
 
 
 def find_truncation(path: Path, container: str, log: str) -> str | None:
-    """What shows that the file was cut short, in a few words, or None.
+    """Return what shows that the file was truncated, in a few words, or None.
 
-    container: libsndfile's name of the format; log: its log of opening the file.
+    Args:
+        path: the file.
+        container: libsndfile's name of the format.
+        log: libsndfile's log of opening the file.
     """
     for chunk, declared, found in _CUT_CHUNK.findall(log):
-        if int(declared) > int(found) and not _is_placeholder(int(declared)):
+        if int(declared) > int(found) and not is_placeholder(int(declared)):
             return f"{found} of {declared} bytes in chunk {chunk}"
-    if container == "OGG" and not _ogg_ends_properly(path):
-        return "the Ogg stream has no end"
-    return None
+    return end_problem(path) if container == "OGG" else None
 
 
-def _is_placeholder(size: int) -> bool:
-    """Whether a size is what programs write that stream to a pipe and cannot know better."""
+def is_placeholder(size: int) -> bool:
+    """Return whether a size is what programs write that stream to a pipe and cannot know it."""
     return any(abs(size - limit) <= 1 << 16 for limit in (1 << 31, 1 << 32)) or size >= _UNKNOWN_LENGTH
-
-
-def _ogg_ends_properly(path: Path) -> bool:
-    """Whether the last Ogg page is whole and marked as the end of its stream."""
-    with path.open("rb") as raw:
-        raw.seek(max(0, path.stat().st_size - _MAX_OGG_PAGE))
-        tail = raw.read()
-    page = tail[max(0, tail.rfind(b"OggS")) :]
-    if len(page) < 27:
-        return False
-    segments = page[26]
-    return bool(page[5] & _OGG_END_OF_STREAM) and len(page) >= 27 + segments + sum(page[27 : 27 + segments])
 
 
 class Mp3Tag(NamedTuple):
     """The "Xing" or "Info" header in the first MPEG frame of an MP3, which counts what follows."""
 
+    start: int  # byte of that frame
     present: int  # bytes in the file from that frame on
     declared: int  # bytes there should be; 0 if the tag does not say
+    num_frames: int  # frames behind that one; 0 if the tag does not say
 
     @property
     def cut_short(self) -> bool:
@@ -56,7 +47,7 @@ class Mp3Tag(NamedTuple):
 
 
 def mp3_tag(raw: BinaryIO) -> Mp3Tag | None:
-    """The length tag of a file that may be an MP3."""
+    """Return the length tag of a file that may be an MP3."""
     size = raw.seek(0, 2)
     raw.seek(0)
     start = 0
@@ -71,13 +62,17 @@ def mp3_tag(raw: BinaryIO) -> Mp3Tag | None:
     has_frames = found[1][0] & 1
     has_bytes = found[1][0] & 2
     declared = found[2][4 * has_frames : 4 * has_frames + 4] if has_bytes else b""
-    return Mp3Tag(size - start, int.from_bytes(declared, "big"))
+    num_frames = found[2][:4] if has_frames else b""
+    return Mp3Tag(start, size - start, int.from_bytes(declared, "big"), int.from_bytes(num_frames, "big"))
 
 
 def declares_exact_length(path: Path, container: str, num_samples: int) -> bool:
-    """Whether the file itself says how many samples it holds; what libsndfile reports may be a guess.
+    """Return whether the file itself declares how many samples it holds; what libsndfile reports may be a guess.
 
-    container, num_samples: libsndfile's name of the format and its count.
+    Args:
+        path: the file.
+        container: libsndfile's name of the format.
+        num_samples: libsndfile's count.
     """
     if container == "MP3":
         with path.open("rb") as raw:

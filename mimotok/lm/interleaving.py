@@ -9,7 +9,7 @@ The language model works on *positions* that hold a text id and a patch each:
 At a text position every channel of the patch is "empty" (-). Audio is START, one position per patch with the
 placeholder AUDIO, and END; START, AUDIO and END are ids of the text vocabulary (`SpecialIds`). The model predicts the
 next text id; where that is AUDIO, a patch decoder (`mimotok.lm.patches`) writes the patch. So text-to-speech is text
-followed by audio, transcription is audio followed by text, and continuation goes on after an AUDIO.
+followed by audio, transcription is audio followed by text, and a continuation follows an AUDIO.
 """
 
 from __future__ import annotations
@@ -33,7 +33,12 @@ class SpecialIds(NamedTuple):
 
 
 class Positions(NamedTuple):
-    """text: [T] ids; patches: [T, n_q, size], empty where `text` is not AUDIO."""
+    """A sequence of text and patches.
+
+    Attributes:
+        text: [T] ids.
+        patches: [T, n_q, size], empty where `text` is not AUDIO.
+    """
 
     text: Tensor
     patches: Tensor
@@ -43,19 +48,36 @@ class Positions(NamedTuple):
 class InterleavedLayout(Layout):
     """Text and clips as one sequence of positions.
 
+    Attributes:
+        codebook_sizes: the entries of each codebook in use.
+        special: the text ids that stand for audio.
+        size: frames of a patch.
+
     Example:
-        >>> layout = InterleavedLayout(tokenizer.codebook_sizes[:8], SpecialIds(audio=256, start=257, end=258))
-        >>> positions = layout.encode([text_ids, codes])
-        >>> text_ids, codes = layout.decode(positions, frames=[codes.shape[1]])
+        >>> layout = InterleavedLayout((1024, 128), SpecialIds(audio=256, start=257, end=258))
+        >>> positions = layout.encode([torch.tensor([72, 105]), torch.tensor([[3, 4], [5, 6]])])
+        >>> positions.text.tolist()
+        [72, 105, 257, 256, 258]
+        >>> text, codes = layout.decode(positions, frames=[2])
+        >>> codes.tolist()
+        [[3, 4], [5, 6]]
     """
 
     special: SpecialIds
     size: int = PATCH_SIZE
 
     def encode(self, segments: Sequence[Tensor]) -> Positions:
-        """segments: text ids [N] and codes [n_q, F] in any order, each of at least one. Returns their positions.
+        """Join texts and clips.
 
-        Two texts in a row are refused: joined, they would not come apart again.
+        Args:
+            segments: text ids [N] and codes [n_q, F] in any order, each of at least one. Two texts in a row are
+                refused, because they could not be separated again.
+
+        Returns:
+            Their positions.
+
+        Raises:
+            ValueError: for no segments, two texts in a row, and invalid ids or codes.
         """
         parts: list[Positions] = []
         for number, segment in enumerate(segments):
@@ -71,10 +93,17 @@ class InterleavedLayout(Layout):
         return Positions(torch.cat([p.text for p in parts]), torch.cat([p.patches for p in parts]))
 
     def decode(self, positions: Positions, *, frames: Sequence[int] | None = None) -> list[Tensor]:
-        """Return the segments that `encode` joined: text ids [N] and codes [n_q, F].
+        """Separate the segments that `encode` joined.
 
-        frames: the true number of frames of each clip, in order; None keeps all of their last patches. Raises
-        ValueError where START, AUDIO and END do not match, or a text position holds codes.
+        Args:
+            positions: the sequence.
+            frames: the true number of frames of each clip, in order; None keeps all frames of their last patches.
+
+        Returns:
+            Text ids [N] and codes [n_q, F], in order.
+
+        Raises:
+            ValueError: where START, AUDIO and END do not match, or a text position holds codes.
         """
         text, patches = positions
         kinds = text.tolist()

@@ -2,13 +2,13 @@
 
 | layout | ids | as in |
 |---|---|---|
-| FlatLayout | one vocabulary, frame by frame, by chunks of frames, or codebook by codebook | AudioLM (Borsos et al.,
-2022) | | DelayLayout | a channel per codebook, each later than the one before | MusicGen (Copet et al., 2023) | |
-PatchLayout | patches of frames | MiMo-Audio (arXiv 2512.23808) | | DuplexLayout | text and two speakers as parallel
-channels | Moshi (Defossez et al., 2024) | | InterleavedLayout (`mimotok.lm.interleaving`) | text and patches in one
-sequence | MiMo-Audio |
+| FlatLayout | one vocabulary: by frame, chunk of frames or codebook | AudioLM (Borsos et al., 2022) |
+| DelayLayout | a channel per codebook, each later than the one before | MusicGen (Copet et al., 2023) |
+| PatchLayout | patches of frames | MiMo-Audio (arXiv 2512.23808) |
+| DuplexLayout | text and two speakers as parallel channels | Moshi (Defossez et al., 2024) |
+| InterleavedLayout (`mimotok.lm.interleaving`) | text and patches in one sequence | MiMo-Audio |
 
-A channel's "empty" id is its codebook's size. Layouts take and give int64, and refuse invalid ids by position with
+A channel's "empty" id is its codebook's size. Ids and codes are int64; invalid ids are refused by position with
 ValueError.
 """
 
@@ -31,7 +31,11 @@ PATCH_SIZE = 4
 
 @dataclass(frozen=True)
 class Layout:
-    """What all layouts hold: the entries of each codebook in use."""
+    """The base of all layouts.
+
+    Attributes:
+        codebook_sizes: the entries of each codebook in use.
+    """
 
     codebook_sizes: tuple[int, ...]
 
@@ -56,13 +60,18 @@ class Layout:
 class FlatLayout(Layout):
     """One vocabulary, in which codebook q begins at the sum of the sizes before it.
 
-    chunk: frames whose codes stay together, one codebook after another. 1 is frame by frame; None is the whole clip:
-    all frames of codebook 0, then those of codebook 1 and so on. The last chunk may be shorter.
+    Attributes:
+        codebook_sizes: the entries of each codebook in use.
+        chunk: frames whose codes stay together, one codebook after another. 1 is frame by frame; None is the whole
+            clip: all frames of codebook 0, then those of codebook 1 and so on. The last chunk may be shorter.
 
     Example:
-        >>> layout = FlatLayout((1024, 1024))
-        >>> ids = layout.encode(codes)  # [B, 2, F] to [B, 2 F]
-        >>> codes = layout.decode(ids)
+        >>> layout = FlatLayout((1024, 128))
+        >>> ids = layout.encode(torch.tensor([[[3, 4], [5, 6]]]))  # [B, 2, F] to [B, 2 F]
+        >>> ids.tolist()
+        [[3, 1029, 4, 1030]]
+        >>> layout.decode(ids).tolist()
+        [[[3, 4], [5, 6]]]
     """
 
     chunk: int | None = 1
@@ -73,13 +82,13 @@ class FlatLayout(Layout):
         return sum(self.codebook_sizes)
 
     def encode(self, codes: Tensor) -> Tensor:
-        """codes: [B, n_q, F]. Returns ids [B, n_q * F]."""
+        """Turn codes [B, n_q, F] into ids [B, n_q * F]. Raises ValueError for codes outside their codebooks."""
         self.check(codes)
         ids = codes + self._offsets(codes.device)[:, None]
         return torch.cat([part.flatten(1) for part in ids.split(self.chunk or codes.shape[2], dim=2)], dim=1)
 
     def decode(self, ids: Tensor) -> Tensor:
-        """ids: [B, n_q * F]. Returns codes [B, n_q, F]."""
+        """Turn ids [B, n_q * F] into codes [B, n_q, F]. Raises ValueError for ids that belong to another codebook."""
         if ids.dim() != 2 or ids.shape[1] == 0 or ids.shape[1] % self.n_q:
             raise ValueError(f"ids have shape {list(ids.shape)}: give [batch, a multiple of {self.n_q} codebooks]")
         frames = ids.shape[1] // self.n_q
@@ -110,9 +119,18 @@ class FlatLayout(Layout):
 
 @dataclass(frozen=True)
 class DelayLayout(Layout):
-    """A channel per codebook, channel q `delays[q]` steps late and "empty" around its codes; 0, 1, 2... where None.
+    """A channel per codebook; channel q comes `delays[q]` steps late and is "empty" around its codes.
 
     Over the frames of a patch this is MiMo-Audio's layout, over whole sequences MusicGen's.
+
+    Attributes:
+        codebook_sizes: the entries of each codebook in use.
+        delays: steps of each channel; 0, 1, 2... where None.
+
+    Example:
+        >>> layout = DelayLayout((1024, 128))
+        >>> layout.encode(torch.tensor([[[3, 4], [5, 6]]])).tolist()
+        [[[3, 4, 1024], [128, 5, 6]]]
     """
 
     delays: tuple[int, ...] | None = None
@@ -122,12 +140,12 @@ class DelayLayout(Layout):
         object.__setattr__(self, "delays", checked_delays(self.delays, self.n_q))
 
     def encode(self, codes: Tensor) -> Tensor:
-        """codes: [B, n_q, S]. Returns ids [B, n_q, S + max(delays)]."""
+        """Turn codes [B, n_q, S] into ids [B, n_q, S + max(delays)]. Raises ValueError for invalid codes."""
         self.check(codes)
         return shift_channels(codes, self.delays or (), self.codebook_sizes)
 
     def decode(self, ids: Tensor) -> Tensor:
-        """ids: [B, n_q, S + max(delays)]. Returns codes [B, n_q, S]."""
+        """Turn ids [B, n_q, S + max(delays)] into codes [B, n_q, S]. Raises ValueError where no step is left."""
         codes = unshift_channels(ids, self.delays or ())
         self.check(codes)
         return codes
@@ -135,19 +153,40 @@ class DelayLayout(Layout):
 
 @dataclass(frozen=True)
 class PatchLayout(Layout):
-    """Patches of `size` frames; the last one repeats the last frame."""
+    """Patches of `size` frames; the last one repeats the last frame.
+
+    Attributes:
+        codebook_sizes: the entries of each codebook in use.
+        size: frames of a patch.
+
+    Example:
+        >>> patches = PatchLayout((1024,), size=2).encode(torch.tensor([[[3, 4, 5]]]))
+        >>> patches.tolist()
+        [[[[3, 4]], [[5, 5]]]]
+    """
 
     size: int = PATCH_SIZE
 
     def encode(self, codes: Tensor) -> Tensor:
-        """codes: [B, n_q, F]. Returns patches [B, ceil(F / size), n_q, size]."""
+        """Turn codes [B, n_q, F] into patches [B, ceil(F / size), n_q, size]. Raises ValueError for invalid codes."""
         self.check(codes)
         missing = -codes.shape[2] % self.size
         padded = torch.cat((codes, codes[:, :, -1:].expand(-1, -1, missing)), dim=2)
         return rearrange(padded, "b q (p s) -> b p q s", s=self.size)
 
     def decode(self, patches: Tensor, *, frames: int | None = None) -> Tensor:
-        """patches: [B, P, n_q, size]. Returns codes [B, n_q, frames]; None keeps all frames of the last patch."""
+        """Turn patches into codes.
+
+        Args:
+            patches: [B, P, n_q, size].
+            frames: the true number of frames; None keeps all frames of the last patch.
+
+        Returns:
+            Codes [B, n_q, frames].
+
+        Raises:
+            ValueError: for codes outside their codebooks, and a number of frames that does not fit.
+        """
         count = patches.shape[1]
         size = patches.shape[3]
         if frames is not None and not (count - 1) * size < frames <= count * size:
@@ -160,7 +199,13 @@ class PatchLayout(Layout):
 
 
 class Duplex(NamedTuple):
-    """What two people say at once. text: [B, F] of the first; speaker, other: codes [B, n_q, F] of each."""
+    """The speech of two people.
+
+    Attributes:
+        text: [B, F] ids of the first speaker's text.
+        speaker: codes [B, n_q, F] of the first.
+        other: codes [B, n_q, F] of the second.
+    """
 
     text: Tensor
     speaker: Tensor
@@ -172,7 +217,18 @@ class DuplexLayout(Layout):
     """One column of ids per frame: the text, the speaker's codebooks, and the other's.
 
     The codebooks after the first come `acoustic_delay` frames later; around them channels are "empty", and the text is
-    `pad_id` at the end. `mimotok.lm.text_stream` makes the text.
+    `pad_id` at the end. `mimotok.lm.text_stream` builds the text.
+
+    Attributes:
+        codebook_sizes: the entries of each codebook in use.
+        pad_id: text id at the end.
+        acoustic_delay: frames.
+
+    Example:
+        >>> layout = DuplexLayout((1024, 128))
+        >>> codes = torch.tensor([[[3], [5]]])
+        >>> layout.encode(Duplex(torch.tensor([[7]]), codes, codes)).tolist()
+        [[[7, 0], [3, 1024], [128, 5], [3, 1024], [128, 5]]]
     """
 
     pad_id: int = 0
@@ -184,7 +240,7 @@ class DuplexLayout(Layout):
             raise ValueError(f"acoustic_delay={self.acoustic_delay}: give 0 or more frames")
 
     def encode(self, duplex: Duplex) -> Tensor:
-        """Return ids [B, 1 + 2 n_q, F + acoustic_delay]; with one codebook nothing is late, and no column is added."""
+        """Turn text and codes into ids [B, 1 + 2 n_q, F + acoustic_delay]; with one codebook no column is added."""
         text, speaker, other = duplex
         self.check(speaker)
         self.check(other)
@@ -196,7 +252,7 @@ class DuplexLayout(Layout):
         return shift_channels(torch.cat((text[:, None], speaker, other), dim=1), self._delays(), fill)
 
     def decode(self, ids: Tensor) -> Duplex:
-        """ids: [B, 1 + 2 n_q, F + acoustic_delay]. Returns the text and both speakers' codes."""
+        """Turn ids [B, 1 + 2 n_q, F + acoustic_delay] into the text and both speakers' codes."""
         if ids.dim() != 3 or ids.shape[1] != 1 + 2 * self.n_q:
             raise ValueError(f"ids have shape {list(ids.shape)}: give [batch, {1 + 2 * self.n_q}, frames]")
         channels = unshift_channels(ids, self._delays())
@@ -220,7 +276,10 @@ def checked_delays(delays: Sequence[int] | None, n_q: int) -> tuple[int, ...]:
 
 
 def shift_channels(codes: Tensor, delays: Sequence[int], fill: Sequence[int]) -> Tensor:
-    """codes: [B, channels, S]. Returns [B, channels, S + max(delays)], `fill[c]` around channel c. Checks nothing."""
+    """Shift channel c of codes [B, channels, S] by delays[c], with `fill[c]` around it, without any check.
+
+    Returns [B, channels, S + max(delays)].
+    """
     last = max(delays)
     shifted = [F.pad(codes[:, c], (d, last - d), value=fill[c]) for c, d in enumerate(delays)]
     return torch.stack(shifted, dim=1)

@@ -1,0 +1,1 @@
+"""The layers of the model, each with its streaming step."""

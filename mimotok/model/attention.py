@@ -118,8 +118,10 @@ def _kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, is_causal: 
 
 
 def _packs(hidden: Tensor) -> bool:
-    """Whether torch's varlen kernel takes what attends here: it needs CUDA, half precision, and a torch whose kernel
-    knows windows."""
+    """Return whether torch's varlen kernel can serve.
+
+    It needs CUDA, half precision, and a torch whose kernel knows windows.
+    """
     fits = hidden.is_cuda and hidden.dtype in (torch.float16, torch.bfloat16) and not torch.is_grad_enabled()
     return fits and _knows_windows()
 

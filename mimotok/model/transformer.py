@@ -62,12 +62,13 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Normalize hidden over its last dimension."""
         scale = torch.rsqrt(hidden.float().square().mean(-1, keepdim=True) + 1e-6)
         return (hidden.float() * scale).to(hidden.dtype) * self.weight
 
 
 def make_norm(ln_type: str, dim: int) -> nn.Module:
-    """The norm that the configuration's `ln_type` names, over the last dimension."""
+    """Build the norm of the configuration's `ln_type`, over the last dimension."""
     return RMSNorm(dim) if ln_type == "RMSNorm" else nn.LayerNorm(dim)
 
 

@@ -1,4 +1,4 @@
-"""Sound and codes of any length in bounded memory: blocks in, blocks out, each worked on with the context it needs."""
+"""Sound and codes of any length in bounded memory: blocks in and blocks out, each with the context that it needs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ def encode_blocks(tokenizer: Tokenizer, blocks: Iterable[Tensor], *, n_q: int | 
         Codes int64 [1, n_q, f].
 
     Raises:
-        ValueError: as `Tokenizer.encode`, and where there is no sample.
+        ValueError: as `Tokenizer.encode`, and where all blocks are empty.
+
+    Example:
+        >>> blocks = torch.zeros(1, 24000).split(7000, dim=1)
+        >>> codes = torch.cat(list(encode_blocks(tokenizer, blocks)), dim=2)
     """
     n_q = tokenizer.config.checked_n_q(n_q)
     context = tokenizer.chunking.encoder_context
@@ -49,13 +53,18 @@ def decode_blocks(tokenizer: Tokenizer, codes: Tensor, *, length: int | None = N
     Args:
         tokenizer: the model.
         codes: int64 [1, n_q, F].
-        length: samples to give in all, at most F * frame_size; that many where None.
+        length: samples in all, at most F * frame_size; that many where None.
 
     Yields:
         wav float32 [1, t].
 
     Raises:
         ValueError: as `Tokenizer.decode`.
+
+    Example:
+        >>> codes = torch.zeros(1, 2, 26, dtype=torch.int64)
+        >>> sum(wav.shape[1] for wav in decode_blocks(tokenizer, codes, length=24000))
+        24000
     """
     size = codes.shape[2] * tokenizer.frame_size
     left = size if length is None else length

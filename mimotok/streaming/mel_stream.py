@@ -29,6 +29,7 @@ class MelStream:
 
     @state.setter
     def state(self, tensors: Mapping[str, Tensor]) -> None:
+        """A copy of everything that the next frames depend on; assigned to a stream, it continues the stream."""
         self.pending = tensors["pending"].clone() if tensors else None
         self.started = bool(tensors["started"]) if tensors else False
 

@@ -1,7 +1,7 @@
 """Live sound through pipes: `arecord ... | mimotok encode --stream | mimotok decode --stream | aplay`.
 
 The stream of codes is a line of JSON (`format`, `model`, `sha256`, `n_q`, `sample_rate`, `frame_rate`), then frame
-after frame n_q little-endian uint16. Sound is wav, or raw 16-bit little-endian mono at the model's rate.
+after frame n_q little-endian uint16. Sound is wav, or raw 16-bit little-endian mono at the model's rate if asked for.
 """
 
 from __future__ import annotations
@@ -9,44 +9,45 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator
-from typing import Any, BinaryIO, NamedTuple
+from itertools import chain
+from typing import Any, BinaryIO
 
 import numpy as np
-import soxr
 import torch
 from torch import Tensor
 
-from mimotok.io.audio import MAX_RATE, MIN_RATE, RESAMPLER
+from mimotok.io.audio import MAX_RATE, MIN_RATE, resample_blocks
+from mimotok.io.json_object import parse_object
+from mimotok.io.levels import level_problem
+from mimotok.io.wav_stream import BLOCK_BYTES, SoundStream
 from mimotok.streaming.streams import StreamDecoder, StreamEncoder
 from mimotok.tokenizer import Tokenizer
 
 FORMAT = "mimotok-stream-1"
-BLOCK_BYTES = 1 << 16
-MAX_HEADER = 1 << 12  # bytes of the line of JSON, and of a wav's chunks before its data
+MAX_HEADER = 1 << 12  # bytes of the line of JSON
 PCM = 1
 UNKNOWN_SIZE = 0xFFFFFFFF  # what programs write that do not know how much will follow
 
 
-class PcmFormat(NamedTuple):
-    """16-bit samples: Hz and channels."""
-
-    sample_rate: int
-    channels: int
-
-
-def encode_live(tokenizer: Tokenizer, source: BinaryIO, target: BinaryIO, *, n_q: int | None = None) -> None:
+def encode_live(
+    tokenizer: Tokenizer, source: BinaryIO, target: BinaryIO, *, n_q: int | None = None, raw: bool = False
+) -> None:
     """Sound from `source` to codes in `target`, each frame written as soon as it is final.
 
-    Raises ValueError for a wav that is not 16-bit PCM, rates outside 8 to 192 kHz, no sound at all, and models that
-    cannot encode a stream.
+    raw: the sound is 16-bit little-endian mono samples at the model's rate, without a header; otherwise it is a wav of
+    integers (8 to 32 bits), floats, A-law or mu-law, whose sound ends where its header says, or, where that says
+    nothing, with the input. Raises ValueError for everything else, rates outside 8 to 192 kHz, no sound at all, and
+    models that cannot encode a stream; and, when all codes are written, for sound cut short or followed by more.
     """
     encoder = StreamEncoder(tokenizer, n_q=n_q)
     target.write(_header(tokenizer, encoder.n_q))
     target.flush()
-    for wav in _sound(source, tokenizer.sample_rate):
+    stream = SoundStream(source, raw_rate=tokenizer.sample_rate if raw else None)
+    for wav in _sound(stream, tokenizer.sample_rate):
         if wav.shape[1]:  # a resampler may hold everything back
             _write_codes(target, encoder.push(wav))
     _write_codes(target, encoder.flush())
+    stream.finish()
 
 
 def decode_live(tokenizer: Tokenizer, source: BinaryIO, target: BinaryIO, *, force: bool = False) -> None:
@@ -57,9 +58,9 @@ def decode_live(tokenizer: Tokenizer, source: BinaryIO, target: BinaryIO, *, for
     """
     n_q = _read_header(tokenizer, source, force)
     decoder = StreamDecoder(tokenizer)
-    target.write(_wav_header(PcmFormat(tokenizer.sample_rate, 1)))
+    target.write(_wav_header(tokenizer.sample_rate))
     target.flush()
-    for block in _whole(source, b"", 2 * n_q):
+    for block in _whole(source, 2 * n_q):
         codes = np.frombuffer(block, "<u2").reshape(-1, n_q).T.astype(np.int64)
         _write_sound(target, decoder.push(torch.from_numpy(codes)[None]))
     _write_sound(target, decoder.flush())
@@ -73,16 +74,17 @@ def _header(tokenizer: Tokenizer, n_q: int) -> bytes:
 
 def _read_header(tokenizer: Tokenizer, source: BinaryIO, force: bool) -> int:
     """The number of codebooks, once the stream is known to be this model's."""
-    line = source.readline(MAX_HEADER)
     try:
-        values: dict[str, Any] = json.loads(line)
-        known = values["format"] == FORMAT
-        n_q = int(values["n_q"])
-        name = str(values["model"])
-        sha256 = str(values["sha256"])
-    except (ValueError, KeyError, TypeError):
-        known = False
-    if not known:
+        values = parse_object(source.readline(MAX_HEADER))
+    except ValueError:
+        values = {}
+    n_q: Any = values.get("n_q")
+    name: Any = values.get("model")
+    sha256: Any = values.get("sha256")
+    named = isinstance(name, str) and isinstance(sha256, str)
+    # True is a whole number to Python
+    whole = isinstance(n_q, int) and not isinstance(n_q, bool)
+    if values.get("format") != FORMAT or not named or not whole:
         raise ValueError("standard input: not a stream of codes; it should come from mimotok encode --stream")
     tokenizer.config.checked_n_q(n_q)
     if sha256 != tokenizer.weights_sha256 and not force:
@@ -93,26 +95,34 @@ def _read_header(tokenizer: Tokenizer, source: BinaryIO, force: bool) -> int:
     return n_q
 
 
-def _sound(source: BinaryIO, sample_rate: int) -> Iterator[Tensor]:
+def _sound(stream: SoundStream, sample_rate: int) -> Iterator[Tensor]:
     """wav float32 [1, t] at `sample_rate`, as it comes in."""
-    start = source.read(12)
-    if start[:4] == b"RIFF" and start[8:12] == b"WAVE":
-        form = _read_wav_header(source)
-        start = b""
-    else:
-        form = PcmFormat(sample_rate, 1)
-    same = form.sample_rate == sample_rate
-    resampler = soxr.ResampleStream(form.sample_rate, sample_rate, 1, dtype="float32", quality=RESAMPLER)
-    for block in _whole(source, start, 2 * form.channels):
-        samples = np.frombuffer(block, "<i2").reshape(-1, form.channels).mean(1, dtype=np.float32) / 32768
-        yield torch.from_numpy(samples if same else resampler.resample_chunk(samples))[None]
-    if not same:
-        yield torch.from_numpy(resampler.resample_chunk(np.zeros(0, np.float32), last=True))[None]
+    if stream.form is None:
+        return
+    rate = stream.form.sample_rate
+    if not MIN_RATE <= rate <= MAX_RATE:
+        raise ValueError(f"standard input: {rate} Hz is outside {MIN_RATE} to {MAX_RATE} Hz")
+    blocks = _checked(stream.blocks())
+    first = next(blocks, None)
+    # a resampler would make a sample of none
+    if first is None:
+        return
+    for block in resample_blocks(chain([first], blocks), rate, sample_rate):
+        yield torch.from_numpy(block)[None]
 
 
-def _whole(source: BinaryIO, held: bytes, size: int) -> Iterator[bytes]:
+def _checked(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    for block in blocks:
+        problem = level_problem(float(block.min()), float(block.max()))
+        if problem is not None:
+            raise ValueError(f"standard input: {problem}")
+        yield block
+
+
+def _whole(source: BinaryIO, size: int) -> Iterator[bytes]:
     """What comes in, in blocks of whole units of `size` bytes; waits for no more than there is."""
     read = getattr(source, "read1", source.read)
+    held = b""
     while block := read(BLOCK_BYTES):
         held += block
         whole = len(held) // size * size
@@ -123,34 +133,9 @@ def _whole(source: BinaryIO, held: bytes, size: int) -> Iterator[bytes]:
         raise ValueError(f"standard input: ends within a sample or frame ({len(held)} of {size} bytes)")
 
 
-def _read_wav_header(source: BinaryIO) -> PcmFormat:
-    """Reads chunks up to the data; its size is not looked at, since a live stream has none."""
-    form: PcmFormat | None = None
-    while True:
-        chunk = source.read(8)
-        if len(chunk) < 8:
-            raise ValueError("standard input: a wav without data")
-        name, size = struct.unpack("<4sI", chunk)
-        if name == b"data":
-            break
-        if size > MAX_HEADER:
-            raise ValueError(f"standard input: a wav with {size} bytes of {name!r} before its data; send plain wav")
-        body = source.read(size + size % 2)
-        if name == b"fmt " and len(body) >= 16:
-            kind, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", body)
-            if kind != PCM or bits != 16 or channels < 1:
-                raise ValueError(f"standard input: wav format {kind}, {bits} bits; send 16-bit PCM (arecord -f S16_LE)")
-            form = PcmFormat(rate, channels)
-    if form is None:
-        raise ValueError("standard input: a wav that does not tell its format")
-    if not MIN_RATE <= form.sample_rate <= MAX_RATE:
-        raise ValueError(f"standard input: {form.sample_rate} Hz is outside {MIN_RATE} to {MAX_RATE} Hz")
-    return form
-
-
-def _wav_header(form: PcmFormat) -> bytes:
-    size = 2 * form.channels
-    body = struct.pack("<HHIIHH", PCM, form.channels, form.sample_rate, form.sample_rate * size, size, 16)
+def _wav_header(sample_rate: int) -> bytes:
+    """Of 16-bit mono sound without end."""
+    body = struct.pack("<HHIIHH", PCM, 1, sample_rate, sample_rate * 2, 2, 16)
     chunks = struct.pack("<4sI", b"fmt ", len(body)) + body + struct.pack("<4sI", b"data", UNKNOWN_SIZE)
     return struct.pack("<4sI4s", b"RIFF", UNKNOWN_SIZE, b"WAVE") + chunks
 

@@ -1,10 +1,9 @@
 """Streaming: codes from samples, and samples from codes, as soon as they are final.
 
-It is exact, that is equal to the whole file, for models whose every window is bounded and whose upsamplers do not
-normalise over time, as ours. The released MiMo-Audio-Tokenizer's windows are unlimited, and its GroupNorm takes
-statistics of the
-whole clip, so that no sample is final before the last code is known: its decoder follows the official pipeline's
-overlap scheme, an approximation by nature, and its encoder works on whole files only.
+The result equals the result on the whole file for models whose every window is bounded and whose upsamplers do not
+normalise over time, as ours. The released MiMo-Audio-Tokenizer has unlimited windows, and the statistics of its
+GroupNorm span the whole clip, so that no sample is final before the last code is known. Its decoder follows the
+official pipeline's overlap scheme, an approximation by nature, and its encoder works on whole files only.
 """
 
 from __future__ import annotations
@@ -39,9 +38,18 @@ class SampleStep(NamedTuple):
 
 
 class EncoderStreams:
-    """Mel frames to codes for B streams in step; streams begin and end in any row of the batch at any time.
+    """Mel frames to codes, for B streams in step. Each stream of the batch begins and ends at any time.
 
-    look_ahead: code frames by which codes lag behind. Raises ValueError for models with an unlimited window.
+    Args:
+        tokenizer: the model.
+        n_q: codebooks to use; the checkpoint's default where None.
+
+    Attributes:
+        look_ahead: code frames by which codes lag behind.
+        state: everything that later codes depend on.
+
+    Raises:
+        ValueError: for models with an unlimited window.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, n_q: int | None = None) -> None:
@@ -55,9 +63,14 @@ class EncoderStreams:
 
     @torch.no_grad()
     def step(self, mel: Tensor, valid: Tensor) -> CodeStep:
-        """mel: [B, n, n_mels], n a multiple of the mel frames per code frame; valid: bool [B, n].
+        """Encode the next mel frames.
 
-        Returns the codes of `look_ahead` frames ago.
+        Args:
+            mel: [B, n, n_mels], n a multiple of the mel frames per code frame.
+            valid: bool [B, n].
+
+        Returns:
+            The codes of `look_ahead` frames ago.
         """
         encoder = self.tokenizer.encoder
         latents, valid = encoder.step(self.state, mel, valid)
@@ -65,9 +78,17 @@ class EncoderStreams:
 
 
 class DecoderStreams:
-    """Codes to samples for B streams in step; the counterpart of EncoderStreams.
+    """Codes to samples, for B streams in step; the counterpart of EncoderStreams.
 
-    look_ahead: mel frames by which samples lag behind. Raises ValueError for models whose receptive field is unbounded.
+    Args:
+        tokenizer: the model.
+
+    Attributes:
+        look_ahead: mel frames by which samples lag behind.
+        state: everything that later samples depend on.
+
+    Raises:
+        ValueError: for models whose receptive field is unbounded.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -80,13 +101,21 @@ class DecoderStreams:
 
     @torch.no_grad()
     def step(self, codes: Tensor, valid: Tensor) -> SampleStep:
-        """codes: int64 [B, n_q, F]; valid: bool [B, F]. Returns the samples of `look_ahead` mel frames ago."""
+        """Decode the next codes.
+
+        Args:
+            codes: int64 [B, n_q, F].
+            valid: bool [B, F].
+
+        Returns:
+            The samples of `look_ahead` mel frames ago.
+        """
         wav, valid = self.tokenizer.decoder.step(self.state, self.tokenizer.dequantize(codes), valid)
         return SampleStep(wav, valid)
 
 
 class StreamEncoder:
-    """Encode sound as it arrives: samples in any amounts in, codes out; joined, they are the codes of the whole file.
+    """An encoder of sound that arrives in blocks of any size; the joined codes are those of the whole file.
 
     Args:
         tokenizer: a model whose encoder is bounded.
@@ -96,8 +125,12 @@ class StreamEncoder:
         ValueError: for models with an unlimited window.
 
     Example:
+        >>> wav = 0.1 * torch.randn(1, 24000)
         >>> stream = StreamEncoder(tokenizer)
-        >>> codes = torch.cat([*(stream.push(block) for block in blocks), stream.flush()], dim=2)
+        >>> parts = [stream.push(block) for block in wav.split(960, dim=1)]
+        >>> codes = torch.cat([*parts, stream.flush()], dim=2)
+        >>> torch.equal(codes, tokenizer.encode(wav))
+        True
     """
 
     def __init__(self, tokenizer: Tokenizer, *, n_q: int | None = None) -> None:
@@ -114,7 +147,7 @@ class StreamEncoder:
 
     @property
     def look_ahead_ms(self) -> float:
-        """How much sound after a frame its codes depend on, in milliseconds."""
+        """Milliseconds of sound after a frame on which its codes depend."""
         config = self.tokenizer.config
         return 1000 * (self._streams.look_ahead * config.frame_size + config.n_fft // 2) / config.sample_rate
 
@@ -126,6 +159,7 @@ class StreamEncoder:
 
     @state.setter
     def state(self, tensors: Mapping[str, Tensor]) -> None:
+        """A copy of everything that the next codes depend on; assigned to an encoder, it continues the stream."""
         self.reset()
         self._streams.state.load(_below("layers", tensors))
         self._mel.state = _below("mel", tensors)
@@ -139,7 +173,7 @@ class StreamEncoder:
         self._ended = False
 
     def push(self, wav: Tensor) -> Tensor:
-        """Take the next samples.
+        """Encode the next samples.
 
         Args:
             wav: float [B, t] in [-1, 1], t from 1 up, B the same in every call.
@@ -163,7 +197,7 @@ class StreamEncoder:
         return self._step(mel, -total % stride + self._streams.look_ahead * stride)
 
     def _step(self, mel: Tensor, invalid: int) -> Tensor:
-        """mel: the next frames; invalid: frames that follow them to bring out what is still inside."""
+        """Encode the next frames, mel, and `invalid` frames after them, which bring out what is still inside."""
         if self._held is not None:
             mel = torch.cat((self._held, mel), dim=1)
         stride = self.tokenizer.config.frame_stride
@@ -179,18 +213,22 @@ class StreamEncoder:
 
 
 class StreamDecoder:
-    """Decode codes as they arrive: codes in, samples out as soon as they are final; joined, they are the whole wav.
+    """A decoder of codes that arrive frame by frame; samples are returned as soon as they are final.
 
-    For models that cannot be streamed exactly (see the module's docstring) it re-runs the decoder over the official
-    scheme's
-    context: 250 codes before, 40 held back.
+    Models that cannot be streamed exactly (see the module's docstring) re-run the decoder over the context of the
+    official
+    scheme: 250 codes before, 40 held back.
 
     Args:
         tokenizer: the model.
 
     Example:
+        >>> codes = tokenizer.encode(0.1 * torch.randn(1, 24000))
         >>> stream = StreamDecoder(tokenizer)
-        >>> wav = torch.cat([*(stream.push(frame) for frame in codes.split(1, dim=2)), stream.flush()], dim=1)
+        >>> parts = [stream.push(frame) for frame in codes.split(1, dim=2)]
+        >>> wav = torch.cat([*parts, stream.flush()], dim=1)
+        >>> torch.allclose(wav, tokenizer.decode(codes), atol=1e-4)
+        True
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -201,7 +239,7 @@ class StreamDecoder:
 
     @property
     def look_ahead_ms(self) -> float:
-        """How much sound after a sample must be known before it is final, in milliseconds."""
+        """Milliseconds of sound after a sample that must be known before it is final."""
         return 1000 * self._inner.look_ahead_samples / self.tokenizer.sample_rate
 
     @property
@@ -211,6 +249,7 @@ class StreamDecoder:
 
     @state.setter
     def state(self, tensors: Mapping[str, Tensor]) -> None:
+        """A copy of everything that the next samples depend on; assigned to a decoder, it continues the stream."""
         self._inner.state = dict(tensors)
         self._ended = False
 
@@ -219,7 +258,7 @@ class StreamDecoder:
         self.state = {}
 
     def push(self, codes: Tensor) -> Tensor:
-        """Take the next codes.
+        """Decode the next codes.
 
         Args:
             codes: whole numbers [B, n_q, f], f from 1 up, B and n_q the same in every call.

@@ -35,13 +35,13 @@ class Result(NamedTuple):
 
 
 @pytest.fixture
-def mimotok(capsys):
+def mimotok(capsys: pytest.CaptureFixture[str]):
     """Runs a command line in this process."""
 
     def run(*arguments: object) -> Result:
         with pytest.raises(SystemExit) as exited:
             app([str(argument) for argument in arguments], prog_name="mimotok")
-        return Result(exited.value.code or 0, *capsys.readouterr())
+        return Result(int(exited.value.code or 0), *capsys.readouterr())
 
     return run
 
@@ -52,7 +52,7 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def retrained(tmp_path_factory) -> Path:
+def retrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of the same shapes with other weights."""
     folder = tmp_path_factory.mktemp("models") / "retrained"
     other = Tokenizer.from_pretrained(MODEL)
@@ -70,7 +70,7 @@ def sound(path: Path, num_samples: int = 7000, rate: int = 24000, channels: int 
 
 
 @pytest.fixture(scope="module")
-def made(tokenizer, tmp_path_factory) -> Path:
+def made(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with in.wav and its in.npz; copy it before changing anything."""
     folder = tmp_path_factory.mktemp("made")
     encode_file(tokenizer, sound(folder / "in.wav"), folder / "in.npz")
@@ -78,7 +78,7 @@ def made(tokenizer, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def folder(made, tmp_path) -> Path:
+def folder(made: Path, tmp_path: Path) -> Path:
     shutil.copytree(made, tmp_path / "w")
     return tmp_path / "w"
 
@@ -99,7 +99,9 @@ def assert_refused(result: Result, told: str) -> None:
     ("rate", "channels", "num_samples", "n_q"),
     [(24000, 1, 1, 6), (8000, 2, 5000, 1), (44100, 3, 20_001, 4), (192_000, 1, 3, 2), (48000, 1, 48_000, 6)],
 )
-def test_round_trip(mimotok, tokenizer, tmp_path, rate, channels, num_samples, n_q):
+def test_round_trip(
+    mimotok, tokenizer: Tokenizer, tmp_path: Path, rate: int, channels: int, num_samples: int, n_q: int
+) -> None:
     source = sound(tmp_path / "in.wav", num_samples, rate, channels)
     assert mimotok("encode", source, tmp_path / "c.npz", "--model", MODEL, "--n-q", n_q) == (0, "", "")
     held, wav = load_codes(tmp_path / "c.npz"), load_audio(source, 24000)
@@ -116,25 +118,25 @@ def test_round_trip(mimotok, tokenizer, tmp_path, rate, channels, num_samples, n
     assert (decoded - expected.clamp(-1, 1)).abs().max() < 2e-4
 
 
-def test_the_default_number_of_codebooks_is_the_models(made, tokenizer):
+def test_the_default_number_of_codebooks_is_the_models(made: Path, tokenizer: Tokenizer) -> None:
     held = load_codes(made / "in.npz")
     assert held.n_q == tokenizer.n_q
     assert (held.model_name, held.model_sha256) == ("a", tokenizer.weights_sha256)
 
 
-def test_bfloat16(mimotok, folder):
+def test_bfloat16(mimotok, folder: Path) -> None:
     result = mimotok("encode", folder / "in.wav", folder / "b.npz", "--model", MODEL, "--dtype", "bfloat16")
     assert result == (0, "", "")
     assert load_codes(folder / "b.npz").codes.shape == load_codes(folder / "in.npz").codes.shape
 
 
-def test_other_sound_formats_by_name(mimotok, folder):
+def test_other_sound_formats_by_name(mimotok, folder: Path) -> None:
     assert mimotok("decode", folder / "in.npz", folder / "out.flac", "--model", MODEL).code == 0
     assert soundfile.info(folder / "out.flac").format == "FLAC"
     assert load_audio(folder / "out.flac", 24000).shape == (1, 7000)
 
 
-def test_folders_keep_their_layout(mimotok, tmp_path):
+def test_folders_keep_their_layout(mimotok, tmp_path: Path) -> None:
     for name in ("a.wav", "deep/er/b.flac", "deep/c.ogg", "deep/D.WAV"):
         sound(tmp_path / "in" / name)
     (tmp_path / "in" / "notes.txt").touch()
@@ -147,7 +149,7 @@ def test_folders_keep_their_layout(mimotok, tmp_path):
     assert {str(p.relative_to(sounds)) for p in sounds.rglob("*.*")} == {f"{name}.wav" for name in names}
 
 
-def test_one_bad_file_does_not_stop_the_others(mimotok, tmp_path):
+def test_one_bad_file_does_not_stop_the_others(mimotok, tmp_path: Path) -> None:
     sound(tmp_path / "in" / "a.wav")
     (tmp_path / "in" / "b.wav").write_text("no sound")
     sound(tmp_path / "in" / "c.wav")
@@ -158,14 +160,14 @@ def test_one_bad_file_does_not_stop_the_others(mimotok, tmp_path):
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.npz", "c.npz"}
 
 
-def test_a_batch_of_bad_files_leaves_no_folder(mimotok, tmp_path):
+def test_a_batch_of_bad_files_leaves_no_folder(mimotok, tmp_path: Path) -> None:
     (tmp_path / "b.wav").write_text("no sound")
     result = mimotok("encode", tmp_path / "b.wav", "--out-dir", tmp_path / "out" / "deep", "--model", MODEL)
     assert_refused(result, "not audio")
     assert not (tmp_path / "out").exists()
 
 
-def test_existing_outputs_are_refused_before_any_work(mimotok, folder):
+def test_existing_outputs_are_refused_before_any_work(mimotok, folder: Path) -> None:
     sound(folder / "again" / "a.wav")
     sound(folder / "again" / "in.wav")
     before = contents(folder)
@@ -180,7 +182,9 @@ def test_existing_outputs_are_refused_before_any_work(mimotok, folder):
     assert mimotok("decode", folder / "in.npz", folder / "in.wav", "--overwrite", "--model", MODEL).code == 0
 
 
-def test_another_models_codes_are_refused_unless_forced(mimotok, folder, tokenizer, retrained):
+def test_another_models_codes_are_refused_unless_forced(
+    mimotok, folder: Path, tokenizer: Tokenizer, retrained: Path
+) -> None:
     arguments = ["decode", folder / "in.npz", folder / "out.wav", "--model", retrained]
     result = mimotok(*arguments)
     assert_refused(result, "made by model 'a'")
@@ -191,7 +195,7 @@ def test_another_models_codes_are_refused_unless_forced(mimotok, folder, tokeniz
     assert load_audio(folder / "out.wav", 24000).shape == (1, 7000)
 
 
-def test_codes_that_cannot_fit_are_refused_even_if_forced(mimotok, folder):
+def test_codes_that_cannot_fit_are_refused_even_if_forced(mimotok, folder: Path) -> None:
     result = mimotok("decode", folder / "in.npz", folder / "out.wav", "--model", OTHER_RATE, "--force")
     assert_refused(result, "frame_rate 25 Hz does not fit model 'c' with 50 Hz")
     with np.load(folder / "in.npz") as arrays:
@@ -262,7 +266,7 @@ USER_ERRORS = [
 
 
 @pytest.mark.parametrize(("command", "told"), USER_ERRORS)
-def test_user_errors(mimotok, folder, monkeypatch, command, told):
+def test_user_errors(mimotok, folder: Path, monkeypatch: pytest.MonkeyPatch, command, told) -> None:
     bad_inputs(folder)
     monkeypatch.chdir(folder)
     before = contents(folder)
@@ -272,13 +276,13 @@ def test_user_errors(mimotok, folder, monkeypatch, command, told):
 
 
 @pytest.mark.parametrize("command", ["encode", "decode", "info"])
-def test_every_help_shows_an_example(mimotok, command):
+def test_every_help_shows_an_example(mimotok, command: str) -> None:
     result = mimotok(command, "--help")
     assert result.code == 0
     assert f"Example: mimotok {command} " in result.out
 
 
-def test_info_on_codes_and_models(mimotok, made, tokenizer):
+def test_info_on_codes_and_models(mimotok, made: Path, tokenizer: Tokenizer) -> None:
     told = mimotok("info", made / "in.npz").out
     size = (made / "in.npz").stat().st_size
     for part in (tokenizer.weights_sha256, "7000 samples at 24000 Hz", "0.292 s", "700 bit/s", f"{size} bytes"):
@@ -288,7 +292,7 @@ def test_info_on_codes_and_models(mimotok, made, tokenizer):
         assert part in told
 
 
-def test_a_broken_encoder_leaves_nothing(folder, tokenizer, monkeypatch):
+def test_a_broken_encoder_leaves_nothing(folder: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_, **__):
         yield torch.zeros(1, 6, 5, dtype=torch.int64)
         raise RuntimeError("a bug")
@@ -303,7 +307,7 @@ def test_a_broken_encoder_leaves_nothing(folder, tokenizer, monkeypatch):
     assert contents(folder) == before
 
 
-def test_progress_counts_the_seconds_of_sound(folder, tokenizer):
+def test_progress_counts_the_seconds_of_sound(folder: Path, tokenizer: Tokenizer) -> None:
     seen = []
 
     def progress(done, total):
@@ -321,7 +325,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_terminal_shows_how_far_the_file_is_and_the_time_left(monkeypatch):
+def test_a_terminal_shows_how_far_the_file_is_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", screen := Terminal())
     monkeypatch.setenv("TERM", "xterm")
     with file_progress(2) as report:
@@ -357,7 +361,7 @@ main()
 
 
 @pytest.mark.parametrize(("signal", "code", "lines"), [("SIGINT", 130, 1), ("SIGTERM", 143, 0), ("SIGHUP", 129, 0)])
-def test_interrupted(folder, signal, code, lines):
+def test_interrupted(folder: Path, signal: str, code: int, lines: int) -> None:
     before = contents(folder)
     arguments = ["decode", folder / "in.npz", folder / "o.wav", "--model", MODEL]
     done = python(INTERRUPTED.replace("SIGNAL", repr(signal)), *arguments)
@@ -366,7 +370,7 @@ def test_interrupted(folder, signal, code, lines):
     assert contents(folder) == before
 
 
-def test_help_and_codes_files_do_not_wait_for_torch(made):
+def test_help_and_codes_files_do_not_wait_for_torch(made: Path) -> None:
     code = """
 import sys
 from mimotok.cli.main import app
@@ -380,7 +384,7 @@ assert not {"torch", "rich", "soundfile", "huggingface_hub"} & set(sys.modules)
     assert "mimotok 0" in done.stdout
 
 
-def test_an_unknown_hub_id_is_told_at_once_without_a_network(folder):
+def test_an_unknown_hub_id_is_told_at_once_without_a_network(folder: Path) -> None:
     code = "from mimotok.cli.main import main; main()"
     arguments = ["encode", folder / "in.wav", folder / "o.npz", "--model", "nobody/no-such-model"]
     done = python(code, *arguments, HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(folder / "hub"))

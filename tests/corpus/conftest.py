@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,8 @@ def sounds(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> So
     """Clips of several formats, rates and lengths with a manifest, and the codes of each alone."""
     folder = tmp_path_factory.mktemp("sounds")
     rng = np.random.default_rng(0)
-    rows, codes = [], {}
+    rows: list[dict[str, Any]] = []
+    codes: dict[str, np.ndarray] = {}
     for i in range(CLIPS):
         suffix, rate = [("wav", 24000), ("flac", 16000), ("ogg", 22050), ("wav", 8000)][i % 4]
         path = folder / "audio" / f"s{i % 3}" / f"clip {i:02d}.{suffix}"

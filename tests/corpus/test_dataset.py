@@ -116,7 +116,7 @@ def test_resumed_equals_uninterrupted(cutting: dict[str, Any], shards: list[list
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> tuple[Path, dict[str, np.ndarray]]:
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, np.ndarray]]:
     folder = tmp_path_factory.mktemp("corpus") / "t"
     rng = np.random.default_rng(0)
     return folder, fake_corpus(folder, [rng.integers(1, 30, 7).tolist() for _ in range(5)])
@@ -124,7 +124,9 @@ def corpus(tmp_path_factory) -> tuple[Path, dict[str, np.ndarray]]:
 
 @pytest.mark.parametrize("cutting", CUTTING, ids=["whole", "cut", "pack"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_loader_resumes_exactly_with_workers(corpus, cutting, workers):
+def test_the_loader_resumes_exactly_with_workers(
+    corpus: tuple[Path, dict[str, np.ndarray]], cutting, workers: int
+) -> None:
     folder, codes = corpus
 
     def fresh(rank: int = 0) -> TokenLoader:
@@ -149,7 +151,7 @@ def test_the_loader_resumes_exactly_with_workers(corpus, cutting, workers):
             assert all(same(a.items, b) for a, b in zip(resumed, expected[1], strict=True))
 
 
-def test_padding(corpus):
+def test_padding(corpus: tuple[Path, dict[str, np.ndarray]]) -> None:
     folder, codes = corpus
     for batch in TokenLoader(TokenDataset(folder, length=9), 4):
         assert batch.codes.shape == (len(batch.items), 3, int(batch.lengths.max()))
@@ -160,7 +162,7 @@ def test_padding(corpus):
             assert item.metadata[0]["text"] == item.keys[0] in codes
 
 
-def test_a_plain_dataloader_and_epochs(corpus):
+def test_a_plain_dataloader_and_epochs(corpus: tuple[Path, dict[str, np.ndarray]]) -> None:
     folder, codes = corpus
     data = TokenDataset(folder)
     loader = DataLoader(data, batch_size=None, num_workers=2, collate_fn=lambda item: item)
@@ -172,7 +174,7 @@ def test_a_plain_dataloader_and_epochs(corpus):
     assert same(first, list(loader))
 
 
-def test_several_folders(corpus, tmp_path):
+def test_several_folders(corpus: tuple[Path, dict[str, np.ndarray]], tmp_path: Path) -> None:
     folder, codes = corpus
     fake_corpus(tmp_path / "more", [[4, 5]])
     more = list(TokenDataset([folder, tmp_path / "more"]))
@@ -193,12 +195,12 @@ def test_several_folders(corpus, tmp_path):
         ({"rank": 2, "world_size": 2}, "rank=2"),
     ],
 )
-def test_bad_options(corpus, options, told):
+def test_bad_options(corpus: tuple[Path, dict[str, np.ndarray]], options, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         TokenDataset(corpus[0], **options)
 
 
-def test_a_state_of_another_dataset_is_refused(corpus, tmp_path):
+def test_a_state_of_another_dataset_is_refused(corpus: tuple[Path, dict[str, np.ndarray]], tmp_path: Path) -> None:
     folder, _ = corpus
     state = TokenDataset(folder, seed=1).state_dict()
     with pytest.raises(ValueError, match="seed 1, not 2"):

@@ -78,7 +78,7 @@ def test_parquet_is_read_by_anyone(out: Path) -> None:
 
 
 @pytest.fixture
-def done(sounds, tokenizer, tmp_path) -> Path:
+def done(sounds, tokenizer, tmp_path: Path) -> Path:
     """A folder of tokens whose audio lies in tmp_path/audio."""
     shutil.copytree(sounds.folder, tmp_path / "audio")
     out = tmp_path / "tokens"
@@ -86,13 +86,13 @@ def done(sounds, tokenizer, tmp_path) -> Path:
     return out
 
 
-def test_verify_finds_nothing_wrong_where_nothing_is(done, tokenizer):
+def test_verify_finds_nothing_wrong_where_nothing_is(done: Path, tokenizer) -> None:
     found = verify_corpus(done, tokenizer, sample=CLIPS)
     assert (found.problems, found.clips, found.encoded, found.absent) == ([], CLIPS, CLIPS, 0)
     assert found.shards == len(read_entries(done)) > 2
 
 
-def test_verify_finds_a_damaged_and_a_missing_shard(done, tokenizer):
+def test_verify_finds_a_damaged_and_a_missing_shard(done: Path, tokenizer) -> None:
     first, second, *_ = sorted((done / SHARDS).iterdir())
     data = bytearray(first.read_bytes())
     data[len(data) // 2] ^= 1
@@ -109,7 +109,7 @@ def test_verify_finds_a_damaged_and_a_missing_shard(done, tokenizer):
         assert any(name in problem and told in problem for problem in problems)
 
 
-def test_verify_hears_that_the_sound_has_changed_and_that_it_is_gone(done, tokenizer):
+def test_verify_hears_that_the_sound_has_changed_and_that_it_is_gone(done: Path, tokenizer) -> None:
     changed, gone, *_ = sorted((done.parent / "audio").rglob("*.wav"))
     soundfile.write(changed, np.random.default_rng(9).uniform(-1, 1, soundfile.info(changed).frames), 24000)
     gone.unlink()
@@ -121,23 +121,23 @@ def test_verify_hears_that_the_sound_has_changed_and_that_it_is_gone(done, token
 
 
 @pytest.mark.parametrize("format", ["webdataset", "parquet"])
-def test_verify_sees_codes_that_cannot_be_and_clips_that_are_there_twice(out, format):
+def test_verify_sees_codes_that_cannot_be_and_clips_that_are_there_twice(out: Path, format: str) -> None:
     fake_corpus(out, [[4], [5]], replace(FAKE, codebook_sizes=(8, 8, 8), format=format))
     with (out / LEDGER).open("a") as ledger:
         ledger.write(json.dumps({**json.loads((out / LEDGER).read_text().splitlines()[0]), "number": 2}) + "\n")
     (out / FAILED).write_text(json.dumps({"key": "1-0", "audio": "x", "reason": "y"}) + "\n")
     told = " ".join(verify_corpus(out).problems)
     assert "codes beyond their codebooks" in told
-    assert "0-0: there 2 times" in told
-    assert "1-0: there, and failed" in told
+    assert "0-0: occurs 2 times" in told
+    assert "1-0: encoded, and listed as failed" in told
 
 
-def test_verify_refuses_other_weights(done, tiny):
+def test_verify_refuses_other_weights(done: Path, tiny) -> None:
     with pytest.raises(ValueError, match="sha256"):
         verify_corpus(done, tiny())
 
 
-def test_one_run_at_a_time(out):
+def test_one_run_at_a_time(out: Path) -> None:
     code = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(1, flush=True); input()"
     fake_corpus(out, [[3]])
     held = subprocess.Popen(
@@ -158,7 +158,7 @@ def run_command(*arguments: object) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-def test_the_command_line(sounds, tmp_path):
+def test_the_command_line(sounds, tmp_path: Path) -> None:
     model = ["--model", MODEL, "--workers", 0]
     code, told, _ = run_command(sounds.manifest, tmp_path / "t", "--root", sounds.folder, "--n-q", 2, *model)
     assert code == 0
@@ -173,7 +173,7 @@ def test_the_command_line(sounds, tmp_path):
     assert shard.name in complaint
 
 
-def test_user_errors_of_the_command_line(sounds, tmp_path):
+def test_user_errors_of_the_command_line(sounds, tmp_path: Path) -> None:
     (tmp_path / "sounds").mkdir()
     (tmp_path / "sounds" / "a.wav").write_text("no sound")
     nothing, out = tmp_path / "nothing", tmp_path / "t"

@@ -21,7 +21,9 @@ def actors() -> list[int]:
     return [process.pid for process in mine if process.name().startswith("ray::_Encod")]
 
 
-def test_an_actor_is_killed_and_no_clip_is_lost_or_there_twice(sounds, tokenizer, out, monkeypatch):
+def test_an_actor_is_killed_and_no_clip_is_lost_or_there_twice(
+    sounds, tokenizer, out, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Ray runs its workers at the lowest priority, where they starve on a machine that is busy with other tests
     monkeypatch.setenv("RAY_worker_niceness", "0")
     killed: list[int] = []

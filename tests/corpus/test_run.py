@@ -9,6 +9,7 @@ import resource
 import shutil
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -23,11 +24,13 @@ from tests.helpers.corpus_tools import CLIPS, SHARD_HOURS, Sounds, assert_comple
 
 pytestmark = pytest.mark.slow
 
-QUICK = {"workers": 0, "shard_hours": SHARD_HOURS, "batch_seconds": 1.0}
+QUICK: dict[str, Any] = {"workers": 0, "shard_hours": SHARD_HOURS, "batch_seconds": 1.0}
 
 
 @pytest.mark.parametrize(("format", "workers"), [("parquet", 2), ("webdataset", 0), ("shar", 1)])
-def test_codes_are_those_of_each_clip_alone(sounds, tokenizer, out, format, workers):
+def test_codes_are_those_of_each_clip_alone(
+    sounds: Sounds, tokenizer: Tokenizer, out: Path, format: str, workers: int
+) -> None:
     options = QUICK | {"workers": workers}
     seen: list[Progress] = []
     done = tokenize_corpus(
@@ -45,7 +48,7 @@ def test_codes_are_those_of_each_clip_alone(sounds, tokenizer, out, format, work
     assert seen[-1].clips == seen[-1].all_clips == CLIPS
 
 
-def test_n_q_and_wrong_durations(sounds, tokenizer, out, tmp_path):
+def test_n_q_and_wrong_durations(sounds: Sounds, tokenizer: Tokenizer, out: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     rows = [row | {"duration": float(rng.uniform(0, 3))} for row in sounds.rows.values()]
     wrong = tmp_path / "wrong.jsonl.gz"
@@ -67,7 +70,7 @@ def write_tars(sounds: Sounds, folder: Path) -> None:
                     tar.addfile(member, io.BytesIO(data.encode()))
 
 
-def test_webdataset_tars(sounds, tokenizer, out, tmp_path):
+def test_webdataset_tars(sounds: Sounds, tokenizer: Tokenizer, out: Path, tmp_path: Path) -> None:
     write_tars(sounds, tmp_path / "tars")
     tokenize_corpus(str(tmp_path / "tars"), out, tokenizer, **QUICK)
     by_key = {record.metadata["key"]: record for record in records_of(out)}
@@ -77,7 +80,9 @@ def test_webdataset_tars(sounds, tokenizer, out, tmp_path):
         assert record.metadata["text"] == sounds.rows[key]["text"]
 
 
-def test_a_tar_that_was_cut_off_gives_what_it_has(sounds, tokenizer, out, tmp_path):
+def test_a_tar_that_was_cut_off_gives_what_it_has(
+    sounds: Sounds, tokenizer: Tokenizer, out: Path, tmp_path: Path
+) -> None:
     write_tars(sounds, tmp_path / "tars")
     whole = (tmp_path / "tars" / "part-1.tar").read_bytes()
     (tmp_path / "tars" / "part-1.tar").write_bytes(whole[: len(whole) // 2])
@@ -89,7 +94,9 @@ def test_a_tar_that_was_cut_off_gives_what_it_has(sounds, tokenizer, out, tmp_pa
 
 
 @pytest.mark.parametrize("place", ["folder", "file://", "memory://", "memory tars", "memory root"])
-def test_folders_here_and_behind_fsspec(sounds, tokenizer, out, tmp_path, place):
+def test_folders_here_and_behind_fsspec(
+    sounds: Sounds, tokenizer: Tokenizer, out: Path, tmp_path: Path, place: str
+) -> None:
     source, root, codes = str(sounds.folder), ".", dict(sounds.codes)
     if place == "file://":
         source = f"file://{sounds.folder}"
@@ -110,7 +117,7 @@ def test_folders_here_and_behind_fsspec(sounds, tokenizer, out, tmp_path, place)
         assert_complete(out, codes)
 
 
-def test_lhotse_cuts(sounds, tokenizer, out, tmp_path):
+def test_lhotse_cuts(sounds: Sounds, tokenizer: Tokenizer, out: Path, tmp_path: Path) -> None:
     lhotse = pytest.importorskip("lhotse")
     cuts = []
     for key, row in sounds.rows.items():
@@ -138,7 +145,9 @@ def test_lhotse_cuts(sounds, tokenizer, out, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_long_recordings_go_block_by_block(sounds, tokenizer, out, monkeypatch, workers):
+def test_long_recordings_go_block_by_block(
+    sounds: Sounds, tokenizer: Tokenizer, out: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
     monkeypatch.setattr(loading, "LONG_SECONDS", 0.2)
     monkeypatch.setattr("mimotok.chunking.SEGMENT_MEL_FRAMES", 12)
     from mimotok import load_audio
@@ -159,7 +168,9 @@ def spoil(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_unreadable_clips_go_to_failed_jsonl(sounds, tokenizer, out, tmp_path, workers):
+def test_unreadable_clips_go_to_failed_jsonl(
+    sounds: Sounds, tokenizer: Tokenizer, out: Path, tmp_path: Path, workers: int
+) -> None:
     folder = tmp_path / "audio"
     shutil.copytree(sounds.folder, folder)
     told = spoil(folder)
@@ -180,7 +191,7 @@ def test_unreadable_clips_go_to_failed_jsonl(sounds, tokenizer, out, tmp_path, w
     assert_complete(out, sounds.codes | {"nan.wav": sounds.codes["s0/clip 00.wav"]})
 
 
-def test_a_corpus_that_grew(sounds, tokenizer, out, tmp_path):
+def test_a_corpus_that_grew(sounds: Sounds, tokenizer: Tokenizer, out: Path, tmp_path: Path) -> None:
     lines = sounds.manifest.read_text().splitlines(keepends=True)
     growing = tmp_path / "growing.jsonl"
     for count in (5, 5, 13, CLIPS):
@@ -192,8 +203,8 @@ def test_a_corpus_that_grew(sounds, tokenizer, out, tmp_path):
     assert_complete(out, sounds.codes)
 
 
-def test_other_weights_or_settings_are_refused(sounds, tokenizer, tiny, out):
-    run = {"root": str(sounds.folder), **QUICK}
+def test_other_weights_or_settings_are_refused(sounds: Sounds, tokenizer: Tokenizer, tiny, out: Path) -> None:
+    run: dict[str, Any] = {"root": str(sounds.folder), **QUICK}
     tokenize_corpus(str(sounds.manifest), out, tokenizer, **run)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     for changed, told in (({"n_q": 2}, "n_q 6, not 2"), ({"format": "webdataset"}, "format parquet, not webdataset")):
@@ -204,7 +215,7 @@ def test_other_weights_or_settings_are_refused(sounds, tokenizer, tiny, out):
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
-def test_a_folder_of_something_else_is_left_alone(sounds, tokenizer, out):
+def test_a_folder_of_something_else_is_left_alone(sounds: Sounds, tokenizer: Tokenizer, out: Path) -> None:
     out.mkdir()
     (out / "thesis.tex").touch()
     with pytest.raises(ValueError, match=r"holds thesis\.tex"):
@@ -216,8 +227,10 @@ def test_a_folder_of_something_else_is_left_alone(sounds, tokenizer, out):
     ("limit", "shard_hours", "full"),
     [(100, SHARD_HOURS, "corpus.json"), (1500, SHARD_HOURS, ".parquet"), (3500, 1e-9, LEDGER)],
 )
-def test_a_full_disk_stops_it_and_room_lets_it_go_on(sounds, tokenizer, out, limit, shard_hours, full):
-    run = {"root": str(sounds.folder), **QUICK}
+def test_a_full_disk_stops_it_and_room_lets_it_go_on(
+    sounds: Sounds, tokenizer: Tokenizer, out: Path, limit: int, shard_hours, full
+) -> None:
+    run: dict[str, Any] = {"root": str(sounds.folder), **QUICK}
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
@@ -232,8 +245,10 @@ def test_a_full_disk_stops_it_and_room_lets_it_go_on(sounds, tokenizer, out, lim
 
 
 @pytest.mark.parametrize("torn", [b'{"number": 7, "fil', b'{"number": 7, "files": {}, "keys": ["x"]'])
-def test_a_torn_ledger_line_and_shards_it_does_not_know_are_made_again(sounds, tokenizer, out, torn):
-    run = {"root": str(sounds.folder), **QUICK}
+def test_a_torn_ledger_line_and_shards_it_does_not_know_are_made_again(
+    sounds: Sounds, tokenizer: Tokenizer, out: Path, torn: bytes
+) -> None:
+    run: dict[str, Any] = {"root": str(sounds.folder), **QUICK}
     tokenize_corpus(str(sounds.manifest), out, tokenizer, **run)
     lines = (out / LEDGER).read_bytes().splitlines(keepends=True)
     (out / LEDGER).write_bytes(b"".join(lines[:-2]) + torn)
@@ -254,7 +269,7 @@ def test_a_torn_ledger_line_and_shards_it_does_not_know_are_made_again(sounds, t
         (None, "cannot be read"),
     ],
 )
-def test_manifests_that_are_not_understood(tokenizer, out, tmp_path, lines, told):
+def test_manifests_that_are_not_understood(tokenizer: Tokenizer, out: Path, tmp_path: Path, lines, told: str) -> None:
     path = tmp_path / "m.jsonl"
     if lines is not None:
         path.write_text("".join(line + "\n" for line in lines))
@@ -273,7 +288,7 @@ def test_manifests_that_are_not_understood(tokenizer, out, tmp_path, lines, told
         ({"n_q": 99}, "n_q=99"),
     ],
 )
-def test_bad_options(sounds, tokenizer: Tokenizer, out, options, told):
+def test_bad_options(sounds: Sounds, tokenizer: Tokenizer, out: Path, options, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         tokenize_corpus(str(sounds.manifest), out, tokenizer, **QUICK | options)
     assert not out.exists()

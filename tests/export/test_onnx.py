@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +43,13 @@ def command(*arguments: object) -> int:
 # few layers: what takes long is the exporter's reasoning about every one of them
 # The floor is above the rounding errors of a clip of one sample, a constant, whose spectrum is empty: with the official
 # floor its features would be those errors.
-FEW = {"mel_floor": 1e-3, "encoder_layers": 2, "encoder_skip_layer_id": 1, "decoder_layers": 1, "vocoder_num_layers": 1}
+FEW: dict[str, Any] = {
+    "mel_floor": 1e-3,
+    "encoder_layers": 2,
+    "encoder_skip_layer_id": 1,
+    "decoder_layers": 1,
+    "vocoder_num_layers": 1,
+}
 
 
 @pytest.fixture(scope="module", params=["windowed, layer norm", "as the official: unlimited, group norm"])

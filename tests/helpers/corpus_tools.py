@@ -52,7 +52,7 @@ def fake_record(key: str, frames: int, n_q: int = 3, seed: int = 0) -> Record:
 
 def fake_corpus(out: Path, shards: list[list[int]], settings: Settings = FAKE) -> dict[str, np.ndarray]:
     """A folder of shards whose clips have these many frames; returns the codes by key."""
-    codes = {}
+    codes: dict[str, np.ndarray] = {}
     with open_ledger(out, settings) as ledger:
         for number, lengths in enumerate(shards):
             records = [fake_record(f"{number}-{i}", frames, seed=i) for i, frames in enumerate(lengths)]

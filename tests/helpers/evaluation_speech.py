@@ -10,7 +10,7 @@ import numpy as np
 from eval.protocol import SAMPLE_RATE
 from eval.testlists import Clip
 
-CLIP = Clip("clip", audio=None, text="Hello there.", language="en")  # type: ignore[arg-type]
+CLIP = Clip("clip", audio="", text="Hello there.", language="en")
 
 
 def speech(seconds: float = 2.0, seed: int = 0) -> np.ndarray:

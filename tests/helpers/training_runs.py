@@ -19,7 +19,8 @@ def make_speech(root: Path) -> Path:
     rows = []
     for i in range(12):
         time_axis = np.arange(int(24_000 * rng.uniform(1.0, 2.5))) / 24_000
-        wav = sum(np.sin(2 * np.pi * (100 + 10 * i) * k * time_axis) / k for k in range(1, 9))
+        harmonics = [np.sin(2 * np.pi * (100 + 10 * i) * k * time_axis) / k for k in range(1, 9)]
+        wav = np.sum(harmonics, axis=0)
         wav = 0.05 * (wav + 0.1 * rng.standard_normal(len(wav)))
         soundfile.write(root / f"{i}.wav", wav, 24_000)
         row = {"audio": f"{i}.wav", "duration": len(wav) / 24_000, "text": f"clip {i}", "source": "made"}
@@ -33,8 +34,6 @@ def configure(run: Path, speech: Path, base: str, **init_args: Any) -> Path:
     values = yaml.safe_load((CONFIGS / base).read_text())
     values["data"] |= {"manifest": str(speech / "manifest.jsonl"), "root": str(speech)}
     values["trainer"]["default_root_dir"] = str(run)
-    values["trainer"]["callbacks"][0]["init_args"]["dirpath"] = str(run / "checkpoints")
-    values["trainer"]["logger"][0]["init_args"]["save_dir"] = str(run)
     values["model"]["init_args"] |= init_args
     run.mkdir(parents=True, exist_ok=True)
     path = run / "config.yaml"

@@ -45,7 +45,7 @@ def resampled_length(num_samples: int, rate: int, target: int) -> int:
     channels=st.integers(1, 9),
     num_samples=st.integers(1, 30) | st.integers(1, 20000),
 )
-def test_any_rate_length_and_channels(tmp_path_factory, rate, channels, num_samples):
+def test_any_rate_length_and_channels(tmp_path_factory: pytest.TempPathFactory, rate, channels, num_samples) -> None:
     samples = noise(num_samples, channels)
     wav = load_audio(write(tmp_path_factory.mktemp("a") / "in.wav", samples, rate), 24000)
     assert wav.dtype == torch.float32
@@ -56,7 +56,7 @@ def test_any_rate_length_and_channels(tmp_path_factory, rate, channels, num_samp
 
 @settings(max_examples=15, deadline=None)
 @given(block=st.integers(1, 5000), rate=st.sampled_from([8000, 24000, 44100, 192000]), channels=st.integers(1, 3))
-def test_blocks_together_are_the_whole_file(tmp_path_factory, block, rate, channels):
+def test_blocks_together_are_the_whole_file(tmp_path_factory: pytest.TempPathFactory, block, rate, channels) -> None:
     path = write(tmp_path_factory.mktemp("a") / "in.wav", noise(9000, channels), rate)
     whole = load_audio(path, 24000)
     with pytest.MonkeyPatch.context() as patch:
@@ -69,7 +69,9 @@ def test_blocks_together_are_the_whole_file(tmp_path_factory, block, rate, chann
 
 @pytest.mark.parametrize("suffix", ["flac", "mp3", "ogg", "opus", "aiff"])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_compressed_files_read_forwards_to_their_end(tmp_path, suffix, channels, monkeypatch):
+def test_compressed_files_read_forwards_to_their_end(
+    tmp_path: Path, suffix: str, channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write(tmp_path / f"in.{suffix}", noise(50_001, channels), 48000)
     whole = load_audio(path, 48000)
     assert whole.shape == (1, 50_001)
@@ -77,7 +79,7 @@ def test_compressed_files_read_forwards_to_their_end(tmp_path, suffix, channels,
     assert torch.equal(torch.cat(list(read_blocks(path, 48000)), dim=1), whole)
 
 
-def test_channels_are_averaged(tmp_path):
+def test_channels_are_averaged(tmp_path: Path) -> None:
     left = noise(1000)
     path = write(tmp_path / "in.wav", np.concatenate([left, -left], axis=1))
     assert load_audio(path, 24000).abs().max() == 0
@@ -90,7 +92,7 @@ def id3(text: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("before", [b"", id3(b"Xing\0\0\0\3\xff\xff\xff\xff\xff\xff\xff\xff")])
-def test_mp3_without_a_length_tag_is_read_to_its_end(tmp_path, before):
+def test_mp3_without_a_length_tag_is_read_to_its_end(tmp_path: Path, before) -> None:
     path = tmp_path / "in.mp3"
     fading = noise(100_000) * np.linspace(0, 1, 100_000, dtype=np.float32)[:, None] ** 4
     options = {"format": "MP3", "bitrate_mode": "VARIABLE", "compression_level": 0.5}
@@ -103,7 +105,9 @@ def test_mp3_without_a_length_tag_is_read_to_its_end(tmp_path, before):
 
 
 @pytest.mark.parametrize("kept", [1.0, 0.995, 0.5])
-def test_mp3_with_a_length_tag_behind_an_id3_tag(tmp_path, kept, capfd):
+def test_mp3_with_a_length_tag_behind_an_id3_tag(
+    tmp_path: Path, kept: float, capfd: pytest.CaptureFixture[str]
+) -> None:
     path = write(tmp_path / "in.mp3", noise(100_000), 48000)
     data = path.read_bytes()
     path.write_bytes(id3(b"Info") + data[: int(kept * len(data))])
@@ -115,7 +119,7 @@ def test_mp3_with_a_length_tag_behind_an_id3_tag(tmp_path, kept, capfd):
     assert capfd.readouterr().err == ""  # libmpg123 has its say on files cut short
 
 
-def test_wav_streamed_to_a_pipe_has_a_placeholder_for_its_size(tmp_path):
+def test_wav_streamed_to_a_pipe_has_a_placeholder_for_its_size(tmp_path: Path) -> None:
     path = write(tmp_path / "in.wav", noise(1000))
     data = bytearray(path.read_bytes())
     at = data.index(b"data") + 4
@@ -126,7 +130,7 @@ def test_wav_streamed_to_a_pipe_has_a_placeholder_for_its_size(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "ogg", "opus", "aiff"])
 @pytest.mark.parametrize("kept", [0.98, 0.7, 0.3, 0.002])
-def test_cut_short(tmp_path, suffix, kept):
+def test_cut_short(tmp_path: Path, suffix: str, kept: float) -> None:
     path = write(tmp_path / f"in.{suffix}", noise(100_000), 48000)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * kept)])
@@ -170,7 +174,7 @@ def bad_file(folder: Path, kind: str) -> Path:
         ("rate 192001", "192001 Hz is outside"),
     ],
 )
-def test_bad_files_are_told_in_one_line(tmp_path, kind, told):
+def test_bad_files_are_told_in_one_line(tmp_path: Path, kind: str, told: str) -> None:
     path = bad_file(tmp_path, kind)
     with pytest.raises(ValueError, match=told) as caught:
         load_audio(path, 24000)
@@ -181,7 +185,7 @@ def test_bad_files_are_told_in_one_line(tmp_path, kind, told):
 @pytest.mark.parametrize("suffix", ["wav", "flac", "w64", "ogg", "opus", "mp3"])
 @settings(max_examples=8, deadline=None)
 @given(num_samples=st.integers(1, 70_000), seed=st.integers(0, 9))
-def test_saved_audio_has_every_sample(tmp_path_factory, suffix, num_samples, seed):
+def test_saved_audio_has_every_sample(tmp_path_factory: pytest.TempPathFactory, suffix: str, num_samples, seed) -> None:
     path = tmp_path_factory.mktemp("a") / f"out.{suffix}"
     wav = torch.from_numpy(noise(num_samples, seed=seed)[:, 0])
     save_audio(path, wav[None], 24000)
@@ -192,12 +196,12 @@ def test_saved_audio_has_every_sample(tmp_path_factory, suffix, num_samples, see
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_any_float_dtype_is_written_and_clipped(tmp_path, dtype):
+def test_any_float_dtype_is_written_and_clipped(tmp_path: Path, dtype) -> None:
     save_audio(tmp_path / "out.wav", torch.tensor([0.0, 2.0, -3.0, 0.5], dtype=dtype), 24000)
     assert load_audio(tmp_path / "out.wav", 24000)[0] == pytest.approx([0, 1, -1, 0.5], abs=1e-4)
 
 
-def test_blocks_written_one_by_one_give_the_same_file(tmp_path):
+def test_blocks_written_one_by_one_give_the_same_file(tmp_path: Path) -> None:
     wav = torch.from_numpy(noise(10_000).T)
     save_audio(tmp_path / "whole.wav", wav, 24000)
     with AudioWriter(tmp_path / "blocks.wav", 24000) as writer:
@@ -208,7 +212,7 @@ def test_blocks_written_one_by_one_give_the_same_file(tmp_path):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, OSError, AssertionError])
-def test_nothing_is_left_by_a_writer_that_was_interrupted(tmp_path, error):
+def test_nothing_is_left_by_a_writer_that_was_interrupted(tmp_path: Path, error) -> None:
     def interrupted(path):
         with AudioWriter(path, 24000) as writer:
             writer.write(torch.zeros(1, 5000))
@@ -219,7 +223,7 @@ def test_nothing_is_left_by_a_writer_that_was_interrupted(tmp_path, error):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_file_survives_a_failed_write(tmp_path):
+def test_an_existing_file_survives_a_failed_write(tmp_path: Path) -> None:
     path = tmp_path / "out.wav"
     path.write_bytes(b"precious")
     with pytest.raises(ValueError, match="NaN"):
@@ -232,7 +236,7 @@ def test_an_existing_file_survives_a_failed_write(tmp_path):
     assert load_audio(path, 24000).shape == (1, 10)
 
 
-def test_a_link_is_written_through(tmp_path):
+def test_a_link_is_written_through(tmp_path: Path) -> None:
     (tmp_path / "real.wav").touch()
     (tmp_path / "link.wav").symlink_to("real.wav")
     save_audio(tmp_path / "link.wav", torch.zeros(10), 24000)
@@ -241,7 +245,7 @@ def test_a_link_is_written_through(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
-def test_a_full_disk_is_told(tmp_path, suffix):
+def test_a_full_disk_is_told(tmp_path: Path, suffix: str) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
     try:
@@ -264,7 +268,7 @@ def test_a_full_disk_is_told(tmp_path, suffix):
         ("out.opus", "Opus only supports"),
     ],
 )
-def test_unwritable_outputs(tmp_path, name, told):
+def test_unwritable_outputs(tmp_path: Path, name, told: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder.wav").mkdir()
     before = sorted(tmp_path.iterdir())
@@ -274,7 +278,7 @@ def test_unwritable_outputs(tmp_path, name, told):
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_a_pipe_is_neither_read_nor_replaced(tmp_path):
+def test_a_pipe_is_neither_read_nor_replaced(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.wav"
     os.mkfifo(pipe)
     with pytest.raises(ValueError, match="not a regular file"):
@@ -288,7 +292,7 @@ def test_a_pipe_is_neither_read_nor_replaced(tmp_path):
     "wav",
     [torch.zeros(2, 10), torch.zeros(1, 1, 10), torch.zeros(10, dtype=torch.int16), torch.zeros(1, 0)],
 )
-def test_wrong_tensors_are_refused(tmp_path, wav):
+def test_wrong_tensors_are_refused(tmp_path: Path, wav) -> None:
     with pytest.raises(ValueError, match=r"wav (must be|has shape)"):
         save_audio(tmp_path / "out.wav", wav, 24000)
     assert list(tmp_path.iterdir()) == []

@@ -1,11 +1,14 @@
 """The codes file: what is saved is loaded, plain numpy reads it, nothing forged or damaged gets through."""
 
+from __future__ import annotations
+
 import dataclasses
 import io
 import struct
 import tracemalloc
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +21,7 @@ SHA = "0123456789abcdef" * 4
 
 
 def codes_file(n_q: int = 3, num_frames: int = 5, size: int = 1024, frame_size: int = 960, **changes) -> CodesFile:
-    fields = {
+    fields: dict[str, Any] = {
         "codes": np.random.default_rng(0).integers(0, size, (n_q, num_frames)).astype(np.uint16),
         "num_samples": num_frames * frame_size - 1,
         "sample_rate": 24000,
@@ -38,7 +41,7 @@ def assert_same(one: CodesFile, other: CodesFile) -> None:
 
 
 @pytest.fixture(scope="module")
-def valid(tmp_path_factory) -> Path:
+def valid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("codes") / "valid.npz"
     save_codes(path, codes_file())
     return path
@@ -46,7 +49,7 @@ def valid(tmp_path_factory) -> Path:
 
 def forge(path: Path, **arrays) -> Path:
     """A codes file by plain numpy, with some fields replaced, and dropped where None."""
-    fields = {
+    fields: dict[str, Any] = {
         "codes": np.ones((2, 5), np.uint16),
         "num_samples": 4800,
         "sample_rate": 24000,
@@ -68,7 +71,9 @@ def forge(path: Path, **arrays) -> Path:
     sample_rate=st.sampled_from([16000, 22050, 24000, 44100, 48000]),
     name=st.text(st.characters(categories=["L", "N", "P"]), min_size=1, max_size=256),
 )
-def test_what_is_saved_is_loaded(tmp_path_factory, n_q, num_frames, size, frame_size, sample_rate, name):
+def test_what_is_saved_is_loaded(
+    tmp_path_factory: pytest.TempPathFactory, n_q, num_frames, size, frame_size, sample_rate, name
+) -> None:
     path = tmp_path_factory.mktemp("c") / "out.npz"
     saved = codes_file(
         n_q,
@@ -83,7 +88,7 @@ def test_what_is_saved_is_loaded(tmp_path_factory, n_q, num_frames, size, frame_
     assert_same(load_codes(path), saved)
 
 
-def test_plain_numpy_reads_it(valid):
+def test_plain_numpy_reads_it(valid: Path) -> None:
     with np.load(valid, allow_pickle=False) as arrays:
         assert set(arrays.files) == set(FIELDS)
         assert arrays["codes"].dtype == np.uint16
@@ -96,7 +101,7 @@ def test_plain_numpy_reads_it(valid):
         assert arrays["format_version"] == 1
 
 
-def test_plain_numpy_writes_it(tmp_path):
+def test_plain_numpy_writes_it(tmp_path: Path) -> None:
     loaded = load_codes(
         forge(tmp_path / "in.npz", codes=np.asfortranarray(np.arange(10, dtype=np.uint16).reshape(2, 5)))
     )
@@ -107,12 +112,12 @@ def test_plain_numpy_writes_it(tmp_path):
     assert loaded.bitrate == pytest.approx(25 * 17)
 
 
-def test_the_same_codes_give_the_same_bytes(valid, tmp_path):
+def test_the_same_codes_give_the_same_bytes(valid: Path, tmp_path: Path) -> None:
     save_codes(tmp_path / "again.npz", load_codes(valid))
     assert (tmp_path / "again.npz").read_bytes() == valid.read_bytes()
 
 
-def test_existing_files_are_replaced_only_when_asked(valid, tmp_path):
+def test_existing_files_are_replaced_only_when_asked(valid: Path, tmp_path: Path) -> None:
     path = tmp_path / "out.npz"
     path.write_bytes(b"precious")
     with pytest.raises(ValueError, match="exists already"):
@@ -124,7 +129,7 @@ def test_existing_files_are_replaced_only_when_asked(valid, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["nowhere/out.npz", "valid.npz/out.npz", "folder"])
-def test_unwritable_outputs(valid, tmp_path, name):
+def test_unwritable_outputs(valid: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "valid.npz").touch()
     before = sorted(tmp_path.rglob("*"))
@@ -189,7 +194,7 @@ BAD_FIELDS = [
 
 
 @pytest.mark.parametrize(("field", "value"), BAD_FIELDS)
-def test_every_field_is_checked(tmp_path, field, value):
+def test_every_field_is_checked(tmp_path: Path, field, value) -> None:
     path = forge(tmp_path / "in.npz", **{field: value})
     with pytest.raises(ValueError, match=r"in\.npz: ") as caught:
         load_codes(path)
@@ -199,7 +204,7 @@ def test_every_field_is_checked(tmp_path, field, value):
     assert "\x1b" not in told
 
 
-def test_the_last_frame_may_reach_past_the_recording():
+def test_the_last_frame_may_reach_past_the_recording() -> None:
     for num_samples in (960 * 4 - 240, 960 * 4, 960 * 5):
         assert codes_file(num_samples=num_samples).num_samples == num_samples
     assert codes_file(num_frames=1, num_samples=1).duration == pytest.approx(1 / 24000)
@@ -215,7 +220,7 @@ def test_the_last_frame_may_reach_past_the_recording():
         (b"PK\5\6" + bytes(18), "0 fields"),
     ],
 )
-def test_no_codes_file_at_all(tmp_path, content, told):
+def test_no_codes_file_at_all(tmp_path: Path, content, told: str) -> None:
     path = tmp_path / "in.npz"
     if content is not None:
         path.write_bytes(content)
@@ -225,14 +230,14 @@ def test_no_codes_file_at_all(tmp_path, content, told):
         load_codes(tmp_path)
 
 
-def test_compressed_members_are_refused_with_a_remedy(valid, tmp_path):
+def test_compressed_members_are_refused_with_a_remedy(valid: Path, tmp_path: Path) -> None:
     with np.load(valid) as arrays:
         np.savez_compressed(tmp_path / "in.npz", **arrays)
     with pytest.raises(ValueError, match=r"write it with numpy\.savez"):
         load_codes(tmp_path / "in.npz")
 
 
-def test_every_truncation_is_noticed(valid, tmp_path):
+def test_every_truncation_is_noticed(valid: Path, tmp_path: Path) -> None:
     data, path = valid.read_bytes(), tmp_path / "in.npz"
     for length in (*range(0, len(data), 7), len(data) - 1):
         path.write_bytes(data[:length])
@@ -242,7 +247,9 @@ def test_every_truncation_is_noticed(valid, tmp_path):
 
 @settings(max_examples=600, deadline=None)
 @given(st.data())
-def test_flipped_bytes_are_noticed_or_change_nothing(valid, tmp_path_factory, data):
+def test_flipped_bytes_are_noticed_or_change_nothing(
+    valid: Path, tmp_path_factory: pytest.TempPathFactory, data
+) -> None:
     content = bytearray(valid.read_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
         content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
@@ -256,7 +263,9 @@ def test_flipped_bytes_are_noticed_or_change_nothing(valid, tmp_path_factory, da
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_forged_members_allocate_no_more_than_the_file(valid, tmp_path_factory, data):
+def test_forged_members_allocate_no_more_than_the_file(
+    valid: Path, tmp_path_factory: pytest.TempPathFactory, data
+) -> None:
     """Byte flips behind a valid checksum, so that headers are forged and not only damaged."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(valid) as source, zipfile.ZipFile(buffer, "w") as target:
@@ -306,7 +315,7 @@ HEADER = "{'descr': '%s', 'fortran_order': False, 'shape': %s, }"
         ("<u2", "(" * 1500),
     ],
 )
-def test_forged_array_headers(valid, tmp_path, descr, shape):
+def test_forged_array_headers(valid: Path, tmp_path: Path, descr: str, shape) -> None:
     header = (HEADER % (descr, shape) + "\n").encode()
     forged = b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + bytes(30)
     path = tmp_path / "in.npz"
@@ -318,7 +327,7 @@ def test_forged_array_headers(valid, tmp_path, descr, shape):
     assert_refused_or_sound(path)
 
 
-def test_a_header_length_beyond_the_array_is_refused(valid, tmp_path):
+def test_a_header_length_beyond_the_array_is_refused(valid: Path, tmp_path: Path) -> None:
     content = b"\x93NUMPY\1\0\xff\xff" + bytes(20)
     path = tmp_path / "in.npz"
     with zipfile.ZipFile(valid) as source, zipfile.ZipFile(path, "w") as target:
@@ -328,12 +337,12 @@ def test_a_header_length_beyond_the_array_is_refused(valid, tmp_path):
         load_codes(path)
 
 
-def directory_of(data: bytes) -> int:
+def directory_of(data: bytes | bytearray) -> int:
     return struct.unpack("<L", data[-6:-2])[0]
 
 
 @pytest.mark.parametrize("size", [0, 1, 10**6, 2**31, 2**32 - 1])
-def test_forged_sizes_in_the_directory(valid, tmp_path, size):
+def test_forged_sizes_in_the_directory(valid: Path, tmp_path: Path, size) -> None:
     data, path = bytearray(valid.read_bytes()), tmp_path / "in.npz"
     struct.pack_into("<2L", data, directory_of(data) + 20, size, size)
     path.write_bytes(data)
@@ -342,7 +351,7 @@ def test_forged_sizes_in_the_directory(valid, tmp_path, size):
     assert_refused_or_sound(path)
 
 
-def test_overlapping_members_are_refused(valid, tmp_path):
+def test_overlapping_members_are_refused(valid: Path, tmp_path: Path) -> None:
     data, path = bytearray(valid.read_bytes()), tmp_path / "in.npz"
     first = directory_of(data)
     second = data.index(b"PK\1\2", first + 4)
@@ -352,14 +361,14 @@ def test_overlapping_members_are_refused(valid, tmp_path):
         load_codes(path)
 
 
-def test_a_name_that_occurs_twice_is_refused(valid, tmp_path):
+def test_a_name_that_occurs_twice_is_refused(valid: Path, tmp_path: Path) -> None:
     path = tmp_path / "in.npz"
     path.write_bytes(valid.read_bytes().replace(b"sample_rate.npy", b"num_samples.npy"))
     with pytest.raises(ValueError, match="2 fields num_samples"):
         load_codes(path)
 
 
-def test_many_members_are_not_even_listed(tmp_path):
+def test_many_members_are_not_even_listed(tmp_path: Path) -> None:
     path = tmp_path / "in.npz"
     with zipfile.ZipFile(path, "w") as archive:
         for i in range(20_000):
@@ -369,7 +378,7 @@ def test_many_members_are_not_even_listed(tmp_path):
     assert_refused_or_sound(path)
 
 
-def test_checksums_are_compared(valid, tmp_path):
+def test_checksums_are_compared(valid: Path, tmp_path: Path) -> None:
     data, path = bytearray(valid.read_bytes()), tmp_path / "in.npz"
     codes = load_codes(valid).codes.tobytes()
     data[data.index(codes)] ^= 1

@@ -7,6 +7,7 @@ import json
 import os
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,7 +65,12 @@ def test_a_compressed_manifest_expands_within_bounds(tmp_path: Path, separator: 
 
 
 def test_a_plausible_manifest_is_not_taken_for_a_bomb(tmp_path: Path) -> None:
-    row = {"audio": "clips/{:08d}.wav", "duration": 1.0, "text": "the same text in every line", "speaker": "one"}
+    row: dict[str, Any] = {
+        "audio": "clips/{:08d}.wav",
+        "duration": 1.0,
+        "text": "the same text in every line",
+        "speaker": "one",
+    }
     lines = (json.dumps(row | {"audio": row["audio"].format(i)}) + "\n" for i in range(30_000))
     text = "".join(lines).encode()
     (tmp_path / "m.jsonl.gz").write_bytes(gzip.compress(text, mtime=0))

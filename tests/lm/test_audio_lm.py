@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -52,7 +53,7 @@ class Recurrent(nn.Module):
 
 
 @pytest.fixture(params=[llama, Recurrent])
-def model(request) -> AudioLM:
+def model(request: pytest.FixtureRequest) -> AudioLM:
     torch.manual_seed(0)
     return AudioLM(request.param(), CONFIG, SPECIAL).eval()
 
@@ -68,7 +69,7 @@ SEQUENCES = [
 ]
 
 
-def test_losses_of_a_batch_are_those_of_its_sequences(model):
+def test_losses_of_a_batch_are_those_of_its_sequences(model: AudioLM) -> None:
     batch = model(pad_sequences(SEQUENCES, SIZES))
     audible = [SEQUENCES[0], SEQUENCES[2]]
     single = [model(pad_sequences([each], SIZES)) for each in audible]
@@ -79,7 +80,7 @@ def test_losses_of_a_batch_are_those_of_its_sequences(model):
     torch.testing.assert_close(batch.audio, weighted.sum(0))
 
 
-def test_what_stands_in_the_padding_does_not_matter(model):
+def test_what_stands_in_the_padding_does_not_matter(model: AudioLM) -> None:
     text, patches, lengths = sequences = pad_sequences(SEQUENCES, SIZES)
     expected = model(sequences)
     for row, length in enumerate(lengths.tolist()):
@@ -90,13 +91,13 @@ def test_what_stands_in_the_padding_does_not_matter(model):
     torch.testing.assert_close(changed.audio, expected.audio)
 
 
-def test_text_alone_has_no_audio_loss(model):
+def test_text_alone_has_no_audio_loss(model: AudioLM) -> None:
     losses = model(pad_sequences([LAYOUT.encode([torch.tensor([3, 4, 5])])], SIZES))
     assert losses.audio.tolist() == [0, 0, 0]
     assert losses.text > 0
 
 
-def test_gradients_reach_everything(model):
+def test_gradients_reach_everything(model: AudioLM) -> None:
     losses = model.train()(pad_sequences(SEQUENCES, SIZES))
     (losses.text + losses.audio.sum()).backward()
     for name, parameter in model.named_parameters():
@@ -104,7 +105,7 @@ def test_gradients_reach_everything(model):
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_cached_generation_equals_teacher_forcing(model):
+def test_cached_generation_equals_teacher_forcing(model: AudioLM) -> None:
     """Greedy: at every position, what was written is what the whole sequence, read at once, finds likeliest."""
     prompt = LAYOUT.encode([torch.tensor([3, 4])])
     written = model.generate(prompt, limit=30, text_sampling=GREEDY, audio_sampling=GREEDY)
@@ -130,7 +131,7 @@ def test_cached_generation_equals_teacher_forcing(model):
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 40])
 @pytest.mark.parametrize("seed", range(4))
-def test_whatever_is_written_can_be_taken_apart(model, limit, seed):
+def test_whatever_is_written_can_be_taken_apart(model: AudioLM, limit: int, seed) -> None:
     prompts = [LAYOUT.encode([torch.tensor([3])]), SEQUENCES[2]]
     open_audio = type(SEQUENCES[0])(SEQUENCES[0].text[:5], SEQUENCES[0].patches[:5])
     for prompt in [*prompts, open_audio]:
@@ -141,13 +142,13 @@ def test_whatever_is_written_can_be_taken_apart(model, limit, seed):
         assert LAYOUT.decode(written)
 
 
-def test_generation_stops_at_the_stop_id(model):
+def test_generation_stops_at_the_stop_id(model: AudioLM) -> None:
     generator = torch.Generator().manual_seed(0)
     written = model.generate(SEQUENCES[1], limit=500, stop_id=9, text_sampling=Sampling(3.0), generator=generator)
     assert written.text.tolist().index(9) == len(written.text) - 1
 
 
-def test_it_survives_the_disk(model, tmp_path):
+def test_it_survives_the_disk(model: AudioLM, tmp_path: Path) -> None:
     torch.save(model.state_dict(), tmp_path / "model.pt")
     torch.manual_seed(5)
     again = AudioLM(type(model.lm)() if isinstance(model.lm, Recurrent) else llama(), CONFIG, SPECIAL).eval()
@@ -157,7 +158,7 @@ def test_it_survives_the_disk(model, tmp_path):
     assert torch.equal(first.audio, second.audio)
 
 
-def test_one_sequence_is_learnt_by_heart():
+def test_one_sequence_is_learnt_by_heart() -> None:
     """Training drives both losses to zero, and greedy generation then repeats what was learnt."""
     torch.manual_seed(0)
     model = AudioLM(llama(), CONFIG, SPECIAL)
@@ -174,7 +175,7 @@ def test_one_sequence_is_learnt_by_heart():
     assert torch.equal(LAYOUT.decode(written, frames=[9])[1], clip(9))
 
 
-def test_an_lm_in_half_precision():
+def test_an_lm_in_half_precision() -> None:
     torch.manual_seed(0)
     model = AudioLM(llama(), CONFIG, SPECIAL).eval()
     expected = model(pad_sequences(SEQUENCES, SIZES))
@@ -185,14 +186,14 @@ def test_an_lm_in_half_precision():
     assert LAYOUT.decode(model.generate(SEQUENCES[2], limit=9))
 
 
-def test_nothing_to_go_on_from_or_to_write(model):
+def test_nothing_to_go_on_from_or_to_write(model: AudioLM) -> None:
     with pytest.raises(ValueError, match="limit=0, and a prompt of 1 positions"):
         model.generate(SEQUENCES[1], limit=0)
     with pytest.raises(ValueError, match="a prompt of 0 positions"):
         model.generate(type(SEQUENCES[1])(SEQUENCES[1].text[:0], SEQUENCES[1].patches[:0]), limit=1)
 
 
-def test_special_ids_that_the_lm_does_not_have():
+def test_special_ids_that_the_lm_does_not_have() -> None:
     with pytest.raises(ValueError, match="the LM has 23 ids"):
         AudioLM(Recurrent(), CONFIG, SpecialIds(21, 22, 23))
     with pytest.raises(ValueError, match="the LM has 23 ids"):

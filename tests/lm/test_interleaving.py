@@ -18,7 +18,7 @@ LAYOUT = InterleavedLayout(SIZES, SPECIAL)
 
 
 @given(codes_and_sizes(), st.integers(1, 6))
-def test_patches_and_back(drawn, size):
+def test_patches_and_back(drawn, size) -> None:
     codes, sizes = drawn
     patches = PatchLayout(sizes, size).encode(codes)
     batch, n_q, frames = codes.shape
@@ -29,7 +29,7 @@ def test_patches_and_back(drawn, size):
 
 
 @given(codes_and_sizes(), st.data())
-def test_delays_and_back(drawn, data):
+def test_delays_and_back(drawn, data) -> None:
     codes, sizes = drawn
     delays = data.draw(st.none() | st.lists(st.integers(0, 9), min_size=len(sizes), max_size=len(sizes)))
     layout = DelayLayout(sizes, delays)
@@ -43,7 +43,7 @@ def test_delays_and_back(drawn, data):
         assert (row == sizes[channel]).sum() == codes.shape[0] * max(known), "all the rest is empty"
 
 
-def test_the_published_patch_takes_four_and_seven_steps():
+def test_the_published_patch_takes_four_and_seven_steps() -> None:
     sizes = (1024, 1024, *[128] * 6)
     assert DelayLayout(sizes).encode(random_codes(sizes, 4, 0)).shape == (2, 8, 11)
 
@@ -53,7 +53,7 @@ def segments_of(draw):
     """Text and clips in turn, in either order, and the sizes."""
     sizes = draw(st.lists(st.integers(1, 30), min_size=1, max_size=4).map(tuple))
     kinds = draw(st.lists(st.booleans(), min_size=1, max_size=5))
-    segments = []
+    segments: list[torch.Tensor] = []
     for is_text in kinds:
         if is_text and not (segments and segments[-1].dim() == 1):
             segments.append(torch.tensor(draw(st.lists(st.integers(0, 99), min_size=1, max_size=6))))
@@ -63,7 +63,7 @@ def segments_of(draw):
 
 
 @given(segments_of(), st.integers(1, 5))
-def test_interleaving_and_back(drawn, size):
+def test_interleaving_and_back(drawn, size) -> None:
     segments, sizes = drawn
     layout = InterleavedLayout(sizes, SPECIAL, size)
     positions = layout.encode(segments)
@@ -78,7 +78,7 @@ def test_interleaving_and_back(drawn, size):
     assert torch.equal(empty, positions.text != SPECIAL.audio)
 
 
-def test_the_sequence_as_the_module_draws_it():
+def test_the_sequence_as_the_module_draws_it() -> None:
     text, codes = torch.tensor([5, 6, 7]), random_codes(SIZES, 6, 0)[0]
     positions = LAYOUT.encode([text, codes, text[:1]])
     assert positions.text.tolist() == [5, 6, 7, 101, 100, 100, 102, 5]
@@ -87,7 +87,7 @@ def test_the_sequence_as_the_module_draws_it():
 
 
 @given(spoilt_codes())
-def test_invalid_codes_are_refused_by_position(drawn):
+def test_invalid_codes_are_refused_by_position(drawn) -> None:
     codes, sizes, told = drawn
     for layout in (PatchLayout(sizes), DelayLayout(sizes)):
         with pytest.raises(ValueError, match=re.escape(told)):
@@ -99,7 +99,7 @@ def test_invalid_codes_are_refused_by_position(drawn):
         PatchLayout(sizes).decode(codes[:, None])
 
 
-def test_wrong_shapes_and_counts_are_refused():
+def test_wrong_shapes_and_counts_are_refused() -> None:
     codes = random_codes(SIZES, 6, 0)
     with pytest.raises(ValueError, match="2 codebooks, but codebook_sizes names 3"):
         PatchLayout((8, 4, 4)).encode(codes)
@@ -124,7 +124,7 @@ def test_wrong_shapes_and_counts_are_refused():
         ([torch.tensor([1]), torch.tensor([[0, 8], [0, 0]])], r"codes\[0, 0, 1\]=8"),
     ],
 )
-def test_segments_that_make_no_sequence(segments, told):
+def test_segments_that_make_no_sequence(segments, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         LAYOUT.encode(segments)
 
@@ -138,7 +138,7 @@ def test_segments_that_make_no_sequence(segments, told):
         ([102], r"text\[0\]=102 belongs to audio"),
     ],
 )
-def test_broken_sequences_are_refused_by_position(ids, told):
+def test_broken_sequences_are_refused_by_position(ids, told: str) -> None:
     text = torch.tensor(ids)
     patches = LAYOUT.empty_patches(len(ids))
     patches[text == SPECIAL.audio] = 0
@@ -146,7 +146,7 @@ def test_broken_sequences_are_refused_by_position(ids, told):
         LAYOUT.decode(Positions(text, patches))
 
 
-def test_codes_beside_text_are_refused():
+def test_codes_beside_text_are_refused() -> None:
     positions = LAYOUT.encode([torch.tensor([1, 2])])
     positions.patches[1, 0, 2] = 3
     with pytest.raises(ValueError, match=r"patches\[1\] holds codes, but text\[1\]=2"):

@@ -16,7 +16,7 @@ chunks = st.none() | st.integers(1, 20)
 
 
 @given(codes_and_sizes(), chunks)
-def test_flat_and_back(drawn, chunk):
+def test_flat_and_back(drawn, chunk) -> None:
     codes, sizes = drawn
     layout = FlatLayout(sizes, chunk)
     ids = layout.encode(codes)
@@ -25,7 +25,7 @@ def test_flat_and_back(drawn, chunk):
     assert torch.equal(layout.decode(ids), codes)
 
 
-def test_the_orders():
+def test_the_orders() -> None:
     codes = torch.tensor([[[0, 1, 2], [3, 4, 5]]])
     assert FlatLayout((10, 10)).encode(codes).tolist() == [[0, 13, 1, 14, 2, 15]]
     assert FlatLayout((10, 10), None).encode(codes).tolist() == [[0, 1, 2, 13, 14, 15]]
@@ -33,7 +33,7 @@ def test_the_orders():
 
 
 @given(codes_and_sizes(), chunks, st.data())
-def test_ids_of_another_codebook_are_refused_by_position(drawn, chunk, data):
+def test_ids_of_another_codebook_are_refused_by_position(drawn, chunk, data) -> None:
     codes, sizes = drawn
     layout = FlatLayout(sizes, chunk)
     ids = layout.encode(codes)
@@ -46,13 +46,13 @@ def test_ids_of_another_codebook_are_refused_by_position(drawn, chunk, data):
         layout.decode(ids)
 
 
-def test_ids_that_make_no_frames_are_refused():
+def test_ids_that_make_no_frames_are_refused() -> None:
     with pytest.raises(ValueError, match="a multiple of 2"):
         FlatLayout((3, 3)).decode(torch.zeros(1, 5, dtype=torch.int64))
 
 
 @given(codes_and_sizes(), st.integers(0, 5), st.integers(0, 99))
-def test_streams_and_back(drawn, acoustic_delay, pad_id):
+def test_streams_and_back(drawn, acoustic_delay, pad_id) -> None:
     speaker, sizes = drawn
     other = random_codes(sizes, speaker.shape[2], 3, speaker.shape[0])
     text = torch.randint(0, 100, (speaker.shape[0], speaker.shape[2]))
@@ -69,7 +69,7 @@ def test_streams_and_back(drawn, acoustic_delay, pad_id):
 
 
 @given(spoilt_codes())
-def test_invalid_codes_are_refused_by_position(drawn):
+def test_invalid_codes_are_refused_by_position(drawn) -> None:
     codes, sizes, told = drawn
     with pytest.raises(ValueError, match=re.escape(told)):
         FlatLayout(sizes).encode(codes)
@@ -82,7 +82,7 @@ def test_invalid_codes_are_refused_by_position(drawn):
             DuplexLayout(sizes, acoustic_delay=0).decode(rows)
 
 
-def test_streams_that_do_not_fit_each_other():
+def test_streams_that_do_not_fit_each_other() -> None:
     codes = random_codes((4, 4), 5, 0)
     text = torch.zeros_like(codes[:, 0])
     with pytest.raises(ValueError, match="have shapes"):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -33,7 +36,7 @@ def hidden_states(count: int) -> Tensor:
     return torch.randn(count, LM_DIM, generator=torch.Generator().manual_seed(1))
 
 
-def test_every_frame_and_channel_of_a_patch_is_encoded():
+def test_every_frame_and_channel_of_a_patch_is_encoded() -> None:
     encoder, patches = Both().encoder, random_codes(SIZES, 4, 0, batch=1)
     assert encoder(patches).shape == (1, LM_DIM)
     for channel, size in enumerate(SIZES):
@@ -45,7 +48,7 @@ def test_every_frame_and_channel_of_a_patch_is_encoded():
 
 @given(st.lists(st.integers(0, 4), min_size=3, max_size=3), st.integers(1, 5))
 @settings(max_examples=15, deadline=None)
-def test_a_channel_sees_exactly_the_steps_before_its_own(delays, patch_size):
+def test_a_channel_sees_exactly_the_steps_before_its_own(delays, patch_size) -> None:
     decoder = Both(PatchConfig(SIZES, patch_size, tuple(delays), 16, 2, 32, 1, 1)).decoder
     patches, hidden = random_codes(SIZES, patch_size, 0, batch=1), hidden_states(1)
     before = decoder(hidden, patches)
@@ -60,13 +63,18 @@ def test_a_channel_sees_exactly_the_steps_before_its_own(delays, patch_size):
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(0.8, 0.9)])
-def test_step_by_step_equals_teacher_forcing(sampling, monkeypatch):
+def test_step_by_step_equals_teacher_forcing(sampling, monkeypatch: pytest.MonkeyPatch) -> None:
     decoder, hidden = Both().decoder, hidden_states(5)
     seen: list[Tensor] = []
     from mimotok.lm import patches as patches_module
 
     real = patches_module.sample
-    monkeypatch.setattr(patches_module, "sample", lambda logits, *rest: (seen.append(logits), real(logits, *rest))[1])
+
+    def sample(logits: Tensor, *rest: Any) -> Tensor:
+        seen.append(logits)
+        return real(logits, *rest)
+
+    monkeypatch.setattr(patches_module, "sample", sample)
     generator = torch.Generator().manual_seed(3)
     patches = decoder.generate(hidden, sampling=sampling, generator=generator)
     forced = decoder(hidden, patches)
@@ -78,7 +86,7 @@ def test_step_by_step_equals_teacher_forcing(sampling, monkeypatch):
         assert torch.equal(patches, torch.stack([each.argmax(-1) for each in forced], dim=1))
 
 
-def test_one_sampling_for_each_channel():
+def test_one_sampling_for_each_channel() -> None:
     decoder, hidden = Both().decoder, hidden_states(200)
     each = [GREEDY, Sampling(), Sampling(top_p=1e-9)]
     draws = [decoder.generate(hidden, sampling=each, generator=torch.Generator().manual_seed(s)) for s in (0, 1)]
@@ -89,7 +97,7 @@ def test_one_sampling_for_each_channel():
         decoder.generate(hidden, sampling=each[:2])
 
 
-def test_the_loss_is_the_mean_cross_entropy_of_each_channel():
+def test_the_loss_is_the_mean_cross_entropy_of_each_channel() -> None:
     decoder, hidden, patches = Both().decoder, hidden_states(6), random_codes(SIZES, 4, 0, batch=6)
     loss = decoder.loss(hidden, patches)
     for channel, logits in enumerate(decoder(hidden, patches)):
@@ -98,7 +106,7 @@ def test_the_loss_is_the_mean_cross_entropy_of_each_channel():
     assert decoder.loss(hidden[:0], patches[:0]).tolist() == [0, 0, 0]
 
 
-def test_gradients_reach_everything_but_the_empty_id():
+def test_gradients_reach_everything_but_the_empty_id() -> None:
     both, patches = Both(), random_codes(SIZES, 40, 0, batch=1).unfold(2, 4, 4)[0].transpose(0, 1)
     hidden = both.encoder(patches)
     both.decoder.loss(hidden, patches).sum().backward()
@@ -110,7 +118,7 @@ def test_gradients_reach_everything_but_the_empty_id():
         assert not table.weight.grad[size].any()
 
 
-def test_embeddings_are_shared_and_everything_survives_the_disk(tmp_path):
+def test_embeddings_are_shared_and_everything_survives_the_disk(tmp_path: Path) -> None:
     both = Both()
     assert both.encoder.embedding is both.decoder.embedding
     again = Both()
@@ -125,7 +133,7 @@ def test_embeddings_are_shared_and_everything_survives_the_disk(tmp_path):
     assert torch.equal(again.decoder.generate(hidden, sampling=GREEDY), both.decoder.generate(hidden, sampling=GREEDY))
 
 
-def test_the_published_sizes():
+def test_the_published_sizes() -> None:
     config = PatchConfig.published()
     assert (config.patch_size, config.steps, config.delays) == (4, 11, tuple(range(8)))
     with torch.device("meta"):
@@ -138,6 +146,6 @@ def test_the_published_sizes():
 @pytest.mark.parametrize(
     "changes", [{"dim": 18, "heads": 4}, {"patch_size": 0}, {"decoder_layers": 0}, {"delays": (0, 1)}]
 )
-def test_impossible_configs(changes):
+def test_impossible_configs(changes) -> None:
     with pytest.raises(ValueError, match="="):
         PatchConfig(SIZES, **changes)

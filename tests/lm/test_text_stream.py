@@ -27,7 +27,7 @@ def spans(draw, least_gap):
 
 
 @given(spans(least_gap=1))
-def test_words_come_back_when_they_were_said(words):
+def test_words_come_back_when_they_were_said(words) -> None:
     stream = align_words(words, FRAMES, pad_id=PAD, epad_id=EPAD)
     again = read_words(stream, pad_id=PAD, epad_id=EPAD)
     assert [(w.ids, w.start) for w in again] == [(w.ids, w.start) for w in words]
@@ -37,13 +37,13 @@ def test_words_come_back_when_they_were_said(words):
 
 
 @given(spans(least_gap=1))
-def test_sentences_come_back_with_start_and_end(sentences):
+def test_sentences_come_back_with_start_and_end(sentences) -> None:
     stream = align_sentences(sentences, FRAMES, pad_id=PAD, wait_id=WAIT)
     assert read_sentences(stream, pad_id=PAD, wait_id=WAIT) == sentences
 
 
 @given(st.lists(st.tuples(texts, st.floats(0, 2), st.floats(0, 3)), max_size=8), st.floats(10, 50))
-def test_no_text_is_lost_or_early_at_any_times(drawn, frame_rate):
+def test_no_text_is_lost_or_early_at_any_times(drawn, frame_rate) -> None:
     starts = torch.tensor([gap for _, gap, _ in drawn]).cumsum(0).tolist()
     words = [Span(ids, start, start + length) for (ids, _, length), start in zip(drawn, starts, strict=True)]
     said = [i for ids, _, _ in drawn for i in ids]
@@ -58,13 +58,13 @@ def test_no_text_is_lost_or_early_at_any_times(drawn, frame_rate):
             assert int(where[at]) >= round(word.start * frame_rate)
 
 
-def test_the_streams_as_the_module_draws_them():
+def test_the_streams_as_the_module_draws_them() -> None:
     words = [Span((5, 6), 0.04, 0.2), Span((7,), 0.24, 0.3)]
     assert align_words(words, 8, pad_id=PAD, epad_id=EPAD).tolist() == [1, 5, 6, 0, 0, 1, 7, 0]
     assert align_sentences(words, 9, pad_id=PAD, wait_id=WAIT).tolist() == [0, 5, 6, 2, 2, 0, 7, 2, 0]
 
 
-def test_a_sentence_that_begins_early_cuts_the_waiting_short():
+def test_a_sentence_that_begins_early_cuts_the_waiting_short() -> None:
     sentences = [Span((5,), 0.0, 0.32), Span((6,), 0.12, 0.2)]
     assert align_sentences(sentences, 8, pad_id=PAD, wait_id=WAIT).tolist() == [5, 2, 2, 6, 2, 0, 0, 0]
 
@@ -79,6 +79,6 @@ def test_a_sentence_that_begins_early_cuts_the_waiting_short():
         ([Span((5, 5), 0.36, 2)], r"spans\[0\]: its text ends at frame 11, but the stream has 10"),
     ],
 )
-def test_spans_that_cannot_be_placed(words, told):
+def test_spans_that_cannot_be_placed(words, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         align_words(words, 10, pad_id=PAD, epad_id=EPAD)

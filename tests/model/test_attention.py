@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -59,7 +61,7 @@ def test_no_call_sees_more_keys_than_a_block_needs(monkeypatch: pytest.MonkeyPat
     calls = []
     kernel = torch.nn.functional.scaled_dot_product_attention
 
-    def spy(q: Tensor, k: Tensor, v: Tensor, **options: Tensor) -> Tensor:
+    def spy(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
         calls.append((q.shape, k.shape, options["attn_mask"].shape))
         return kernel(q, k, v, **options)
 
@@ -86,7 +88,9 @@ def test_packed_equals_padded(size: int, left: int, right: int, data: st.DataObj
         assert longest == int(starts.diff().max())
         items = zip(*(x.split(starts.diff().tolist()) for x in (q, k, v)), strict=True)
         parts = ([x.transpose(0, 1)[None] for x in item] for item in items)
-        return torch.cat([dense(*item, window_size, item[0].shape[2])[0].transpose(0, 1) for item in parts])
+        return torch.cat(
+            [dense(item[0], item[1], item[2], window_size, item[0].shape[2])[0].transpose(0, 1) for item in parts]
+        )
 
     padded = attend(q, k, v, (left, right), lengths)
     with pytest.MonkeyPatch.context() as patch:

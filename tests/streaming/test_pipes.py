@@ -42,7 +42,7 @@ def sound() -> np.ndarray:
 
 def test_raw_sound_and_back(streamable: Callable[..., Tokenizer], sound: np.ndarray) -> None:
     tokenizer, coded, heard = streamable(), io.BytesIO(), io.BytesIO()
-    encode_live(tokenizer, io.BytesIO(pcm(sound)), coded, n_q=3)
+    encode_live(tokenizer, io.BytesIO(pcm(sound)), coded, n_q=3, raw=True)
     exact = torch.from_numpy(np.frombuffer(pcm(sound), "<i2").astype(np.float32) / 32768)[None]
     wanted = tokenizer.encode(exact, n_q=3)
     assert np.array_equal(codes_of(coded.getvalue(), 3), wanted[0].numpy())
@@ -63,12 +63,23 @@ def test_wav_of_any_rate(streamable: Callable[..., Tokenizer], sound: np.ndarray
     assert (got == wanted).mean() > 0.98
 
 
+def test_raw_sound_is_not_what_has_a_header_and_ends_with_a_sample(
+    streamable: Callable[..., Tokenizer], sound: np.ndarray
+) -> None:
+    for given, message in ((wav_file(sound, 24_000), "leave --raw out"), (b"\0\0\0", "ends within a sample")):
+        with pytest.raises(ValueError, match=message):
+            encode_live(streamable(), io.BytesIO(given), io.BytesIO(), raw=True)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         (b"", "before its first sample"),
-        (b"\0\0\0", "ends within a sample"),
-        (wav_file(np.zeros(9), 24_000, "FLOAT"), "send 16-bit PCM"),
+        (b"\0\0\0", "not a wav; send wav"),
+        (wav_file(np.zeros(9), 24_000, "IMA_ADPCM"), "send PCM or float"),
+        (wav_file(np.full(9, 2.0**14), 24_000, "FLOAT"), "divide 16-bit ones by 32768"),
+        (wav_file(np.zeros(9), 24_000)[:-1], "1 bytes of its sound are missing"),
+        (wav_file(np.zeros(9), 24_000) * 2, "more sound follows"),
         (wav_file(np.zeros(9), 4_000), "4000 Hz is outside"),
         (b"RIFF\0\0\0\0WAVE", "a wav without data"),
     ],
@@ -80,7 +91,7 @@ def test_bad_sound(streamable: Callable[..., Tokenizer], given: bytes, message: 
 
 def test_bad_codes(streamable: Callable[..., Tokenizer], sound: np.ndarray) -> None:
     tokenizer, coded = streamable(), io.BytesIO()
-    encode_live(tokenizer, io.BytesIO(pcm(sound)), coded)
+    encode_live(tokenizer, io.BytesIO(pcm(sound)), coded, raw=True)
     for given, message in (
         (b"", "not a stream of codes"),
         (b"{}\n", "not a stream of codes"),
@@ -103,7 +114,7 @@ def test_command_line_answers_while_the_sound_is_still_coming(
     streamable().save_pretrained(tmp_path)
     command = [sys.executable, "-m", "mimotok"]
     options = ["--stream", "--model", str(tmp_path)]
-    encoder = subprocess.Popen([*command, "encode", *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    encoder = subprocess.Popen([*command, "encode", "--raw", *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     decoder = subprocess.Popen([*command, "decode", *options], stdin=encoder.stdout, stdout=subprocess.PIPE)
     assert encoder.stdin is not None
     assert decoder.stdout is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from mimotok.streaming.streams import DecoderStreams, EncoderStreams
 
 pytestmark = pytest.mark.slow
 
-MODELS = {
+MODELS: dict[str, Any] = {
     "ours": {},
     "50 Hz": {"avg_pooler": 1},
     "causal": {"encoder_causal": True, "encoder_skip_layer_id": None, "vocoder_attn_window_size": (7, 0)},
@@ -131,7 +132,7 @@ def test_an_ended_stream_is_refused_until_it_is_reset(
 ) -> None:
     wav = 0.3 * torch.randn(1, 24_000)
     encoder = StreamEncoder(streamable())
-    streams = [
+    streams: list[tuple[Any, torch.Tensor]] = [
         (encoder, wav),
         *((StreamDecoder(model), encoder.tokenizer.encode(wav)) for model in (streamable(), tiny())),
     ]
@@ -161,12 +162,12 @@ def test_a_refused_push_leaves_the_stream_as_it_was(
     model = streamable()
     wav = 0.3 * torch.randn(1, 24_000)
     encoder = StreamEncoder(model)
-    parts = [encoder.push(wav[:, :7000])]
+    blocks = [encoder.push(wav[:, :7000])]
     for wrong in (wav[:, :0], wav[0], wav.repeat(2, 1), wav.long(), wav / 0):
         with pytest.raises(ValueError, match="wav"):
             encoder.push(wrong)
-    parts += [encoder.push(wav[:, 7000:]), encoder.flush()]
-    assert torch.equal(torch.cat(parts, 2), model.encode(wav))
+    blocks += [encoder.push(wav[:, 7000:]), encoder.flush()]
+    assert torch.equal(torch.cat(blocks, 2), model.encode(wav))
 
 
 def test_rows_begin_and_end_at_any_time(streamable: Callable[..., Tokenizer]) -> None:
@@ -176,7 +177,9 @@ def test_rows_begin_and_end_at_any_time(streamable: Callable[..., Tokenizer]) ->
     wanted = [tokenizer.decode(codes[None])[0] for codes in waiting]
     streams = DecoderStreams(tokenizer)
     drain = -(-streams.look_ahead // 4)
-    queue, active, out = list(range(5)), [None, None], {i: [] for i in range(5)}
+    queue = list(range(5))
+    active = [-1, -1]
+    out: dict[int, list[torch.Tensor]] = {i: [] for i in range(5)}
     left = [0, 0]
     for _ in range(80):
         codes, valid = torch.zeros(2, 4, 1, dtype=torch.int64), torch.zeros(2, 1, dtype=torch.bool)
@@ -186,8 +189,8 @@ def test_rows_begin_and_end_at_any_time(streamable: Callable[..., Tokenizer]) ->
                 left[row] = waiting[active[row]].shape[1] + drain
                 streams.state.reset(torch.arange(2) == row)
             stream = active[row]
-            at = -1 if stream is None else waiting[stream].shape[1] + drain - left[row]
-            if stream is not None and at < waiting[stream].shape[1]:
+            at = waiting[stream].shape[1] + drain - left[row]
+            if stream >= 0 and at < waiting[stream].shape[1]:
                 codes[row, :, 0], valid[row, 0] = waiting[stream][:, at], True
         wav, known = streams.step(codes, valid)
         for row in (0, 1):

@@ -1,11 +1,12 @@
-"""What may happen to a clip between the disk and the model; none of it invalidates the transcript."""
+"""Changes to a clip between the disk and the model; its transcript still fits afterwards."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-import soxr
+
+from mimotok.io.audio import resample
 
 PEAK = 0.99
 
@@ -17,14 +18,17 @@ def _check_range(name: str, low_high: tuple[float, float]) -> None:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Ranges are uniform; a `*_prob` is the share of clips that get the change.
+    """Random changes of clips. Ranges are uniform; a `*_prob` is the share of clips that get the change.
 
     Args:
         gain_db: lowest and highest gain in dB, lowered where the peak would pass 0.99.
-        speed: lowest and highest factor; tempo, pitch and formants move together, as with a smaller or larger
-            speaker, and so does the band edge of narrow-band speech (16 kHz at 1.1: 8.8 kHz).
+        speed: lowest and highest factor. Tempo, pitch and formants move together, as with a smaller or larger speaker,
+            and so does the band edge of narrow-band speech (16 kHz at 1.1: 8.8 kHz).
+        speed_prob: share of clips whose speed changes.
         bandwidths: band limits in Hz to choose from, with soxr's transition, as in real resampled recordings.
+        bandwidth_prob: share of clips whose band is limited.
         noise_db: lowest and highest level of a white noise floor, dBFS (RMS); 16-bit quantization is at -101.
+        noise_prob: share of clips that get a noise floor.
     """
 
     gain_db: tuple[float, float] = (-12.0, 6.0)
@@ -46,15 +50,10 @@ class AugmentConfig:
 
 
 def draw_speed(config: AugmentConfig | None, rng: np.random.Generator) -> float:
-    """A speed factor. The plan draws it, because a clip's length depends on it."""
+    """Draw a speed factor. The plan does so, because a clip's length depends on it."""
     if config is None or rng.random() >= config.speed_prob:
         return 1.0
     return float(rng.uniform(*config.speed))
-
-
-def resample(wav: np.ndarray, rate: float, target: float) -> np.ndarray:
-    """wav: float32 [T] at `rate` Hz. Returns float32 at `target` Hz (soxr VHQ, as in inference)."""
-    return wav if rate == target or not len(wav) else soxr.resample(wav, rate, target, quality="VHQ")
 
 
 def augment(
@@ -66,7 +65,19 @@ def augment(
     config: AugmentConfig,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """wav: float32 [T] at `rate` Hz. Returns float32 [T * sample_rate / rate / speed]."""
+    """Change a clip at random.
+
+    Args:
+        wav: float32 [T] at `rate` Hz.
+        rate: Hz.
+        sample_rate: Hz of the result.
+        speed: factor from `draw_speed`.
+        config: the ranges.
+        rng: source of randomness.
+
+    Returns:
+        float32 [T * sample_rate / rate / speed].
+    """
     source = rate * speed  # playing faster is calling the samples faster
     if config.bandwidths and rng.random() < config.bandwidth_prob:
         limit = 2 * rng.choice(config.bandwidths)

@@ -1,4 +1,4 @@
-"""Rendering planned batches, and a loader that knows where it stands."""
+"""Rendering of planned batches, and a loader that can stop and continue."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mimotok.io.alignments import UNKNOWN, frame_labels
-from train.data.augment import AugmentConfig, augment, resample
+from mimotok.io.audio import resample
+from mimotok.io.clips import Clip
+from train.data.augment import AugmentConfig, augment
 from train.data.cache import skipped_table
-from train.data.manifest import BadClipError, Clip, read
+from train.data.manifest import BadClipError, read
 from train.data.plan import Item, PlannedBatch
 
 log = logging.getLogger(__name__)
@@ -25,11 +27,15 @@ SLACK = 0.1  # seconds by which a manifest's duration may be wrong before the te
 
 
 class Batch(NamedTuple):
-    """wav: float32 [B, T] at the training rate, zero-padded. lengths: int64 [B], valid samples.
+    """Audio with what is known of it.
 
-    text: the transcript of exactly this audio, or None where there is none or the audio is a crop.
-    ids: the clips' ids. phones: int64 [B, F], what is spoken at the middle of each frame (see
-    `mimotok.io.alignments.frame_labels`), of crops too; None where nothing is known of any clip.
+    Attributes:
+        wav: float32 [B, T] at the training rate, zero-padded.
+        lengths: int64 [B], valid samples.
+        text: the transcript of exactly this audio, or None where it is unknown or the audio is a crop.
+        ids: the clips' ids.
+        phones: int64 [B, F], the phone at the middle of each frame (see `mimotok.io.alignments.frame_labels`), also of
+            crops; None where no labels are read.
     """
 
     wav: Tensor
@@ -49,16 +55,19 @@ class Part(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A batch, or None where none of its clips could be read, and those that could not: id to reason."""
+    """A batch, or None where none of its clips could be read, and the reason for each clip that could not, by id."""
 
     batch: Batch | None
     skipped: dict[str, str]
 
 
 class Render(NamedTuple):
-    """How planned items become audio at `sample_rate` Hz; `augment` None leaves them as they are.
+    """Turns planned items into audio.
 
-    frame_rate: Hz, of phone labels; None for none.
+    Attributes:
+        sample_rate: Hz.
+        augment: ranges of random changes, None for none.
+        frame_rate: Hz, of phone labels, None for none.
     """
 
     sample_rate: int
@@ -66,7 +75,13 @@ class Render(NamedTuple):
     frame_rate: float | None = None
 
     def batch(self, clips: Sequence[Clip], planned: PlannedBatch, seeds: Sequence[int]) -> Loaded:
-        """`seeds` names the batch: with an item's place in it, they seed the item's augmentation."""
+        """Read and augment the items of a batch.
+
+        Args:
+            clips: the corpus.
+            planned: the batch.
+            seeds: name of the batch; with an item's number in it, they seed the item's augmentation.
+        """
         parts = []
         skipped = {}
         for slot, item in enumerate(planned.items):
@@ -118,21 +133,32 @@ class Render(NamedTuple):
 
 
 class TrainDataset(Protocol):
-    """An endless sequence of batches. epoch_batches: of them in an epoch, per rank."""
+    """An endless sequence of batches; an epoch has `epoch_batches` of them per rank."""
 
     epoch_batches: int
     world_size: int
 
     def loader(self, first: int, num_workers: int) -> DataLoader[Loaded]:
-        """This rank's batches from number `first` on."""
+        """Return this rank's batches from number `first` on."""
 
 
 class BatchDataset(Dataset[Loaded]):
-    """Batch number -> `Loaded`, without end: batch `i` is number `i % epoch_batches` of its epoch.
+    """A map from batch numbers to batches, without end: batch `i` is number `i % epoch_batches` of its epoch.
 
-    Batch i of rank r is a pure function of (seed, i, r, world size), so workers do not matter, and resuming
-    decodes nothing twice. plan: epoch -> the batches of all ranks, in order; every epoch is cut, or
-    repeated, to the length of the first, so that a number says which epoch it belongs to.
+    Batch i of rank r is a pure function of (seed, i, r, world size), so that workers do not matter, and resuming
+    decodes nothing twice.
+
+    Args:
+        clips: the corpus.
+        plan: returns the batches of all ranks of an epoch, in order. Every epoch is cut or repeated to the length of
+            the first, so that a number determines its epoch.
+        render: turns planned batches into audio.
+        seed: of augmentation.
+        rank: of this process.
+        world_size: processes.
+
+    Raises:
+        ValueError: where no clip is left.
     """
 
     def __init__(
@@ -158,7 +184,7 @@ class BatchDataset(Dataset[Loaded]):
         self.epoch_batches = max(1, len(self._batches) // world_size)
 
     def planned(self, index: int) -> tuple[int, int, PlannedBatch]:
-        """Epoch, number within it (over all ranks) and content of this rank's batch `index`."""
+        """Return epoch, number within it (over all ranks) and content of this rank's batch `index`."""
         epoch, number = divmod(index, self.epoch_batches)
         if self._epoch != epoch:
             self._epoch = epoch
@@ -171,7 +197,7 @@ class BatchDataset(Dataset[Loaded]):
         return self.render.batch(self.clips, planned, (self.seed, epoch, number))
 
     def loader(self, first: int, num_workers: int) -> DataLoader[Loaded]:
-        """This rank's batches from number `first` on."""
+        """Return this rank's batches from number `first` on."""
         numbers = range(first, sys.maxsize)
         pin = torch.cuda.is_available()
         return DataLoader(self, batch_size=None, sampler=numbers, num_workers=num_workers, pin_memory=pin)
@@ -181,12 +207,16 @@ class ResumableLoader:
     """Training batches without end, counted; `len` is an epoch's, for Lightning's own epochs.
 
     Lightning 2.x saves `state_dict()` of a train dataloader that has one (in the checkpoint's
-    loops.fit_loop.state_dict.combined_loader), from rank 0, and calls `load_state_dict` on every rank before
-    the first batch of a resumed fit. The count is of batches handed out, not of those that workers hold
-    ready; and as `len` is known, Lightning fetches none ahead. Resumed on another number of ranks, it goes
-    on after as many batches as all ranks together had heard.
+    loops.fit_loop.state_dict.combined_loader), from rank 0, and calls `load_state_dict` on every rank before the first
+    batch of a resumed fit. The count is of batches handed out, not of those that workers hold ready; and as `len` is
+    known, Lightning fetches none ahead. Resumed on another number of ranks, it continues after as many batches as all
+    ranks together had.
 
-    skipped: clips that are known to be left out, id to reason; all are named in one log line per epoch.
+    Args:
+        dataset: the batches.
+        num_workers: processes, 0 for this one.
+        skipped: clips that are known to be left out, with the reason by id; one log line per epoch names all.
+        digest: of what the batches are drawn from.
     """
 
     def __init__(self, dataset: TrainDataset, *, num_workers: int, skipped: dict[str, str], digest: str) -> None:
@@ -201,7 +231,7 @@ class ResumableLoader:
         return self.dataset.epoch_batches
 
     def __iter__(self) -> ResumableLoader:
-        return self  # workers live on from epoch to epoch
+        return self  # workers stay from epoch to epoch
 
     def __next__(self) -> Batch:
         if self._iterator is None:
@@ -217,12 +247,12 @@ class ResumableLoader:
         raise RuntimeError(f"a whole epoch without one readable clip: {skipped_table(self.skipped, 3)}")
 
     def state_dict(self) -> dict[str, Any]:
-        """Epoch, batches of it handed out on all ranks together, and a digest of what they are drawn from."""
+        """Return epoch, number of its batches handed out on all ranks together, and the digest."""
         epoch, batch = divmod(self.position, len(self))
         return {"epoch": epoch, "batch": batch * self.dataset.world_size, "digest": self.digest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue after the batches of `state`; warns if clips, seed or settings have changed since."""
+        """Continue after the batches of `state`; warn if clips, seed or settings have changed since."""
         if state["digest"] != self.digest:
             log.warning("clips, seed or settings are not those of the checkpoint: other batches will follow")
         batch = min(state["batch"] // self.dataset.world_size, len(self) - 1)
@@ -231,7 +261,7 @@ class ResumableLoader:
 
 
 class ValidationLoader:
-    """One pass over a dataset's first epoch, in the calling process."""
+    """One pass over a dataset's first epoch, in this process."""
 
     def __init__(self, dataset: BatchDataset) -> None:
         self.dataset = dataset

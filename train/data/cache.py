@@ -1,8 +1,8 @@
-"""Decode a corpus once: 16-bit WAV shards and a Lhotse CutSet that describes them.
+"""Decode a corpus once, into 16-bit WAV shards with a Lhotse CutSet.
 
-Training then reads samples by offset instead of decoding a compressed file per clip and epoch. Clips keep
-their own rate up to `sample_rate` and are resampled when read, as in inference: quantizing after the
-resampling would put a noise floor into the band above a narrow-band clip, and no input has one there.
+Training then reads samples by offset instead of decoding a compressed file per clip and epoch. Clips keep their own
+rate up to `sample_rate` and are resampled when read, as in inference: quantizing after the resampling would put a noise
+floor into the band above a narrow-band clip, and no input of inference has one.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
+from mimotok.io.audio import resample
+from mimotok.io.clips import Clip, Pcm
 from mimotok.io.files import atomic_path
 from mimotok.io.manifest import read_rows
+from mimotok.io.progress import with_progress
 from mimotok.io.terminal import end_on_signals, one_line
-from train.data.augment import resample
-from train.data.manifest import BadClipError, Clip, Pcm, decode, read_manifest
+from train.data.manifest import BadClipError, decode, read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +37,11 @@ SKIPPED = "skipped.json"
 
 
 def prepare(manifest: str | list[str], root: str, out: str, *, sample_rate: int = 24000, workers: int = 1) -> Path:
-    """Decode every clip of a manifest into a folder under `out`, and return that folder.
+    """Decode every clip of a manifest into a folder under `out`.
 
-    The folder is named by a hash of the clips, so that one `out` serves many manifests. It holds
-    `cuts.jsonl.gz`, a Lhotse CutSet, its WAV shards, and `skipped.json`, the clips left out and why. A
-    second call returns at once; a killed one goes on with the shards that it lacks; clips whose file was
-    missing are tried again once it is there. Raises ValueError if no clip at all can be read.
+    The folder is named by a hash of the clips, so that one `out` serves many manifests. It holds `cuts.jsonl.gz`, a
+    Lhotse CutSet, its WAV shards, and `skipped.json`, the clips left out and why. A second call returns at once; a
+    killed one continues with the shards that are missing. Clips whose file was missing are tried again once it exists.
 
     Args:
         manifest: JSONL or Lhotse CutSet file(s).
@@ -50,6 +49,12 @@ def prepare(manifest: str | list[str], root: str, out: str, *, sample_rate: int 
         out: folder of caches.
         sample_rate: Hz; clips of a higher rate are resampled to it.
         workers: processes.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: where no clip at all can be read.
     """
     clips = read_manifest(manifest, root)
     folder = Path(out) / _fingerprint(clips, sample_rate)
@@ -74,12 +79,12 @@ def prepare(manifest: str | list[str], root: str, out: str, *, sample_rate: int 
 
 
 def _watch(jobs: Iterable[None], total: int) -> None:
-    for _ in track(jobs, "Decoding the corpus", total, console=Console(stderr=True)):
+    for _ in with_progress(jobs, "Decoding the corpus", total):
         pass
 
 
 def read_prepared(folder: str | Path) -> tuple[list[Clip], dict[str, str]]:
-    """The clips of a folder that `prepare` made, and the skipped ones: id to reason."""
+    """Read the clips of a folder that `prepare` wrote, and the reason for each skipped clip, by id."""
     folder = Path(folder)
     clips = [_from_cut(row, folder) for _, row in read_rows(str(folder / INDEX))]
     return clips, json.loads((folder / SKIPPED).read_text(encoding="utf-8"))
@@ -119,7 +124,7 @@ def _is_done(folder: Path, number: int, clips: list[Clip]) -> bool:
 
 
 def _write_shard(clips: list[Clip], folder: Path, number: int, sample_rate: int) -> None:
-    """One shard: a WAV file per rate, the cuts in them, and the clips skipped; the cuts' file comes last."""
+    """Write one shard: a WAV file per rate, the clips skipped, and at last the cuts."""
     samples: dict[int, list[np.ndarray]] = {}
     filled: dict[int, int] = {}
     cuts = []
@@ -176,7 +181,7 @@ def _write_wav(path: Path, pcm: np.ndarray, rate: int) -> None:
 
 
 def _to_cut(clip: Clip, pcm: Pcm) -> dict[str, Any]:
-    """A MonoCut in Lhotse's JSON, written without Lhotse: machines that only train need not have it."""
+    """Build a MonoCut in Lhotse's JSON, without Lhotse: machines that only train need not have it."""
     duration = pcm.frames / pcm.rate
     shard = Path(pcm.path).stem
     source = {"type": "file", "channels": [0], "source": pcm.path}
@@ -223,7 +228,7 @@ def _from_cut(cut: dict[str, Any], folder: Path) -> Clip:
 
 
 def skipped_table(skipped: dict[str, str], limit: int = 30) -> str:
-    """`3 clips skipped: a (missing), ...` on one line, the first `limit` by name."""
+    """Return `3 clips skipped: a (missing), ...` on one line, with the first `limit` by name."""
     named = [one_line(f"{name} ({reason})") for name, reason in sorted(skipped.items())[:limit]]
     more = f", and {len(skipped) - limit} more" if len(skipped) > limit else ""
     return f"{len(skipped)} clips skipped: {', '.join(named)}{more}"

@@ -1,10 +1,10 @@
-"""What a corpus is: one `Clip` per utterance, read from a JSONL manifest or a Lhotse CutSet."""
+"""The clips of a training corpus, from JSONL manifests and Lhotse CutSets, and their samples."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ import numpy as np
 import soundfile as sf
 
 from mimotok.corpus.cuts import is_cut, load_cut, make_cut
+from mimotok.corpus.supervisions import said_in
 from mimotok.io.alignments import Phone, read_alignments
 from mimotok.io.audio import load_audio
+from mimotok.io.clips import Clip, read_clips
 from mimotok.io.manifest import read_rows
 
 WAV_HEADER = 44  # bytes: a canonical RIFF header, as the standard library's `wave` writes it
@@ -25,48 +27,19 @@ class BadClipError(Exception):
     """A clip that cannot be trained on; the message says why in a few words."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pcm:
-    """Where a clip lies in a 16-bit mono WAV file: `frames` samples from sample `start`, at `rate` Hz."""
-
-    path: str
-    rate: int
-    start: int
-    frames: int
-
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """One utterance or recording.
-
-    audio: path of the audio file, "" where there is none. Samples come from `pcm` (prepared) or else from `cut`
-    (a Lhotse cut), if there is one.
-    duration: seconds. text: the transcript of the whole clip, or None. split: "train", "dev" or "test".
-    phones: what is spoken when, or None where that is not known.
-    """
-
-    id: str
-    audio: str
-    duration: float
-    source: str
-    text: str | None = None
-    split: str = "train"
-    speaker: str | None = None
-    language: str | None = None
-    pcm: Pcm | None = None
-    cut: Any = None
-    phones: tuple[Phone, ...] | None = None
-
-
 @cache
 def _samples(path: str) -> np.memmap:
     return np.memmap(path, dtype="<i2", mode="r", offset=WAV_HEADER)
 
 
 def decode(clip: Clip) -> tuple[np.ndarray, int]:
-    """The whole clip as float32 [T], mono, and its own rate in Hz.
+    """Decode a whole clip.
 
-    Raises BadClipError for a missing, unreadable, empty or silent file.
+    Returns:
+        float32 [T], mono, and the clip's own rate in Hz.
+
+    Raises:
+        BadClipError: for a missing, unreadable, empty or silent file.
     """
     if (clip.audio or clip.cut is None) and not Path(clip.audio).is_file():
         # of a pipe nothing may ever come
@@ -92,9 +65,18 @@ def _cut_audio(cut: Any) -> tuple[np.ndarray, int]:
 
 
 def read(clip: Clip, start: float = 0.0, seconds: float = 1e6) -> tuple[np.ndarray, int]:
-    """`seconds` of a clip from second `start` (fewer at its end) as float32 [T], and the rate in Hz.
+    """Read a part of a clip.
 
-    Raises BadClipError as `decode` does.
+    Args:
+        clip: the clip.
+        start: second where the part begins.
+        seconds: its length; it is shorter at the clip's end.
+
+    Returns:
+        float32 [T], and the rate in Hz.
+
+    Raises:
+        BadClipError: as `decode`.
     """
     if clip.pcm is None:
         wav, rate = decode(clip)
@@ -115,13 +97,15 @@ def read(clip: Clip, start: float = 0.0, seconds: float = 1e6) -> tuple[np.ndarr
 
 
 def read_manifest(paths: str | Iterable[str], root: str = ".") -> list[Clip]:
-    """The clips of one or several manifests, in order.
+    """Read the clips of one or several manifests, in order.
 
-    A manifest is a JSONL file with `audio`, `duration` and optionally `text`, `speaker`, `language`,
-    `source`, `split` and `id` on each line, or a Lhotse CutSet (.jsonl or .jsonl.gz; needs lhotse). Relative
-    audio paths are taken from `root`. A clip without `source` gets the file's name, one without `split` is
-    for training. Raises ValueError for a file that cannot be read, a line that is not understood, and a
-    folder (Shar is streamed).
+    Args:
+        paths: JSONL manifests (see `mimotok.io.clips.read_clips`; `duration` is needed), or Lhotse CutSets (.jsonl or
+            .jsonl.gz; needs lhotse). A clip without `source` gets the file's name, one without `split` is for training.
+        root: folder of relative audio paths.
+
+    Raises:
+        ValueError: for a file that cannot be read, a line that is not understood, and a folder (Shar is streamed).
     """
     clips: list[Clip] = []
     for path in [paths] if isinstance(paths, str) else paths:
@@ -137,23 +121,12 @@ def _is_cut_set(path: str) -> bool:
 
 
 def _read_jsonl(path: str, root: str) -> list[Clip]:
-    clips = []
-    for number, row in read_rows(path):
-        if "audio" not in row or "duration" not in row:
-            raise ValueError(f"{path}:{number}: a clip needs `audio` and `duration`, this has {sorted(row)}")
-        clips.append(
-            Clip(
-                id=row.get("id") or row["audio"],
-                audio=str(Path(root, row["audio"])),
-                duration=float(row["duration"]),
-                source=row.get("source") or Path(path).name.split(".")[0],
-                text=(row.get("text") or "").strip() or None,
-                split=row.get("split") or "train",
-                speaker=row.get("speaker"),
-                language=row.get("language"),
-            )
-        )
-    return clips
+    source = Path(path).name.split(".")[0]
+    # without the metadata, which nobody needs here: a corpus may have millions of clips
+    return [
+        replace(clip, source=clip.source or source, split=clip.split or "train", metadata={})
+        for clip in read_clips(path, root, need_duration=True)
+    ]
 
 
 def _read_cuts(path: str, root: str) -> list[Clip]:
@@ -162,7 +135,7 @@ def _read_cuts(path: str, root: str) -> list[Clip]:
 
 
 def read_cuts(path: str, make: Callable[[dict[str, Any]], Any]) -> Iterator[Any]:
-    """What `make` makes of each line of a CutSet. Raises its ValueError with the file and the line number before it."""
+    """Apply `make` to each line of a CutSet. Its ValueError is raised with the file and the line number before it."""
     for number, row in read_rows(path):
         try:
             yield make(row)
@@ -171,22 +144,19 @@ def read_cuts(path: str, make: Callable[[dict[str, Any]], Any]) -> Iterator[Any]
 
 
 def cut_clip(cut: Any, source: str) -> Clip:
-    """A Lhotse cut as a `Clip`; `source` and `split` come from the cut's custom fields where it has them."""
+    """Turn a Lhotse cut into a `Clip`; `source` and `split` come from the cut's custom fields where it has them."""
     custom = cut.custom or {}
-    supervision = cut.supervisions[0] if len(cut.supervisions) == 1 else None
-    # a supervision that the cut truncates is no transcript of what is heard
-    whole = supervision is not None and supervision.start >= -0.05 and supervision.end <= cut.duration + 0.05
-    text = (getattr(supervision, "text", None) or "").strip() or None
+    said = said_in(cut.to_dict())
     files = _files(cut)
     return Clip(
         id=cut.id,
         audio=next(iter(files), ""),
         duration=cut.duration,
         source=custom.get("source") or source,
-        text=text if whole else None,
+        text=said.text,
         split=custom.get("split") or "train",
-        speaker=getattr(supervision, "speaker", None),
-        language=getattr(supervision, "language", None),
+        speaker=said.speaker,
+        language=said.language,
         cut=cut,
     )
 
@@ -197,9 +167,9 @@ def _files(cut: Any) -> list[str]:
 
 
 def with_phones(clips: Iterable[Clip], alignments: str, root: str = ".") -> list[Clip]:
-    """The clips, those that `alignments` (see `mimotok.io.alignments`) knows with their phones.
+    """Add phones to the clips that the file `alignments` names (see `mimotok.io.alignments`).
 
-    Raises ValueError where it knows none of them.
+    Raises ValueError where it names none of them.
     """
     known = read_alignments(alignments)
     labelled = [replace(clip, phones=_phones(clip, known, root)) for clip in clips]

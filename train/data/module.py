@@ -1,4 +1,4 @@
-"""`SpeechDataModule`: a manifest of speech in, batches for the joint and the adversarial stage out."""
+"""The Lightning data module: it turns a manifest of speech into batches for both stages."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ AUGMENT = AugmentConfig()
 class SpeechDataModule(L.LightningDataModule):
     """Speech for training and validation, from a manifest.
 
-    A training batch holds about `batch_seconds` of audio, padded to one length: whole utterances with their
-    text, and crops without text from clips that have none or are too long. Validation is the manifest's
-    "dev" split, or all of `val_manifest`: whole clips, not augmented, always in the same order.
+    A training batch holds about `batch_seconds` of audio, padded to one length: whole utterances with their text, and
+    crops without text from clips that have none or are too long. Validation is the manifest's "dev" split, or all of
+    `val_manifest`: whole clips, not augmented, always in the same order.
 
     Args:
         manifest: JSONL or Lhotse CutSet file(s), or Lhotse Shar folder(s); see train/README.md.
@@ -40,8 +40,8 @@ class SpeechDataModule(L.LightningDataModule):
         crop_seconds: shortest and longest crop. Clips shorter than their crop come whole.
         min_seconds: shorter training clips are skipped.
         pad_samples: padded lengths are multiples of this many samples, so a compiled model sees few shapes.
-        source_weights: how often a source's clips are heard per epoch, by glob pattern of the source's
-            name, e.g. {"*kerstin*": 2}; the first match counts, and others have 1.
+        source_weights: how often a source's clips are heard per epoch, by glob pattern of the source's name, e.g.
+            {"*kerstin*": 2}; the first match counts, and others have 1.
         augment: see `AugmentConfig`; null for none.
         cache_dir: clips are decoded into it once, at first use; null decodes them every time. Not for Shar.
         alignments: phone labels that `python -m train align` wrote, for the losses that need them. Not for Shar.
@@ -114,7 +114,7 @@ class SpeechDataModule(L.LightningDataModule):
         return read_prepared(self._prepare(manifest, self.cache_dir))
 
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002
-        """Read the clips. Every rank does, once `prepare_data` has made the cache on one of them."""
+        """Read the clips. Every rank does, after `prepare_data` has filled the cache on one of them."""
         if self.train_clips or self.val_clips:
             return
         clips, self.skipped = self._read(self.manifest)
@@ -133,7 +133,7 @@ class SpeechDataModule(L.LightningDataModule):
                 self.skipped[clip.id] = f"short: {clip.duration:.2f} s"
 
     def train_dataloader(self) -> ResumableLoader:
-        """This rank's endless training batches; `len` is an epoch's, equal on all ranks."""
+        """Return this rank's endless training batches; `len` is an epoch's, equal on all ranks."""
         self.setup()
         rank, world_size = self._ranks()
         dataset = self._shards(rank, world_size) if _is_shar(self.manifest) else self._clips(rank, world_size)
@@ -161,7 +161,7 @@ class SpeechDataModule(L.LightningDataModule):
         return ShardBatches(shards, self.plan_config, self.augment, seed=self.seed, rank=rank, world_size=world_size)
 
     def val_dataloader(self) -> ValidationLoader | list[ValidationLoader]:
-        """Whole dev clips; among several ranks the first batches repeat, so that all have equally many."""
+        """Return whole dev clips; among several ranks the first batches repeat, so that all have equally many."""
         self.setup()
         if not self.val_clips:
             return []

@@ -1,4 +1,4 @@
-"""Which clips, or parts of them, make up which batch: arrays computed from a seed, no audio touched."""
+"""Choose which clips, or parts of them, make up which batch: arrays computed from a seed, without any audio."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from train.data.manifest import Clip
 
 
 class Item(NamedTuple):
-    """`seconds` of clip number `clip` from second `start`, heard at `speed`; `whole`: that is all of it."""
+    """A part of a clip.
+
+    Attributes:
+        clip: number of the clip.
+        start: second where the part begins.
+        seconds: its length.
+        speed: factor at which it is played.
+        whole: whether it is the whole clip.
+    """
 
     clip: int
     start: float
@@ -32,11 +40,16 @@ class PlannedBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class PlanConfig:
-    """sample_rate: Hz. batch_seconds: padded audio in a batch, to the nearest whole number of clips.
+    """How batches are put together.
 
-    max_seconds: longest whole utterance, before speed augmentation; min_seconds: shorter clips are left out.
-    crop_seconds: (shortest, longest) crop. pad_samples: padded lengths are multiples of it.
-    source_weights: how often a source's clips are heard per epoch, by glob pattern; the first match counts.
+    Attributes:
+        sample_rate: Hz.
+        batch_seconds: padded seconds in a batch, to the nearest whole number of clips.
+        max_seconds: longest whole utterance, before speed augmentation.
+        crop_seconds: (shortest, longest) crop.
+        min_seconds: shorter clips are left out.
+        pad_samples: padded lengths are multiples of it.
+        source_weights: how often a source's clips are used per epoch, by glob pattern; the first match counts.
     """
 
     sample_rate: int = 24000
@@ -56,16 +69,16 @@ class PlanConfig:
             raise ValueError(f"pad_samples={self.pad_samples}, sample_rate={self.sample_rate}: must be positive")
 
     def padded(self, seconds: float) -> int:
-        """Samples to which `seconds` of audio are padded."""
+        """Return the samples to which `seconds` of audio are padded."""
         return max(1, int(np.ceil(round(seconds * self.sample_rate) / self.pad_samples))) * self.pad_samples
 
     def batch_size(self, samples: int) -> int:
-        """Items in a batch of this padded length: a function of it alone, so that shapes are few."""
+        """Return the items in a batch of this padded length. It depends on nothing else, so that shapes are few."""
         return max(1, round(self.batch_seconds * self.sample_rate / samples))
 
 
 def check_weights(clips: Sequence[Clip], source_weights: Mapping[str, float] | None) -> None:
-    """Raises ValueError for a negative weight, and for a pattern that matches no clip's source."""
+    """Raise ValueError for a negative weight, and for a pattern that matches no clip's source."""
     sources = {clip.source for clip in clips}
     for pattern, weight in (source_weights or {}).items():
         if weight < 0:
@@ -81,10 +94,10 @@ def _weight(source: str, source_weights: Mapping[str, float] | None) -> float:
 def train_plan(
     clips: Sequence[Clip], config: PlanConfig, augment: AugmentConfig | None, seeds: Sequence[int]
 ) -> list[PlannedBatch]:
-    """One epoch in random order: each clip is heard for about its own length times its source's weight.
+    """Plan one epoch in random order: each clip is used for about its own length times its source's weight.
 
-    Clips with text of up to `max_seconds`, and clips shorter than a crop, come whole; the others as random
-    crops. `seeds` names the epoch; the plan is a pure function of the arguments.
+    Clips with text of up to `max_seconds`, and clips shorter than a crop, come whole; the others as random crops.
+    `seeds` names the epoch; the plan is a pure function of the arguments.
     """
     rng = np.random.default_rng(list(seeds))
     weights = {clip.source: _weight(clip.source, config.source_weights) for clip in clips}
@@ -116,12 +129,12 @@ def _items(
 
 
 def _round(value: float, rng: np.random.Generator) -> int:
-    """Up or down at random, so that the mean is `value`."""
+    """Round up or down at random, so that the mean is `value`."""
     return int(value + rng.random())
 
 
 def _pack(items: list[Item], config: PlanConfig, rng: np.random.Generator) -> list[PlannedBatch]:
-    """Full batches of one padded length each, shuffled; leftovers of a bucket move to the next longer one."""
+    """Form full batches of one padded length each, shuffled; leftovers of a length move to the next longer one."""
     if not items:
         return []
     samples = np.array([config.padded(item.seconds / item.speed) for item in items])
@@ -144,7 +157,7 @@ def _pack(items: list[Item], config: PlanConfig, rng: np.random.Generator) -> li
 
 
 def whole_plan(clips: Sequence[Clip], config: PlanConfig) -> list[PlannedBatch]:
-    """Every clip once and whole, shortest first, batched by padded length: for validation."""
+    """Plan every clip once and whole, shortest first, batched by padded length: for validation."""
     order = sorted(range(len(clips)), key=lambda k: (clips[k].duration, clips[k].id))
     batches: list[PlannedBatch] = []
     for k in order:

@@ -1,8 +1,7 @@
-"""Corpora too large for a cache: Lhotse Shar folders, read shard by shard.
+"""Lhotse Shar folders, for corpora too large for a cache, read shard by shard.
 
-Each shard is planned by itself, as a small corpus, from its cuts' metadata; shards are dealt out to ranks and
-workers in an order drawn anew each epoch. Shuffle the cuts when exporting: a batch mixes one shard's clips
-only.
+Each shard is planned by itself, as a small corpus, from its cuts' metadata. Shards are distributed to ranks and workers
+in an order drawn anew each epoch. Shuffle the cuts when exporting: a batch mixes the clips of one shard only.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ class Shard(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """Where both lie."""
+        """The folder of both files."""
         return str(Path(self.cuts).parent)
 
 
 def find_shards(folders: str | list[str]) -> list[Shard]:
-    """All shards of Shar folders, by name. Raises ValueError where cuts and recordings do not pair."""
+    """List all shards of Shar folders, by name. Raises ValueError where cuts and recordings do not pair."""
     shards: list[Shard] = []
     for folder in [folders] if isinstance(folders, str) else folders:
         cuts, recordings = (sorted(map(str, Path(folder).glob(f"{field}.*"))) for field in ("cuts", "recording"))
@@ -54,10 +53,10 @@ def find_shards(folders: str | list[str]) -> list[Shard]:
 
 
 class ShardBatches(IterableDataset[Loaded]):
-    """The batches of all shards, without end, starting anywhere.
+    """The batches of all shards, without end, starting at any batch.
 
-    Batch i of rank r is a pure function of (seed, i, r, world size, num_workers). Starting at a later batch
-    reads the metadata of the shards before it in this worker's share, and no audio.
+    Batch i of rank r is a pure function of (seed, i, r, world size, num_workers). Starting at a later batch reads the
+    metadata of the shards before it in this worker's share, and no audio.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class ShardBatches(IterableDataset[Loaded]):
         self.epoch_batches = max(1, len(self._plan(0, 0)[1]) * len(shards) // world_size)
 
     def loader(self, first: int, num_workers: int) -> DataLoader[Loaded]:
-        """This rank's batches from number `first` on."""
+        """Return this rank's batches from number `first` on."""
         self.first = first
         self.lanes = max(1, num_workers)
         pin = torch.cuda.is_available()
@@ -90,7 +89,7 @@ class ShardBatches(IterableDataset[Loaded]):
 
     def __iter__(self) -> Iterator[Loaded]:
         worker = get_worker_info()
-        # the DataLoader asks its workers in turn, so batch i belongs to lane i % lanes whoever plays it
+        # the DataLoader asks its workers in turn, so batch i belongs to lane i % lanes, whichever worker has it
         lane = (self.first + (worker.id if worker else 0)) % self.lanes
         done = self.first // self.lanes + (lane < self.first % self.lanes)
         for ordinal in count(self.rank * self.lanes + lane, self.world_size * self.lanes):
@@ -127,7 +126,7 @@ class ShardBatches(IterableDataset[Loaded]):
 
 
 def _with_audio(shard: Shard) -> tuple[dict[str, Any], dict[str, str]]:
-    """A shard's cuts by id with their audio, still encoded, in memory; and what is wrong with the shard."""
+    """Read a shard's cuts by id with their encoded audio in memory, and what is wrong with the shard."""
     cuts: dict[str, Any] = {}
     try:
         for cut in shar_cuts(shard):
@@ -138,7 +137,7 @@ def _with_audio(shard: Shard) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def shar_cuts(shard: Shard) -> Iterator[Any]:
-    """A shard's cuts that have audio, with it. Raises ValueError where cuts and recordings do not fit together."""
+    """Yield a shard's cuts that have audio, with it. Raises ValueError where cuts and recordings do not match."""
     recordings = _recordings(shard.recording)
 
     def with_audio(row: dict[str, Any]) -> Any:
@@ -151,7 +150,7 @@ def shar_cuts(shard: Shard) -> Iterator[Any]:
 
 
 def _recordings(path: str) -> Iterator[tuple[str, dict[str, Any] | None, bytes]]:
-    """Names, metadata (None where a cut has no recording) and encoded sounds, which lie in pairs in the tar."""
+    """Yield names, metadata (None where a cut has no recording) and encoded sounds, which lie in pairs in the tar."""
     with open_regular(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
         members = iter(tar)
         for first in members:
@@ -165,7 +164,7 @@ def _recordings(path: str) -> Iterator[tuple[str, dict[str, Any] | None, bytes]]
                 continue
             recording = json.loads(about)
             if not isinstance(recording, dict):
-                raise ValueError(f"{path}: {second.name} does not describe a recording")
+                raise ValueError(f"{path}: {second.name} is not a recording")
             yield name, recording, data
 
 

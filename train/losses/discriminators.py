@@ -1,8 +1,7 @@
 """The adversarial stage's discriminators, all layers under spectral normalisation (MiMo-Audio, section 2.2).
 
-Multi-period: Kong et al. 2020, "HiFi-GAN", section 2.3. Multi-scale STFT: Défossez et al. 2022, "High
-Fidelity Neural Audio Compression", section 3.4. Everything keeps time on dimension 2, where the losses look
-for padding.
+Multi-period: Kong et al. 2020, "HiFi-GAN", section 2.3. Multi-scale STFT: Défossez et al. 2022, "High Fidelity Neural
+Audio Compression", section 3.4. Everything keeps time on dimension 2, where the losses mask padding.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from mimotok.model.mel import hann_window
 
 
 class Judgement(NamedTuple):
-    """One discriminator's view of a batch."""
+    """The output of one discriminator."""
 
     logits: Tensor
     """[B, 1, time, width]: high where it believes the audio to be real."""
@@ -28,17 +27,22 @@ class Judgement(NamedTuple):
 
 
 class Judgements(NamedTuple):
-    """The K discriminators' views, in the form that train.losses.spectral takes."""
+    """The outputs of the K discriminators, in the form of train.losses.spectral."""
 
     logits: list[Tensor]
     features: list[list[Tensor]]
 
 
 class PeriodDiscriminator(nn.Module):
-    """Looks at each `period`-th sample: convolutions along the time axis of wav folded to [time, period]."""
+    """A discriminator of every `period`-th sample: convolutions along time of wav folded to [time, period]."""
 
     def __init__(self, period: int, width: int = 32) -> None:
-        """width: channels of the first layer; those after it have 4, 16, 32 and 32 times as many."""
+        """Build a discriminator.
+
+        Args:
+            period: samples.
+            width: channels of the first layer; those after it have 4, 16, 32 and 32 times as many.
+        """
         super().__init__()
         self.period = period
         channels = [1, *(width * factor for factor in (1, 4, 16, 32, 32))]
@@ -50,16 +54,22 @@ class PeriodDiscriminator(nn.Module):
         self.output = _conv(channels[-1], 1, (3, 1))
 
     def forward(self, wav: Tensor) -> Judgement:
-        """wav: [B, T]."""
+        """Judge wav [B, T]."""
         padded = F.pad(wav[:, None], (0, -wav.shape[1] % self.period), mode="reflect")
         return _judge(padded.unflatten(2, (-1, self.period)), self.layers, self.output, slope=0.1)
 
 
 class StftDiscriminator(nn.Module):
-    """Looks at the real and imaginary parts of the STFT at one window size, hop a quarter of it."""
+    """A discriminator of the real and imaginary parts of the STFT at one window size; the hop is a quarter of it."""
 
     def __init__(self, window: int, channels: int = 32, dilations: Sequence[int] = (1, 2, 4)) -> None:
-        """window: samples; channels: of each layer; dilations: in time, of the layers that halve the bins."""
+        """Build a discriminator.
+
+        Args:
+            window: samples.
+            channels: of each layer.
+            dilations: in time, of the layers that halve the bins.
+        """
         super().__init__()
         self.window = window
         self.layers = nn.ModuleList([_conv(2, channels, (3, 9))])
@@ -70,7 +80,7 @@ class StftDiscriminator(nn.Module):
         self.output = _conv(channels, 1, (3, 3))
 
     def forward(self, wav: Tensor) -> Judgement:
-        """wav: [B, T], at least one window long."""
+        """Judge wav [B, T], at least one window long."""
         hann = hann_window(self.window, wav.device)
         with torch.autocast(wav.device.type, enabled=False):
             spectrum = torch.stft(
@@ -87,9 +97,9 @@ class StftDiscriminator(nn.Module):
 
 
 class Discriminators(nn.Module):
-    """The multi-period and the multi-scale STFT discriminator side by side, by default in published sizes.
+    """The multi-period and the multi-scale STFT discriminators together, by default in published sizes.
 
-    Spectral normalisation takes one power iteration with each forward in training mode.
+    Spectral normalisation runs one power iteration with each forward in training mode.
     """
 
     def __init__(
@@ -101,10 +111,15 @@ class Discriminators(nn.Module):
         stft_channels: int = 32,
         gain: float = 1.0,
     ) -> None:
-        """periods, windows: in samples, one discriminator each; period_width, stft_channels: their widths.
+        """Build the discriminators.
 
-        gain: multiplies the wav (published: 1). Spectral normalisation bounds how steep a discriminator can
-        be, so that quiet audio leaves it nearly blind at first; 10 brings speech near unit level.
+        Args:
+            periods: samples, one discriminator each.
+            period_width: width of those.
+            windows: samples, one discriminator each.
+            stft_channels: width of those.
+            gain: multiplies the wav (published: 1). Spectral normalisation bounds how steep a discriminator can be, so
+                that quiet audio leaves it nearly blind at first; 10 brings speech near unit level.
         """
         super().__init__()
         self.gain = gain
@@ -117,7 +132,7 @@ class Discriminators(nn.Module):
         )
 
     def forward(self, wav: Tensor) -> Judgements:
-        """wav: [B, T] at 24 kHz. Raises ValueError where T is shorter than the longest window."""
+        """Judge wav [B, T] at 24 kHz. Raises ValueError where T is shorter than the longest window."""
         if wav.shape[1] < self.longest:
             raise ValueError(f"{wav.shape[1]} samples: the discriminators need at least {self.longest}")
         judgements = [part(self.gain * wav) for part in self.parts]

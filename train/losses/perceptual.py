@@ -1,7 +1,7 @@
 """Losses after two models of hearing: the disturbance of PESQ and the envelope correlations of STOI.
 
 Both are differentiable simplifications, for training. Neither returns the score of its standard: the evaluation
-takes those from the packages `pesq` and `pystoi`.
+computes those with the packages `pesq` and `pystoi`.
 """
 
 from __future__ import annotations
@@ -48,8 +48,13 @@ STOI_RANGE = 1e-4
 
 
 class BarkBands(NamedTuple):
-    """bank: [K, 49], which of the first K bins of a spectrum lies in which band; threshold: [49], power at which
-    each band is just heard; widths: [49], in Bark."""
+    """Bands of the Bark scale.
+
+    Attributes:
+        bank: [K, 49], the share of each of the first K bins of a spectrum in each band.
+        threshold: [49], power at which each band is just heard.
+        widths: [49], in Bark.
+    """
 
     bank: Tensor
     threshold: Tensor
@@ -59,12 +64,17 @@ class BarkBands(NamedTuple):
 def disturbance_loss(
     prediction: Tensor, target: Tensor, lengths: Tensor | None = None, *, sample_rate: int = 24000
 ) -> Tensor:
-    """Symmetric and asymmetric disturbance (ITU-T P.862, 2001, section 10.2), a mean over frames.
+    """Compute the symmetric and asymmetric disturbance (ITU-T P.862, 2001, section 10.2), a mean over frames.
 
-    prediction, target: wav [B, T], aligned in time; lengths: [B] samples, beyond which nothing counts. Without the
-    standard's compensation of delay, gain and filters, with formulas for the Bark scale (Traunmueller, 1990) and the
-    threshold of hearing (Terhardt, 1979) in place of its tables, and a mean over time in place of norms in which
-    the worst frames decide. Computed in fp32 whatever autocast says.
+    It lacks the standard's compensation of delay, gain and filters. Formulas for the Bark scale (Traunmueller, 1990)
+    and the threshold of hearing (Terhardt, 1979) replace its tables, and a mean over time replaces norms in which the
+    worst frames decide. It is computed in fp32 whatever autocast says.
+
+    Args:
+        prediction: wav [B, T].
+        target: wav [B, T], aligned in time.
+        lengths: [B] samples, beyond which nothing counts.
+        sample_rate: Hz.
     """
     prediction = prepared(prediction, lengths)
     target = prepared(target, lengths)
@@ -81,7 +91,7 @@ def disturbance_loss(
 
 
 def _disturbance(predicted: Tensor, wanted: Tensor, bands: BarkBands) -> Tensor:
-    """Powers [B, F, 49] -> disturbance [B, F]."""
+    """Return the disturbance [B, F] of powers [B, F, 49]."""
     loudness = _loudness(predicted, bands.threshold)
     target_loudness = _loudness(wanted, bands.threshold)
     slack = DEAD_ZONE * torch.minimum(loudness, target_loudness)
@@ -97,13 +107,13 @@ def _disturbance(predicted: Tensor, wanted: Tensor, bands: BarkBands) -> Tensor:
 
 
 def _loudness(band_power: Tensor, threshold: Tensor) -> Tensor:
-    """Zwicker's law: loudness per Bark of a band's power, 0 where it cannot be heard."""
+    """Apply Zwicker's law: loudness per Bark of a band's power, 0 where it cannot be heard."""
     heard = (0.5 + 0.5 * band_power / threshold) ** ZWICKER_POWER - 1
     return LOUDNESS_SCALE * (threshold / 0.5) ** ZWICKER_POWER * heard.relu()
 
 
 def _calibration(frame_power: Tensor, mask: Tensor) -> Tensor:
-    """[B, F] -> [B, 1, 1], what brings the clip's mean power over its sounding frames to LEVEL."""
+    """Return the gain [B, 1, 1] that brings the clip's mean power over its sounding frames to LEVEL."""
     sounding = mask * (frame_power > 1e-3 * frame_power.amax(1, keepdim=True))
     mean = (frame_power * sounding).sum(1) / sounding.sum(1).clamp(min=1)
     # a silent clip stays silent
@@ -112,7 +122,7 @@ def _calibration(frame_power: Tensor, mask: Tensor) -> Tensor:
 
 @lru_cache(maxsize=8)
 def bark_bands(sample_rate: int, window: int, device: torch.device) -> BarkBands:
-    """The bands over the bins of an STFT of this window, those above HEARD_HZ in none."""
+    """Compute the bands over the bins of an STFT of this window; bins above HEARD_HZ are in none."""
     with torch.inference_mode(False):
         hertz = torch.arange(window // 2 + 1, dtype=torch.float64) * sample_rate / window
         edges = torch.linspace(float(_bark(torch.tensor(0.0))), float(_bark(torch.tensor(HEARD_HZ))), BARK_BANDS + 1)
@@ -136,11 +146,11 @@ def _hertz(bark: Tensor) -> Tensor:
 
 
 def stoi_loss(prediction: Tensor, target: Tensor, lengths: Tensor | None = None, *, sample_rate: int = 24000) -> Tensor:
-    """1 minus the mean correlation of short-time envelopes in third octaves (Taal et al., 2011, "An Algorithm for
-    Intelligibility Prediction of Time-Frequency Weighted Noisy Speech").
+    """Compute 1 minus the mean correlation of short-time envelopes in third octaves.
 
-    Arguments as in `disturbance_loss`. Silent segments are left out, where STOI drops silent frames and joins what
-    remains. A clip shorter than 30 frames (0.4 s) counts nothing.
+    Taal et al., 2011, "An Algorithm for Intelligibility Prediction of Time-Frequency Weighted Noisy Speech". Silent
+    segments are left out, where STOI drops silent frames and joins the others. A clip shorter than 30 frames (0.4 s)
+    counts nothing. Arguments as in `disturbance_loss`.
     """
     prediction = prepared(prediction, lengths)
     target = prepared(target, lengths)
@@ -161,7 +171,7 @@ def stoi_loss(prediction: Tensor, target: Tensor, lengths: Tensor | None = None,
 
 
 def _correlation(predicted: Tensor, wanted: Tensor) -> Tensor:
-    """Envelopes [B, S, bands, 30], scaled and clipped as in STOI -> mean correlation over bands [B, S]."""
+    """Scale and clip envelopes [B, S, bands, 30] as STOI does. Returns their mean correlation over bands [B, S]."""
     level = wanted.norm(dim=-1, keepdim=True) / predicted.norm(dim=-1, keepdim=True)
     predicted = torch.minimum(level * predicted, STOI_CLIP * wanted)
     predicted = predicted - predicted.mean(-1, keepdim=True)
@@ -171,7 +181,7 @@ def _correlation(predicted: Tensor, wanted: Tensor) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _octave_bank(sample_rate: int, window: int, device: torch.device) -> Tensor:
-    """[window + 1, 15], the bins of an STFT that is padded to twice its window, in third octaves."""
+    """Return [window + 1, 15], the bins of an STFT that is padded to twice its window, in third octaves."""
     with torch.inference_mode(False):
         hertz = torch.arange(window + 1) * sample_rate / (2 * window)
         band = (3 * (hertz / LOWEST_HZ).clamp(min=1e-3).log2()).round()

@@ -32,8 +32,14 @@ MEL_GAIN = math.sqrt(960 * 3 / 8)
 class MelLoss:
     """`mel_loss` with its settings bound, for a config.
 
-    scales: (n_mels, window, hop) each, window and hop in samples; the others as in `mel_loss`.
-    Raises ValueError where a scale has a filter without input.
+    Attributes:
+        scales: (n_mels, window, hop) each, window and hop in samples.
+        exponents: as in `mel_loss`.
+        floor: as in `mel_loss`.
+        sample_rate: Hz.
+
+    Raises:
+        ValueError: where a scale has a filter without input.
     """
 
     scales: Sequence[MelScale] = PUBLISHED_SCALES
@@ -53,7 +59,7 @@ class MelLoss:
                 )
 
     def __call__(self, prediction: Tensor, target: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """prediction, target: wav [B, T]; lengths: [B] samples. Returns the scalar loss."""
+        """Compute the scalar loss of wav [B, T] against a target [B, T] with lengths [B] samples."""
         return mel_loss(
             prediction,
             target,
@@ -75,13 +81,21 @@ def mel_loss(
     floor: float = 1e-3,
     sample_rate: int = 24000,
 ) -> Tensor:
-    """Multi-scale L1 between mel spectrograms (eq. 2): mean over valid frames and bins, sum over scales and exponents.
+    """Compute the multi-scale L1 between mel spectrograms (eq. 2).
 
-    prediction, target: wav [B, T]; lengths: [B] samples, beyond which nothing counts.
-    exponents: what is compared is (mel + floor)^e / e, and for 0 its limit, the logarithm (Box and Cox, 1964): 1 as
-    published hears only what is loud, 0 hears loud and soft alike, 0.3 hears about as loudness does (Stevens, 1957).
-    The floor is in the units of mimotok's own mel, and added, not clamped, so that a prediction below it still
-    receives a gradient. Computed in fp32 whatever autocast says.
+    It is the mean over valid frames and bins, summed over scales and exponents, in fp32 whatever autocast says.
+
+    Args:
+        prediction: wav [B, T].
+        target: wav [B, T].
+        lengths: [B] samples, beyond which nothing counts.
+        scales: (n_mels, window, hop) each, window and hop in samples.
+        exponents: the spectra are compared as (mel + floor)^e / e, and for 0 as its limit, the logarithm (Box and Cox,
+            1964). 1 as published weighs only loud parts, 0 weighs loud and soft alike, 0.3 about as loudness does
+            (Stevens, 1957).
+        floor: in the units of mimotok's own mel. It is added, not clamped, so that a prediction below it still receives
+            a gradient.
+        sample_rate: Hz.
     """
     prediction = prepared(prediction, lengths)
     target = prepared(target, lengths)
@@ -98,7 +112,7 @@ def mel_loss(
 
 
 def _box_cox(x: Tensor, exponent: float) -> Tensor:
-    """The transform without its constant, which differences do not see."""
+    """Apply the transform without its constant, which cancels in differences."""
     return x.log() if exponent == 0 else x**exponent / exponent
 
 
@@ -110,10 +124,10 @@ def stft_loss(
     resolutions: Sequence[Resolution] = RESOLUTIONS,
     floor: float = 1e-3,
 ) -> Tensor:
-    """Multi-resolution STFT loss (Yamamoto et al. 2020, "Parallel WaveGAN"), averaged over resolutions.
+    """Compute the multi-resolution STFT loss (Yamamoto et al. 2020, "Parallel WaveGAN"), averaged over resolutions.
 
-    Spectral convergence (per clip, then averaged) plus L1 of ln(magnitude + floor). Tensors, lengths and
-    floor as in `mel_loss`; resolutions: (window, hop) in samples.
+    It is the spectral convergence (per clip, then averaged) plus L1 of ln(magnitude + floor). Tensors, lengths and
+    floor are as in `mel_loss`; resolutions are (window, hop) in samples.
     """
     prediction = prepared(prediction, lengths)
     target = prepared(target, lengths)
@@ -142,10 +156,10 @@ def complex_loss(
     power: float = 0.3,
     floor: float = 1e-3,
 ) -> Tensor:
-    """Phase-aware L1 of compressed spectra |S|^power e^(j phase), averaged over resolutions.
+    """Compute the phase-aware L1 of compressed spectra |S|^power e^(j phase), averaged over resolutions.
 
-    The compression is that of Ephrat et al. 2018 ("Looking to Listen"), with |S| softened by `floor`, where
-    the power would have an infinite slope. Tensors, lengths and floor as in `mel_loss`.
+    The compression is that of Ephrat et al. 2018 ("Looking to Listen"), with |S| softened by `floor`, where the power
+    would have an infinite slope. Tensors, lengths and floor are as in `mel_loss`.
     """
     prediction = prepared(prediction, lengths)
     target = prepared(target, lengths)
@@ -158,10 +172,12 @@ def complex_loss(
 
 
 def discriminator_loss(real: Sequence[Tensor], fake: Sequence[Tensor], valid: Tensor | None = None) -> Tensor:
-    """Hinge loss of the discriminators (eq. 4): mean over the K of E max(0, 1 - D(x)) + E max(0, 1 + D(x')).
+    """Compute the discriminators' hinge loss (eq. 4): mean over the K of E max(0, 1 - D(x)) + E max(0, 1 + D(x')).
 
-    real, fake: K logits [B, 1, time, *] on real and decoded audio, which the caller has detached.
-    valid: [B], the share of each clip that is not padding.
+    Args:
+        real: K logits [B, 1, time, *] on real audio.
+        fake: K logits on decoded audio, which the caller has detached.
+        valid: [B], the share of each clip that is not padding.
     """
     terms = [
         _valid_mean((1 - r).relu(), valid) + _valid_mean((1 + f).relu(), valid) for r, f in zip(real, fake, strict=True)
@@ -170,16 +186,19 @@ def discriminator_loss(real: Sequence[Tensor], fake: Sequence[Tensor], valid: Te
 
 
 def adversarial_loss(fake: Sequence[Tensor], valid: Tensor | None = None) -> Tensor:
-    """Hinge loss of the generator (eq. 5): mean over the K of E max(0, 1 - D(x')). Arguments as above."""
+    """Compute the generator's hinge loss (eq. 5): mean over the K of E max(0, 1 - D(x')). Arguments as above."""
     return torch.stack([_valid_mean((1 - f).relu(), valid) for f in fake]).mean()
 
 
 def feature_matching_loss(
     real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[Tensor]], valid: Tensor | None = None
 ) -> Tensor:
-    """L1 between the discriminators' features, averaged over layers, then over discriminators (eq. 6).
+    """Compute the L1 between the discriminators' features, averaged over layers, then over discriminators (eq. 6).
 
-    real, fake: each discriminator's features [B, C, time, *] by layer; the real side gets no gradient.
+    Args:
+        real: each discriminator's features [B, C, time, *] by layer; they get no gradient.
+        fake: the same of decoded audio.
+        valid: [B], the share of each clip that is not padding.
     """
     per_discriminator = [
         torch.stack([_valid_mean((f - r.detach()).abs(), valid) for r, f in zip(reals, fakes, strict=True)]).mean()
@@ -190,20 +209,20 @@ def feature_matching_loss(
 
 @lru_cache(maxsize=64)
 def _normalised_bank(n_mels: int, window: int, sample_rate: int, device: torch.device) -> Tensor:
-    # a tensor made in inference mode (a validation loop's) could not be saved for a later backward pass
+    # a tensor created in inference mode (a validation loop's) could not be saved for a later backward pass
     with torch.inference_mode(False):
         return mel_filterbank(n_mels, window, sample_rate, 0.0, sample_rate / 2).to(device)
 
 
 def _compressed(spectrum: Tensor, power: float, floor: float) -> Tensor:
-    """Complex [B, F, K] -> its real and imaginary parts [B, F, 2 K] with the magnitude raised to `power`."""
+    """Return the real and imaginary parts [B, F, 2 K] of complex [B, F, K] with the magnitude raised to `power`."""
     parts = torch.view_as_real(spectrum)
     gain = (parts.square().sum(-1, keepdim=True) + floor**2) ** ((power - 1) / 2)
     return (parts * gain).flatten(2)
 
 
 def _valid_mean(value: Tensor, valid: Tensor | None) -> Tensor:
-    """value: [B, C, time, *] -> its mean over the first `valid` [B] share of the time steps of each clip."""
+    """Return the mean of value [B, C, time, *] over the first `valid` [B] share of the time steps of each clip."""
     value = value.float()
     if valid is None:
         return value.mean()

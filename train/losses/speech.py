@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mimotok.model.lengths import frames_needed, valid_mask
+from mimotok.weights import require_source
 from train.losses.whisper import WhisperEncoder
 
 BUNDLED = "whisper-tiny.en"
@@ -183,6 +184,7 @@ class WaveformEncoder(nn.Module):
             from transformers import AutoModel
         except ImportError as error:
             raise ImportError("a speech encoder by id needs: pip install 'mimotok[hf]' (transformers)") from error
+        require_source(name)
         self.model: Any = AutoModel.from_pretrained(name).eval().requires_grad_(False)
         if self.model.main_input_name != "input_values":
             raise ValueError(f"{name}: expected an encoder of waveforms, such as HuBERT, WavLM or wav2vec 2")

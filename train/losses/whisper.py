@@ -23,11 +23,11 @@ DTYPES = ("<f4", "i1", "<i2", "<i4", "<f2")  # by CTranslate2's number of a type
 
 
 def read_arrays(path: str | Path, prefix: str = "") -> dict[str, np.ndarray]:
-    """The named arrays of a CTranslate2 `model.bin` whose names begin with `prefix`.
+    """Read the named arrays of a CTranslate2 `model.bin` whose names begin with `prefix`.
 
-    A header (uint32 version, string, uint32 revision, uint32 count), then per array a name, uint8 rank, uint32
-    dimensions, uint8 type, uint32 bytes and the values; a string is a uint16 length and so many bytes, the last one 0.
-    Raises ValueError where the file does not read so.
+    The file is a header (uint32 version, string, uint32 revision, uint32 count), then for each array a name, uint8
+    rank, uint32 dimensions, uint8 type, uint32 bytes and the values; a string is a uint16 length and so many bytes, the
+    last one 0. Raises ValueError where the file does not fit this format.
     """
     try:
         with open(path, "rb") as file:
@@ -73,7 +73,7 @@ class Block(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x: [B, F, D]; mask: bool [B, F], True where a frame may be attended to."""
+        """Apply the block to x [B, F, D]; mask: bool [B, F], True where a frame may be attended to."""
         q, k, v = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None])
         x = x + self.out(attended.transpose(1, 2).flatten(2))
@@ -81,7 +81,7 @@ class Block(nn.Module):
 
 
 class Shape(NamedTuple):
-    """What an encoder is made of."""
+    """The sizes of an encoder."""
 
     n_mels: int
     width: int
@@ -107,7 +107,7 @@ class WhisperEncoder(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path) -> WhisperEncoder:
-        """path: a CTranslate2 Whisper's folder or its model.bin. Raises ValueError where it is none."""
+        """Load the folder or the model.bin of a CTranslate2 Whisper. Raises ValueError where it is none."""
         file = Path(path) / "model.bin" if Path(path).is_dir() else Path(path)
         arrays = read_arrays(file, "encoder/")
         try:
@@ -128,7 +128,7 @@ class WhisperEncoder(nn.Module):
         return encoder
 
     def _stored_names(self) -> dict[str, str]:
-        """Our names of the weights to CTranslate2's."""
+        """Return CTranslate2's names of the weights by ours."""
         modules = {"conv1": "conv1", "conv2": "conv2", "norm": "layer_norm"}
         for i in range(len(self.blocks)):
             attention = f"layer_{i}/self_attention"
@@ -148,7 +148,7 @@ class WhisperEncoder(nn.Module):
         return names
 
     def features(self, wav: Tensor, lengths: Tensor, layers: Sequence[int]) -> tuple[list[Tensor], Tensor]:
-        """As `train.losses.speech.SpeechEncoder.features`, at 50 Hz."""
+        """Return features as `train.losses.speech.SpeechEncoder.features`, at 50 Hz."""
         if max(layers) > self.shape.layers:
             raise ValueError(f"layers={list(layers)}: this speech encoder has {self.shape.layers}")
         mel = whisper_log_mel(wav, lengths, self.shape.n_mels)
@@ -157,10 +157,18 @@ class WhisperEncoder(nn.Module):
         return [hidden[layer] for layer in layers], frames_needed(mel_lengths, 2)
 
     def forward(self, mel: Tensor, lengths: Tensor | None = None, *, depth: int | None = None) -> list[Tensor]:
-        """mel: [B, n_mels, T]; lengths: [B], its valid frames; depth: the last block to run, all by default.
+        """Encode log-mel features.
 
-        Returns the outputs of the convolutions and of each block, [B, ceil(T / 2), D], without the final norm. Raises
-        ValueError where the sound is longer than the positions reach.
+        Args:
+            mel: [B, n_mels, T].
+            lengths: [B], its valid frames.
+            depth: the last block to run, all by default.
+
+        Returns:
+            The outputs of the convolutions and of each block, [B, ceil(T / 2), D], without the final norm.
+
+        Raises:
+            ValueError: where the sound is longer than the positions reach.
         """
         if lengths is None:
             lengths = torch.full((len(mel),), mel.shape[2], device=mel.device)
@@ -186,7 +194,7 @@ def _values(arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
 
 
 def whisper_log_mel(wav: Tensor, lengths: Tensor, n_mels: int) -> Tensor:
-    """Whisper's features. wav: [B, T] at 16 kHz, lengths: [B] samples -> [B, n_mels, ceil(T / 160)].
+    """Compute Whisper's features of wav [B, T] at 16 kHz with lengths [B] samples, as [B, n_mels, ceil(T / 160)].
 
     The floor of eight decades below a clip's own maximum, and the reflection at its end, do not depend on padding.
     """
@@ -205,7 +213,7 @@ def whisper_log_mel(wav: Tensor, lengths: Tensor, n_mels: int) -> Tensor:
 
 @lru_cache(maxsize=4)
 def _slaney_filterbank(n_mels: int) -> Tensor:
-    """Triangular filters of equal area, [n_mels, 201]: linear below 1 kHz, logarithmic above (Slaney, 1998)."""
+    """Compute triangular filters of equal area, [n_mels, 201]: linear below 1 kHz, logarithmic above (Slaney, 1998)."""
     with torch.inference_mode(False):
         step = 200 / 3
         corner = 1000.0

@@ -1,0 +1,1 @@
+"""The command line of training, its progress and its checkpoints."""

@@ -28,7 +28,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Raises ValueError where the file cannot be written."""
+        """Save a checkpoint. Raises ValueError where the file cannot be written."""
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
@@ -49,12 +49,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         map_location: Any = "cpu",
         weights_only: bool | None = None,  # noqa: ARG002
     ) -> dict[str, Any]:
-        """Tensors and plain values only, whatever Lightning asks for. Raises ValueError where it is no such file."""
+        """Load tensors and plain values only, whatever Lightning asks for. Raises ValueError for any other file."""
         return read_plain(path, map_location)
 
 
 def _reason(error: RuntimeError) -> Exception:
-    """torch reports a failed write as a RuntimeError of its zip writer, with the system's error behind it or lost."""
+    """Return the system's error behind a RuntimeError of torch's zip writer, or a guess where it is lost."""
     if isinstance(error.__context__, OSError):
         return error.__context__
     return OSError("full disk?") if "PytorchStreamWriter" in str(error) else error
@@ -87,7 +87,7 @@ def require_room(trainer: lightning.Trainer, stage: Stage) -> None:
 
 
 def _kept(callback: ModelCheckpoint, max_steps: int) -> int:
-    """Checkpoints on disk when the run is over."""
+    """Return the number of checkpoints on disk when the run is over."""
     kept = callback.save_top_k
     if kept < 0:
         # all of them: at least one where their number is not known beforehand

@@ -17,14 +17,18 @@ PUBLISHED_WEIGHTS = {"mel": 1.0, "adversarial": 1.0, "feature_matching": 2.0}
 
 
 class AdversarialStage(Stage):
-    """Trains decoder and vocoder; codes of the model it starts from stay valid.
+    """The stage that trains decoder and vocoder; codes of the model that it starts from stay valid.
 
-    loss_weights: of mel, adversarial and feature_matching losses (eq. 7 by default); the RECONSTRUCTION_LOSSES
-        where they have a weight.
-    discriminators: their sizes. discriminator_optimizer: theirs has no weight decay, as published.
-    default_ratio: share of clips decoded from the default number of codebooks; the rest draw 1 to all of them.
-    Other arguments as in Stage. One step updates the discriminators, then the generator; step counts are the
-    generator's.
+    One step updates the discriminators, then the generator; step counts are the generator's.
+
+    Args:
+        model: as in Stage.
+        loss_weights: of mel, adversarial and feature_matching losses (eq. 7 by default); the RECONSTRUCTION_LOSSES
+            where they have a weight.
+        training: as in Stage.
+        discriminators: their sizes.
+        discriminator_optimizer: without weight decay by default, as published.
+        default_ratio: share of clips decoded from the default number of codebooks; the others draw 1 to all of them.
     """
 
     LOSSES = ("mel", *RECONSTRUCTION_LOSSES, "adversarial", "feature_matching")
@@ -49,11 +53,12 @@ class AdversarialStage(Stage):
         self.default_ratio = default_ratio
 
     def configure_model(self) -> None:
-        """Called by Lightning. Raises ValueError under a ModelParallelStrategy: discriminators are not sharded."""
+        """Refuse to shard. Called by Lightning. Raises ValueError under a ModelParallelStrategy."""
         if self.device_mesh is not None:
             raise ValueError("the adversarial stage cannot shard its weights: set the trainer's strategy to ddp")
 
     def training_step(self, batch: Batch, batch_index: int) -> None:  # noqa: ARG002
+        """Train the discriminators, then the generator. Called by Lightning."""
         self.begin_step(batch)
         segment = self._segment(batch)
         wav = self.tokenizer.decoder(segment.latents, segment.lengths)
@@ -111,6 +116,7 @@ class AdversarialStage(Stage):
         return cast(list, self.optimizers())
 
     def configure_optimizers(self) -> Any:
+        """Return the optimizers of generator and discriminators. Called by Lightning."""
         return [
             make_optimizer([self.tokenizer.decoder], self.config.optimizer),
             make_optimizer([self.discriminators], self.discriminator_config),
@@ -118,7 +124,7 @@ class AdversarialStage(Stage):
 
 
 def _dequantize(stage: Stage, codes: Tensor, n_q: Tensor) -> Tensor:
-    """codes: [B, all, F]; n_q: [B] codebooks in use per clip. Returns quantized [B, F, D]."""
+    """Sum the entries of codes, [B, all, F], of the first n_q [B] codebooks of each clip. Returns [B, F, D]."""
     books = stage.tokenizer.encoder.quantizer.codebooks()
     return torch.stack(
         [

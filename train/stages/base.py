@@ -24,7 +24,7 @@ from train.stages.optim import OptimizerConfig, SkipCounter
 from train.stages.plain import PlainLoading
 from train.stages.usage import CodeUsage
 
-# Beside the mel loss, which has settings of its own.
+# Losses beside the mel loss, which has settings of its own.
 RECONSTRUCTION_LOSSES: dict[str, Callable[..., Tensor]] = {
     "stft": stft_loss,
     "complex": complex_loss,
@@ -43,7 +43,7 @@ class Reconstruction(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """A stretch of each clip: latents [B, S, D], valid lengths [B], wav [B, S * frame_size], valid samples [B]."""
+    """An excerpt of each clip: latents [B, S, D], valid lengths [B], wav [B, S * frame_size], valid samples [B]."""
 
     latents: Tensor
     lengths: Tensor
@@ -53,10 +53,14 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True)
 class StageConfig:
-    """What both stages are told.
+    """Settings of both stages.
 
-    optimizer: of the tokenizer. segment_seconds: the stretch of each clip that is decoded; the encoder always sees
-    whole clips. compile: run the Transformer stacks through torch.compile.
+    Attributes:
+        mel_loss: scales and exponents of the mel loss.
+        optimizer: of the tokenizer.
+        segment_seconds: length of the excerpt of each clip that is decoded; the encoder always sees whole clips.
+        compile: whether to run the Transformer stacks through torch.compile.
+        seed: of all random choices of a step.
     """
 
     mel_loss: MelLoss = field(default_factory=MelLoss)
@@ -67,10 +71,15 @@ class StageConfig:
 
 
 class Stage(PlainLoading):
-    """The base of both stages; a subclass computes losses and says what is trained.
+    """The base of both stages; a subclass computes losses and chooses what is trained.
 
-    model: folder or hub id to start from, or a config.json to start from scratch.
-    loss_weights: by name, of the LOSSES of the stage; one without a weight trains nothing.
+    Args:
+        model: folder or hub id to start from, or a config.json to start from scratch.
+        loss_weights: by name, of the LOSSES of the stage; a loss without a weight trains nothing.
+        config: settings.
+
+    Raises:
+        ValueError: for an unknown loss.
     """
 
     LOSSES: tuple[str, ...] = ()
@@ -97,21 +106,23 @@ class Stage(PlainLoading):
             stack.compile(dynamic=True)
 
     def uses(self, loss: str) -> bool:
-        """Whether this loss has a weight."""
+        """Return whether this loss has a weight."""
         return self.loss_weights.get(loss, 0.0) > 0
 
     def checkpoint_bytes(self) -> int:
-        """About the size of a checkpoint: weights, their moving average, codebooks and the optimizers' states."""
-        made: Any = self.configure_optimizers()
-        states = sum(one["optimizer"].state_bytes() for one in (made if isinstance(made, list) else [made]))
+        """Estimate the size of a checkpoint: weights, their moving average, codebooks and the optimizers' states."""
+        optimizers: Any = self.configure_optimizers()
+        if not isinstance(optimizers, list):
+            optimizers = [optimizers]
+        states = sum(one["optimizer"].state_bytes() for one in optimizers)
         return states + sum(tensor.numel() * tensor.element_size() for tensor in self.state_dict().values())
 
     def export_tokenizer(self) -> Tokenizer:
-        """The model with averaged weights, as evaluated and exported."""
+        """Return the model with averaged weights, as evaluated and exported."""
         return cast(Tokenizer, self.averaged.module)
 
     def begin_step(self, batch: Batch) -> None:
-        """All randomness of a step follows from its number: a resumed run repeats an uninterrupted one."""
+        """Seed the step by its number, so that a resumed run repeats an uninterrupted one, and count the audio."""
         self.audio_seconds += self._seconds(batch)
         step = self.config.seed * 1_000_003 + self.global_step
         torch.manual_seed(step * self.trainer.world_size + self.global_rank)
@@ -120,11 +131,14 @@ class Stage(PlainLoading):
         return float(batch.lengths.sum()) / self.tokenizer.sample_rate * self.trainer.world_size
 
     def average(self) -> None:
-        """Moves the averaged weights. Part of the step: Lightning saves checkpoints before `on_train_batch_end`."""
+        """Update the averaged weights.
+
+        This is part of the step: Lightning saves checkpoints before `on_train_batch_end`.
+        """
         self.averaged.update_parameters(self.tokenizer)
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
-        """The weighted sum; each loss is logged by name."""
+        """Return the weighted sum, and log each loss by name."""
         self.log_dict({f"train/{name}_loss": loss.detach() for name, loss in losses.items()})
         weighted = [self.loss_weights[name] * loss for name, loss in losses.items() if self.uses(name)]
         if not weighted:
@@ -132,7 +146,13 @@ class Stage(PlainLoading):
         return torch.stack(weighted).sum()
 
     def segment(self, latents: Tensor, lengths: Tensor, wav: Tensor) -> Segment:
-        """A random stretch of each clip. latents: [B, F, D], lengths: [B] frames, wav: [B, T], zero past its end."""
+        """Choose a random excerpt of each clip.
+
+        Args:
+            latents: [B, F, D].
+            lengths: [B] frames.
+            wav: [B, T], zero past its end.
+        """
         size = min(self.segment_frames, latents.shape[1])
         samples = self.tokenizer.frame_size
         room = (lengths - size).clamp(min=0)
@@ -145,27 +165,35 @@ class Stage(PlainLoading):
         return Segment(latents, lengths, wav.gather(1, index), lengths * samples)
 
     def reconstruction_losses(self, wav: Tensor, target: Tensor, lengths: Tensor) -> dict[str, Tensor]:
-        """wav, target: [B, T], lengths: [B] samples. The mel loss and RECONSTRUCTION_LOSSES, those with a weight."""
+        """Compute the mel loss and the RECONSTRUCTION_LOSSES that have a weight.
+
+        Args:
+            wav: [B, T], decoded.
+            target: [B, T].
+            lengths: [B] samples.
+        """
         functions: dict[str, Callable[..., Tensor]] = {"mel": self.config.mel_loss, **RECONSTRUCTION_LOSSES}
         return {name: loss(wav, target, lengths) for name, loss in functions.items() if self.uses(name)}
 
     def encode_mel(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Latents [B, F, D] of whole clips and their lengths [B], with gradients."""
+        """Encode whole clips, with gradients. Returns latents [B, F, D] and their lengths [B]."""
         mel, mel_lengths = log_mel(batch.wav, batch.lengths, self.tokenizer.config)
         return self.tokenizer.encoder(mel, mel_lengths), self.tokenizer.num_frames(batch.lengths)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:  # noqa: ARG002
+        """Log the speed and the skipped steps. Called by Lightning."""
         now = time.perf_counter()
         self.log("audio_s_per_s", self._seconds(batch) / (now - self._started))
         self.log("train/skipped_steps", float(self.skips.total))
         self._started = now
 
     def configure_callbacks(self) -> list[Callback]:
-        """Called by Lightning: what every run of a stage shows and tells of itself."""
+        """Return the callbacks that every run of a stage has. Called by Lightning."""
         usage = CodeUsage(self.tokenizer.codebook_sizes)
         return [CodeUsageMonitor(usage), ClipsInTensorBoard(), CheckpointFacts(usage)]
 
     def validation_step(self, batch: Batch, batch_index: int) -> dict[str, Any]:  # noqa: ARG002
+        """Validate a batch with the averaged weights. Called by Lightning."""
         latents, lengths = self.export_tokenizer().encode_latents(batch.wav, batch.lengths)
         return self.validate(latents, lengths, batch)._asdict()
 
@@ -186,11 +214,11 @@ class Stage(PlainLoading):
         return Reconstruction(codes, lengths, quantized, wav)
 
     def facts(self) -> dict[str, Any]:
-        """Return what a checkpoint tells of this stage beside its weights."""
+        """Return what a checkpoint stores about this stage beside its weights."""
         return {"config": self.tokenizer.config.to_official(), "audio_hours": self.audio_seconds / 3600}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As nn.Module's. Raises ValueError where `state_dict` is of a model of another shape."""
+        """Load weights as nn.Module does. Raises ValueError where `state_dict` is of a model of another shape."""
         try:
             return super().load_state_dict(state_dict, *args, **kwargs)
         except RuntimeError as error:
@@ -198,6 +226,7 @@ class Stage(PlainLoading):
             raise ValueError(f"the checkpoint is of another model than the config's: {problem:.300}") from error
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the count of audio. Called by Lightning. Raises ValueError where the checkpoint has none."""
         facts = checkpoint.get("mimotok")
         hours = facts.get("audio_hours") if isinstance(facts, dict) else None
         if not isinstance(hours, float | int):

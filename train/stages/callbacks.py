@@ -1,4 +1,4 @@
-"""What a run shows and tells of itself: code usage, clips to hear and see, and the facts in each checkpoint."""
+"""Callbacks of both stages: code usage, clips in TensorBoard, and the facts in each checkpoint."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from train.stages.usage import CodeUsage
 if TYPE_CHECKING:
     from train.stages.base import Stage
 
-# Clips of the first validation batch that TensorBoard gets to hear and see.
+# Clips of the first validation batch that TensorBoard shows.
 SHOWN_CLIPS = 4
 
 
 class CodeUsageMonitor(Callback):
-    """Logs, after each validation, how many entries of each codebook are in use, and how evenly."""
+    """A callback that logs, after each validation, how many entries of each codebook are in use, and how evenly."""
 
     def __init__(self, usage: CodeUsage) -> None:
         self.usage = usage
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Forget all counts."""
         self.usage.reset()
 
     def on_validation_batch_end(
@@ -40,16 +41,18 @@ class CodeUsageMonitor(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        """Count the codes of a batch."""
         self.usage.update(outputs["codes"], outputs["lengths"])
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Log the counts."""
         for book, (used, perplexity) in enumerate(self.usage.summary()):
             pl_module.log(f"codes/{book}_used", used)
             pl_module.log(f"codes/{book}_perplexity", perplexity)
 
 
 class ClipsInTensorBoard(Callback):
-    """Puts the first validation clips into TensorBoard as sound and as pictures, original and decoded."""
+    """A callback that puts the first validation clips into TensorBoard as sound and pictures, original and decoded."""
 
     def on_validation_batch_end(
         self,
@@ -60,6 +63,7 @@ class ClipsInTensorBoard(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        """Show the clips of the first batch."""
         if batch_idx > 0:
             return
         for logger in trainer.loggers:
@@ -69,7 +73,7 @@ class ClipsInTensorBoard(Callback):
 
 
 class CheckpointFacts(Callback):
-    """Writes into each checkpoint, under "mimotok", what `python -m train export` puts into the model's card."""
+    """A callback that writes into each checkpoint, under "mimotok", the facts of the model card."""
 
     def __init__(self, usage: CodeUsage) -> None:
         self.usage = usage
@@ -77,6 +81,7 @@ class CheckpointFacts(Callback):
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        """Write the facts."""
         stage = cast("Stage", pl_module)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         checkpoint["mimotok"] = stage.facts() | {
@@ -91,7 +96,14 @@ class CheckpointFacts(Callback):
 def show_clips(logger: TensorBoardLogger, batch: Batch, wav: Tensor, model: Tokenizer, step: int) -> None:
     """Put the first clips, original and decoded, into TensorBoard as audio and as mel pictures.
 
-    wav: [B, T], decoded. Both pictures of a clip share one scale, that of the original.
+    Args:
+        logger: TensorBoard.
+        batch: the originals.
+        wav: [B, T], decoded.
+        model: the model, for its mel.
+        step: of the run.
+
+    Both pictures of a clip share one scale, that of the original.
     """
     board = logger.experiment
     for row, samples in enumerate(batch.lengths[:SHOWN_CLIPS].tolist()):

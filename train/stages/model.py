@@ -12,7 +12,7 @@ from mimotok.tokenizer import Tokenizer
 
 
 def build_tokenizer(source: str) -> Tokenizer:
-    """A checkpoint folder or hub id, or a config.json for a model from scratch."""
+    """Load a checkpoint folder or hub id, or build a new model from a config.json."""
     if Path(source).suffix != ".json":
         return Tokenizer.from_pretrained(source)
     tokenizer = Tokenizer(TokenizerConfig.load(source), name=Path(source).stem)
@@ -22,7 +22,7 @@ def build_tokenizer(source: str) -> Tokenizer:
 
 @torch.no_grad()
 def initialise(tokenizer: Tokenizer) -> None:
-    """Truncated normal of 0.02 for projections, zero biases, and residual branches scaled down by depth (GPT-2)."""
+    """Draw projections from a truncated normal of 0.02, zero biases, and scale residual branches by depth (GPT-2)."""
     for module in tokenizer.modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02)

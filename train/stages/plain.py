@@ -1,10 +1,10 @@
-"""Reading checkpoints without running anything of theirs: tensors and plain values, from files or allowed addresses."""
+"""Read checkpoints without running anything in them: tensors and plain values, from files or allowed addresses."""
 
 from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import lightning
 import torch
@@ -12,18 +12,22 @@ import torch
 from mimotok.io.remote import checked_address, is_remote, open_file
 
 # Classes in our own checkpoints beside tensors and Python's plain types, which torch lets pass by itself. There are
-# none: settings are stored as dicts. What is named here must do nothing when it is made.
+# none: settings are stored as dicts. A class named here must do nothing when it is created.
 OURS: list[Any] = []
 _PROBLEM = "not a readable checkpoint: remove it, or resume from another one"
 
 
 def read_plain(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """The contents of a checkpoint, of which nothing is called that its pickle names.
+    """Read a checkpoint. Nothing that its pickle names is called.
 
-    path: a file, or an address as in `mimotok.io.remote`. Raises ValueError, in one line, where it cannot be read
-    or holds more than tensors and plain values.
+    Args:
+        path: a file, or an address as in `mimotok.io.remote`.
+        map_location: as of torch.load.
+
+    Raises:
+        ValueError: in one line, where it cannot be read or holds more than tensors and plain values.
     """
-    with open_file(str(path)) as file:
+    with _opened(path) as file:
         try:
             # said each time: torch before 2.6, and Lightning for addresses, take everything by default
             with torch.serialization.safe_globals(OURS):
@@ -47,7 +51,7 @@ def require_plain(path: str | Path) -> None:
         return
     if Path(path).is_dir():
         raise ValueError(f"{path}: a folder; sharded checkpoints are not read, give a .ckpt file")
-    with open_file(str(path)) as file:
+    with _opened(path) as file:
         try:
             unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(file)
         except Exception as error:  # damaged at any place, it fails in any way
@@ -56,24 +60,31 @@ def require_plain(path: str | Path) -> None:
         raise ValueError(f"{path}: {_PROBLEM} (it holds more than tensors: {', '.join(unsafe)[:150]})")
 
 
+def _opened(path: str | Path) -> BinaryIO:
+    # a full disk or a crash may have left it without a byte
+    if Path(path).is_file() and not Path(path).stat().st_size:
+        raise ValueError(f"{path}: {_PROBLEM} (it is empty)")
+    return open_file(str(path))
+
+
 def _reason(error: Exception) -> str:
-    """The first sentence of what torch says, which goes on about how to trust the file."""
-    _, refused, told = " ".join(str(error).split()).rpartition("WeightsUnpickler error: ")
+    """Return the first sentence of torch's message; the others explain how to trust the file."""
+    _, refused, reason = " ".join(str(error).split()).rpartition("WeightsUnpickler error: ")
     prefix = "it holds more than tensors: " if refused else ""
-    return prefix + (told or type(error).__name__).split(". ")[0][:200]
+    return prefix + (reason or type(error).__name__).split(". ")[0][:200]
 
 
 class PlainLoading(lightning.LightningModule):
     """A LightningModule whose `load_from_checkpoint` runs nothing that a checkpoint names.
 
-    Lightning's own takes `_instantiator` out of the file, the name of a function that it then imports and calls.
+    Lightning's own method reads `_instantiator` from the file, the name of a function that it then imports and calls.
     """
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
         cls, checkpoint_path: str | Path, map_location: Any = "cpu", *, strict: bool = True, **arguments: Any
     ) -> Any:
-        """The module of a checkpoint, made with the arguments that were saved in it, and with these.
+        """Build the module of a checkpoint with the arguments that were saved in it, and with these.
 
         Raises ValueError as `read_plain`, and where the checkpoint is of another module.
         """

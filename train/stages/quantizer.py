@@ -19,9 +19,15 @@ from mimotok.model.quantizer import Codebook, ResidualQuantizer
 
 
 class Quantized(NamedTuple):
-    """quantized: [B, F, D], gradients reach the latents; codes: int64 [B, n_q, F], -1 where a frame is padding or an
-    item does not use the codebook; commitment_loss: scalar; first: [B, F, D], the entries of the first codebook, also
-    for items that are left unquantized, gradients reach the latents."""
+    """What the quantizer returns.
+
+    Attributes:
+        quantized: [B, F, D]; gradients reach the latents.
+        codes: int64 [B, n_q, F], -1 where a frame is padding or an item does not use the codebook.
+        commitment_loss: scalar.
+        first: [B, F, D], the entries of the first codebook, also for items that are left unquantized; gradients reach
+            the latents.
+    """
 
     quantized: Tensor
     codes: Tensor
@@ -64,7 +70,7 @@ class TrainingQuantizer(nn.Module):
         return (cast(VectorQuantize, layer)._codebook for layer in self.layers)
 
     def synchronise(self) -> None:
-        """Makes every rank train the same codebooks. Call once the process group exists."""
+        """Make every rank train the same codebooks. Call it once the process group exists."""
         if not (distributed.is_initialized() and distributed.get_world_size() > 1):
             return
         for codebook in self._codebooks():
@@ -73,10 +79,16 @@ class TrainingQuantizer(nn.Module):
             codebook.all_reduce_fn = codebook.kmeans_all_reduce_fn = distributed.all_reduce
 
     def forward(self, latents: Tensor, lengths: Tensor, n_q: Tensor) -> Quantized:
-        """latents: [B, F, D]; lengths: [B] valid frames; n_q: [B] codebooks in use, 0 leaves the item unquantized.
+        """Quantize latents.
 
-        The first item must use every codebook, so that no rank skips a codebook that another one updates.
-        The commitment loss is the mean over the codebooks of the latents' squared distance to their codes.
+        Args:
+            latents: [B, F, D].
+            lengths: [B] valid frames.
+            n_q: [B] codebooks in use, 0 leaves the item unquantized. The first item must use every codebook, so that no
+                rank skips a codebook that another one updates.
+
+        Returns:
+            The commitment loss in it is the mean over the codebooks of the latents' squared distance to their codes.
         """
         with torch.autocast(latents.device.type, enabled=False):
             return self._forward(latents.float(), valid_mask(lengths, latents.shape[1]), n_q)
@@ -106,7 +118,7 @@ class TrainingQuantizer(nn.Module):
 
     @torch.no_grad()
     def _first_entries(self, latents: Tensor) -> Tensor:
-        """latents: [B, F, D] -> the nearest entries of the first codebook, whatever each item's number of codebooks."""
+        """Return the nearest entries of the first codebook, [B, F, D], whatever each item's number of codebooks."""
         entries = next(self._codebooks()).embed[0]
         # argmin of |x - e|^2, of which |x|^2 is the same for all entries
         distance = entries.square().sum(-1) - 2 * latents @ entries.T
@@ -119,7 +131,7 @@ class TrainingQuantizer(nn.Module):
 
     @torch.no_grad()
     def write_back(self, target: ResidualQuantizer) -> None:
-        """Copies the codebooks and their statistics into the model's own."""
+        """Copy the codebooks and their statistics into the model's own."""
         for book, codebook in zip(target.codebooks(), self._codebooks(), strict=True):
             _copy(codebook, book)
 

@@ -1,5 +1,7 @@
-"""Fully sharded data parallelism (FSDP2) of the joint stage: each rank holds its part of the weights, of their moving
-average and of the optimizer's moments; codebooks, which are buffers, are whole on every rank.
+"""Fully sharded data parallelism (FSDP2) of the joint stage.
+
+Each rank holds its part of the weights, of their moving average and of the optimizer's moments. Codebooks, which are
+buffers, are whole on every rank.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from train.stages.text_decoder import TextDecoder
 
 
 def replicate(module: nn.Module, device: torch.device) -> None:
-    """Moves `module` to `device` and gives every rank the weights and buffers of rank 0."""
+    """Move `module` to `device` and give every rank the weights and buffers of rank 0."""
     module.to(device)
     for tensor in chain(module.parameters(), module.buffers()):
         distributed.broadcast(tensor.detach(), 0)

@@ -1,9 +1,9 @@
 """The audio-to-text model of the joint stage: a small causal LM that reads quantized audio and writes text.
 
-It exists to put meaning into the tokens (MiMo-Audio, section 2.2, eq. 1) and is dropped afterwards, though it
-can be kept to transcribe tokens. The paper has next-token loss alone, on millions of hours. With ten hours that loss
-learns spelling and never where the words are, so a CTC loss (Graves et al., 2006) on the prefix positions can
-join it, which aligns monotonically from the start (joint CTC and attention: Kim et al., 2017, arXiv 1609.06773).
+It teaches the tokens meaning (MiMo-Audio, section 2.2, eq. 1) and is dropped afterwards, though it can be kept to
+transcribe tokens. The paper has next-token loss alone, on millions of hours. With ten hours that loss learns spelling
+and never the places of the words, so a CTC loss (Graves et al., 2006) on the prefix positions can join it, which aligns
+monotonically from the start (joint CTC and attention: Kim et al., 2017, arXiv 1609.06773).
 """
 
 from __future__ import annotations
@@ -20,46 +20,63 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from mimotok.config import MAX_LAYERS, MAX_WIDTH
+from mimotok.fields import check_fields, flag, text, whole
 from mimotok.io.files import atomic_path
+from mimotok.io.json_object import read_object
 from mimotok.model.lengths import frames_needed, zero_padding
 from mimotok.text import normalize_text
+from mimotok.weights import Sizes, check_dtypes, check_finite, check_sizes, read_header
 from train.stages.text import ByteTokenizer, HuggingFaceTokenizer
 
 IGNORED = -100
 # The longest transcript that greedy search may write: faster than anyone speaks, even in three-byte scripts.
 TOKENS_PER_FRAME = 1.5
 EXTRA_TOKENS = 16
+# Where the weights show what the configuration says.
+_SIZES = Sizes(
+    {
+        "hidden_size": ("projection.weight", 0, 0),
+        "stack * d_model": ("projection.weight", 1, 0),
+        "ffn_dim": ("lm.model.layers.0.mlp.gate_proj.weight", 0, 0),
+    },
+    {"num_layers": "lm.model.layers."},
+)
 
 
 @dataclass(frozen=True)
 class TextDecoderConfig:
     """Shape of the language model, which is trained from scratch.
 
-    tokenizer: "bytes" (UTF-8 bytes), or the name or folder of a Hugging Face tokenizer.
-    stack: audio frames that are joined into one prefix position; 1 keeps the 25 Hz of the codes.
-    normalize: learn lower-case text without punctuation, where sources disagree on how they write.
-    ctc: a second head at the prefix positions, trained by CTC, which needs more positions than tokens: a stack of 1.
-        The joint stage has it where `loss_weights` has ctc.
+    Attributes:
+        hidden_size: width.
+        num_layers: Transformer blocks.
+        num_heads: attention heads.
+        ffn_dim: feed-forward units.
+        stack: audio frames that are joined into one prefix position; 1 keeps the 25 Hz of the codes.
+        tokenizer: "bytes" (UTF-8 bytes), or the name or folder of a Hugging Face tokenizer.
+        normalize: learn lower-case text without punctuation, where sources disagree on how they write.
+        ctc: a second head at the prefix positions, trained by CTC, which needs more positions than tokens: a stack of
+            1. The joint stage has it where `loss_weights` has ctc.
     """
 
-    hidden_size: int = 256
-    num_layers: int = 4
-    num_heads: int = 4
-    ffn_dim: int = 768
-    stack: int = 1
-    tokenizer: str = "bytes"
-    normalize: bool = False
-    ctc: bool = False
+    hidden_size: int = whole(256, 1, MAX_WIDTH)
+    num_layers: int = whole(4, 1, MAX_LAYERS)
+    num_heads: int = whole(4, 1, MAX_WIDTH)
+    ffn_dim: int = whole(768, 1, 8 * MAX_WIDTH)
+    stack: int = whole(1, 1, 64)
+    tokenizer: str = text("bytes", 4096)
+    normalize: bool = flag(False)
+    ctc: bool = flag(False)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.hidden_size % (2 * self.num_heads):
             raise ValueError(f"hidden_size={self.hidden_size}: RoPE needs {self.num_heads} heads of even width")
-        if self.stack < 1:
-            raise ValueError(f"stack={self.stack}: at least one frame makes a prefix position")
 
 
 class TextLosses(NamedTuple):
-    """Both in nats per token, mean over the batch's tokens; ctc is None where the decoder has no such head."""
+    """Losses in nats per token, mean over the batch's tokens; ctc is None where the decoder has no such head."""
 
     text: Tensor
     ctc: Tensor | None
@@ -69,7 +86,7 @@ class TextDecoder(nn.Module):
     """Causal LM on [audio prefix] bos transcript eos; the prefix is a projection of the quantized audio."""
 
     def __init__(self, d_model: int, config: TextDecoderConfig | None = None) -> None:
-        """d_model: width of the quantized representation that it reads."""
+        """Build a decoder of random weights that reads quantized vectors of width `d_model`."""
         from transformers import LlamaConfig, LlamaForCausalLM
 
         super().__init__()
@@ -92,9 +109,15 @@ class TextDecoder(nn.Module):
         self.ctc_head = nn.Linear(config.hidden_size, self.tokenizer.size) if config.ctc else None
 
     def forward(self, quantized: Tensor, lengths: Tensor, texts: Sequence[str]) -> TextLosses:
-        """quantized: [B, F, d_model]; lengths: [B] frames; texts: B transcripts, none of them missing.
+        """Compute the losses of transcripts.
 
-        Returns the cross-entropy of the next token (eq. 1), and the CTC loss of the same tokens without eos.
+        Args:
+            quantized: [B, F, d_model].
+            lengths: [B] frames.
+            texts: B transcripts, none of them missing.
+
+        Returns:
+            The cross-entropy of the next token (eq. 1), and the CTC loss of the same tokens without eos.
         """
         if len(texts) != len(quantized):
             raise ValueError(f"{len(texts)} transcripts for {len(quantized)} clips")
@@ -115,7 +138,7 @@ class TextDecoder(nn.Module):
         return TextLosses(text, self._ctc(hidden[:, : audio.shape[1]], prefix, labels))
 
     def _ctc(self, hidden: Tensor, prefix: Tensor, labels: Tensor) -> Tensor | None:
-        """hidden: [B, P, hidden] of the prefix positions, prefix: [B] valid ones. Its blank is the padding's id."""
+        """Compute the CTC loss of the prefix positions; its blank is the padding's id."""
         if self.ctc_head is None:
             return None
         log_probs = self.ctc_head(hidden).float().log_softmax(-1).transpose(0, 1)
@@ -128,7 +151,7 @@ class TextDecoder(nn.Module):
 
     @torch.no_grad()
     def transcribe(self, quantized: Tensor, lengths: Tensor) -> list[str]:
-        """quantized: [B, F, d_model]; lengths: [B] frames. Returns B greedy transcripts."""
+        """Write B greedy transcripts of quantized, [B, F, d_model], with lengths [B] in frames."""
         from transformers import DynamicCache
 
         audio, prefix = self._prefix(quantized, lengths)
@@ -163,7 +186,7 @@ class TextDecoder(nn.Module):
         return [self.tokenizer.decode([i for i in row if i != self.tokenizer.eos]) for row in rows]
 
     def save(self, folder: Path | str) -> None:
-        """Writes config.json, model.safetensors and the files of a Hugging Face tokenizer into `folder`."""
+        """Write config.json, model.safetensors and the files of a Hugging Face tokenizer into `folder`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         settings = {"d_model": self.d_model, **asdict(self.config)}
@@ -177,23 +200,32 @@ class TextDecoder(nn.Module):
 
     @classmethod
     def load(cls, folder: Path | str) -> TextDecoder:
-        """Reads what `save` wrote. Raises ValueError where it did not."""
+        """Read what `save` wrote. Raises ValueError where it did not."""
         folder = Path(folder)
         if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
             raise ValueError(f"{folder}: no text decoder in it; the joint stage's export writes one as text_decoder/")
         try:
-            settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            settings = read_object(folder / "config.json")
             if settings["tokenizer"] != "bytes":
                 settings["tokenizer"] = str(folder / "tokenizer")
-            decoder = cls(settings.pop("d_model"), TextDecoderConfig(**settings))
-            decoder.load_state_dict(load_file(folder / "model.safetensors"))
+            d_model = settings.pop("d_model")
+            config = TextDecoderConfig(**settings)
+            weights = folder / "model.safetensors"
+            header = read_header(weights)
+            # before anything is built by it: folders may come from strangers
+            check_sizes(weights, {**asdict(config), "stack * d_model": config.stack * d_model}, header, _SIZES)
+            check_dtypes(weights, header)
+            state = load_file(weights)
+            check_finite(weights, state)
+            decoder = cls(d_model, config)
+            decoder.load_state_dict(state)
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OSError, SafetensorError) as error:
             problem = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(f"{folder}: not a text decoder that `save` wrote ({problem:.200})") from error
         return decoder.eval()
 
     def _prefix(self, quantized: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """quantized: [B, F, d_model] -> embeddings [B, ceil(F / stack), hidden] and their lengths [B]."""
+        """Embed quantized [B, F, d_model] as [B, ceil(F / stack), hidden], with lengths [B]."""
         stack = self.config.stack
         quantized = zero_padding(quantized, lengths)
         quantized = F.pad(quantized, (0, 0, 0, -quantized.shape[1] % stack))
@@ -204,7 +236,7 @@ class TextDecoder(nn.Module):
         return self.lm.model.embed_tokens(ids).to(dtype)
 
     def _tokenize(self, texts: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor]:
-        """B texts -> ids [B, N]: bos and text, padded; labels [B, N]: the token after each, or IGNORED."""
+        """Turn B texts into ids [B, N], bos and text, padded, and labels [B, N], the token after each, or IGNORED."""
         texts = [normalize_text(t) for t in texts] if self.config.normalize else texts
         rows = [torch.tensor([self.tokenizer.bos, *self.tokenizer.encode(t), self.tokenizer.eos]) for t in texts]
         ids = nn.utils.rnn.pad_sequence([r[:-1] for r in rows], True, self.tokenizer.pad)
@@ -213,5 +245,5 @@ class TextDecoder(nn.Module):
 
 
 def _take(hidden: Tensor, index: Tensor) -> Tensor:
-    """hidden: [B, T, C], index: [B, N] -> hidden at these positions [B, N, C]."""
+    """Return hidden [B, T, C] at positions index [B, N], as [B, N, C]."""
     return hidden.gather(1, index[..., None].expand(-1, -1, hidden.shape[2]))

@@ -1,0 +1,1 @@
+"""Tools around training: export, average, prune, align, transcribe."""

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from mimotok.io.alignments import PHONES, SILENCE, Phone, check_phones
+from mimotok.io.audio import resample
+from mimotok.io.clips import Clip
 from mimotok.io.files import writing
-from train.data.augment import resample
-from train.data.manifest import BadClipError, Clip, decode, read_manifest
+from mimotok.io.progress import with_progress
+from train.data.manifest import BadClipError, decode, read_manifest
 
 RATE = 16000  # Hz, of the acoustic model
 FRAME = 0.01  # seconds, of the acoustic model
@@ -75,8 +75,12 @@ class Aligner:
     def align(self, wav: np.ndarray, text: str) -> list[Phone]:
         """Find the phones of a text in speech.
 
-        wav: float32 [T] at 16 kHz. Raises NotAlignedError where a word is not in the dictionary or the text is not
-        what is spoken.
+        Args:
+            wav: float32 [T] at 16 kHz.
+            text: what is spoken.
+
+        Raises:
+            NotAlignedError: where a word is not in the dictionary or the text does not fit the speech.
         """
         words = " ".join(self.words(text))
         for number, (margin, noise) in enumerate(ATTEMPTS):
@@ -112,7 +116,7 @@ class Aligner:
 
 
 def _possessive(last: str) -> str:
-    """The sound of an s after a word that ends in the phone `last`."""
+    """Return the phones of an s after a word that ends in the phone `last`."""
     if last in ("S", "Z", "SH", "ZH", "CH", "JH"):
         return "IH Z"
     return "S" if last in ("P", "T", "K", "F", "TH") else "Z"
@@ -160,7 +164,7 @@ def fitted(phones: Iterable[Phone], margin: float, seconds: float) -> list[Phone
 
 
 def _merged(entries: Iterable[Any]) -> Iterator[Phone]:
-    """The decoder's entries in seconds; noises count as silence, and neighbouring silences become one."""
+    """Yield the decoder's entries in seconds; noises count as silence, and neighbouring silences become one."""
     held: Phone | None = None
     for entry in entries:
         label = entry.name if entry.name in PHONES else SILENCE
@@ -178,18 +182,17 @@ def _merged(entries: Iterable[Any]) -> Iterator[Phone]:
 def align(manifest: str | list[str], root: str, out: str | Path) -> str:
     """Write the phones of every English clip of one or several manifests to `out` (see `mimotok.io.alignments`).
 
-    A second call goes on after the clips that `out` has. Returns a line that counts the aligned clips, and the
-    others by reason.
+    A second call continues after the clips that `out` has. Returns a line that counts the aligned clips, and the others
+    by reason.
     """
     clips = read_manifest(manifest, root)
-    sources = _text_sources(manifest)
     counts = _resume(Path(out))
     done = {name for name, _ in counts}
     aligner = Aligner()
     tally = Counter(reason for _, reason in counts)
     with writing(out), open(out, "a", encoding="utf-8") as file:
         todo = [clip for clip in clips if clip.id not in done]
-        for clip in track(todo, "Aligning", console=Console(stderr=True)):
+        for clip in with_progress(todo, "Aligning", len(todo)):
             row: dict[str, Any] = {"audio": _manifest_path(clip, root), "id": clip.id}
             try:
                 phones = align_clip(aligner, clip)
@@ -199,7 +202,7 @@ def align(manifest: str | list[str], root: str, out: str | Path) -> str:
             else:
                 tally["aligned"] += 1
                 times = [[label, round(start, 3), round(end, 3)] for label, start, end in phones]
-                row |= {"text_source": sources.get(clip.id), "phones": times}
+                row |= {"text_source": clip.text_source, "phones": times}
             _write(file, row)
     return ", ".join(f"{count} {reason}" for reason, count in tally.most_common())
 
@@ -228,7 +231,7 @@ def _reason(message: str) -> str:
 
 
 def _resume(out: Path) -> list[tuple[str, str]]:
-    """The clips that a file has, each with "aligned" or its reason. Cuts off a line that was not written to its end."""
+    """Return the clips that a file has, each with "aligned" or its reason, and cut off an unfinished last line."""
     if not out.is_file():
         return []
     data = out.read_bytes()
@@ -245,13 +248,3 @@ def _resume(out: Path) -> list[tuple[str, str]]:
 def _manifest_path(clip: Clip, root: str) -> str:
     path = Path(clip.audio)
     return str(path.relative_to(root)) if path.is_relative_to(root) else clip.audio
-
-
-def _text_sources(manifest: str) -> dict[str, str | None]:
-    """Who wrote each text, by clip id, where a JSONL manifest says so."""
-    sources: dict[str, str | None] = {}
-    if str(manifest).endswith(".jsonl"):
-        for line in Path(manifest).read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            sources[row.get("id") or row.get("audio", "")] = row.get("text_source")
-    return sources

@@ -1,7 +1,7 @@
-"""The mean of two finished models: between a model and its fine-tuned self lies often one that is better than both.
+"""The mean of two finished models, which is often better than both.
 
-Wortsman et al., 2022, "Robust fine-tuning of zero-shot models" (arXiv 2109.01903), there between accuracy at home and
-away, here between what the joint and the adversarial stage, or two runs from one start, are good at.
+Wortsman et al., 2022, "Robust fine-tuning of zero-shot models" (arXiv 2109.01903) average a model and its fine-tuned
+self. Here the two are the results of the joint and the adversarial stage, or of two runs from one start.
 """
 
 from __future__ import annotations
@@ -23,12 +23,20 @@ def average(
     new_codes: bool = False,
     dtype: str = "float16",
 ) -> None:
-    """Writes a model whose weights are (1 - share) x first + share x second.
+    """Write a model whose weights are (1 - share) x first + share x second.
 
-    first, second: folders or hub ids. new_codes: also of two that differ in encoder and codebooks, as two runs from one
-    start do; the mean then has codes of its own. Raises ValueError where the two differ in configuration or, without
-    new_codes, in encoder or codebooks, so that codes of either stay valid; for a share outside 0 to 1; and for an
-    unknown dtype.
+    Args:
+        first: folder or hub id.
+        second: folder or hub id.
+        out: folder to write.
+        share: of the second.
+        new_codes: whether encoders and codebooks may differ, as those of two runs from one start do; the mean then has
+            codes of its own.
+        dtype: of the stored weights.
+
+    Raises:
+        ValueError: where the two differ in configuration or, without `new_codes`, in encoder or codebooks, so that
+            codes of either stay valid; for a share outside 0 to 1; and for an unknown dtype.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share={share:g}: give 0 (the first) to 1 (the second)")

@@ -1,4 +1,4 @@
-"""From a training checkpoint to a folder that `Tokenizer.from_pretrained` loads."""
+"""Export of a training checkpoint to a folder that `Tokenizer.from_pretrained` loads."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from mimotok.config import TokenizerConfig
 from mimotok.io.files import atomic_path
 from mimotok.tokenizer import Tokenizer
+from mimotok.weights import check_finite
 from train.stages.plain import read_plain
 from train.stages.text_decoder import TextDecoder, TextDecoderConfig
 
@@ -19,14 +20,13 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 def export(checkpoint: str | Path, out: str | Path, *, dtype: str = "float16") -> None:
-    """Writes config.json, model.safetensors (averaged weights; codebooks in fp32), README.md, and the text decoder.
+    """Write config.json, model.safetensors (averaged weights; codebooks in fp32), README.md, and the text decoder.
 
     Raises ValueError where `checkpoint` is not one of this package's training checkpoints, or for an unknown dtype.
     """
     stored = checked_dtype(dtype)
     state, facts = read_checkpoint(checkpoint)
-    tokenizer = Tokenizer(TokenizerConfig.from_official(facts["config"]))
-    tokenizer.load_state_dict(_part(state, AVERAGED))
+    tokenizer = _tokenizer(checkpoint, facts, _part(state, AVERAGED))
     folder = Path(out)
     tokenizer.save_pretrained(folder, dtype=stored)
     if "text_decoder" in facts:
@@ -37,15 +37,31 @@ def export(checkpoint: str | Path, out: str | Path, *, dtype: str = "float16") -
         temporary.write_text(model_card(folder.name, tokenizer, facts, dtype), encoding="utf-8")
 
 
+def _tokenizer(checkpoint: str | Path, facts: dict[str, Any], state: dict[str, torch.Tensor]) -> Tokenizer:
+    """The model of a checkpoint, which takes no more memory than the checkpoint whatever its configuration says."""
+    config = facts.get("config")
+    if not isinstance(config, dict):
+        raise ValueError(f"{checkpoint}: holds no configuration of a tokenizer")
+    try:
+        with torch.device("meta"):
+            tokenizer = Tokenizer(TokenizerConfig.from_official(config))
+        tokenizer.load_state_dict(state, assign=True)
+    except (RuntimeError, ValueError) as error:
+        problem = " ".join(str(error).split())
+        raise ValueError(f"{checkpoint}: does not fit its configuration ({problem:.200})") from None
+    check_finite(checkpoint, tokenizer.state_dict())
+    return tokenizer
+
+
 def checked_dtype(dtype: str) -> torch.dtype:
-    """What a name of DTYPES stands for. Raises ValueError for another."""
+    """Return the dtype of a name of DTYPES. Raises ValueError for another name."""
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype}: choose from {', '.join(DTYPES)}")
     return DTYPES[dtype]
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The state dict of a Lightning checkpoint and what the stage said of itself."""
+    """Read the state dict of a Lightning checkpoint and the stage's facts."""
     checkpoint = read_plain(path)
     if not isinstance(checkpoint.get("state_dict"), dict) or not isinstance(checkpoint.get("mimotok"), dict):
         raise ValueError(f"{path}: not a checkpoint of `python -m train fit`")
@@ -57,7 +73,7 @@ def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor
 
 
 def model_card(name: str, tokenizer: Tokenizer, facts: dict[str, Any], dtype: str) -> str:
-    """A README in Markdown: what the model is, how it was trained, and what the last validation measured."""
+    """Return a README in Markdown: what the model is, how it was trained, and what the last validation measured."""
     config = tokenizer.config
     millions = sum(parameter.numel() for parameter in tokenizer.parameters()) / 1e6
     rows = "\n".join(f"| {key} | {value:.4g} |" for key, value in sorted(facts["metrics"].items()) if "val/" in key)

@@ -1,8 +1,8 @@
-"""A narrower model out of a wide one: feed-forward units that the rest can stand in for are removed.
+"""A narrower model from a wide one: feed-forward units that the others of their layer can replace are removed.
 
-Units go one at a time, always the one whose loss costs the layer's output least; the weights of those that stay, and
-the bias, are refitted each time by least squares ("optimal brain surgeon"; Hassibi and Stork, 1993. On rows of
-Transformers: Kurtic et al., 2023, "ZipLM"). Training then goes on from there.
+Units are removed one at a time, always the one whose loss costs the layer's output least. The weights of the others,
+and the bias, are refitted each time by least squares ("optimal brain surgeon"; Hassibi and Stork, 1993. On rows of
+Transformers: Kurtic et al., 2023, "ZipLM"). Training then continues with the narrower model.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mimotok.io.audio import resample
 from mimotok.model.transformer import Block
 from mimotok.tokenizer import Tokenizer
-from train.data.augment import resample
 from train.data.manifest import BadClipError, decode, read_manifest
 from train.tools.export import checked_dtype
 
@@ -35,12 +35,19 @@ def prune(
     seconds: float = 300.0,
     dtype: str = "float16",
 ) -> None:
-    """Writes `source` with narrower feed-forward layers.
+    """Write a model with narrower feed-forward layers. The codebooks stay the same; the codes do not.
 
-    source: folder or hub id. manifest, root: of speech, of whose training clips `seconds` are heard. widths: of
-    encoder_ffn_dim, decoder_ffn_dim and vocoder_intermediate_dim; one that is None or left out stays as it is. The
-    codebooks stay, the codes do not. Raises ValueError for a width that is not narrower, for no clips, and for an
-    unknown dtype.
+    Args:
+        source: folder or hub id.
+        out: folder to write.
+        manifest: of speech.
+        root: folder of its relative paths.
+        widths: of encoder_ffn_dim, decoder_ffn_dim and vocoder_intermediate_dim; one that is None or left out is kept.
+        seconds: speech to use, of the training clips.
+        dtype: of the stored weights.
+
+    Raises:
+        ValueError: for a width that is not narrower, for no clips, and for an unknown dtype.
     """
     stored = checked_dtype(dtype)
     wide = Tokenizer.from_pretrained(source)
@@ -63,7 +70,10 @@ def _blocks(tokenizer: Tokenizer) -> list[Block]:
 
 
 def speech(manifest: str, root: str, seconds: float, sample_rate: int) -> Iterator[Tensor]:
-    """About `seconds` of training clips [1, T], from all over the manifest. Raises ValueError where none is read."""
+    """Yield about `seconds` of training clips [1, T], from all over the manifest.
+
+    Raises ValueError where none can be read.
+    """
     clips = [clip for clip in read_manifest(manifest, root) if clip.split == "train"]
     every = max(1, int(sum(clip.duration for clip in clips) / seconds))
     heard = 0.0
@@ -80,8 +90,11 @@ def speech(manifest: str, root: str, seconds: float, sample_rate: int) -> Iterat
 
 @torch.no_grad()
 def second_moments(tokenizer: Tokenizer, blocks: list[Block], clips: Iterator[Tensor]) -> dict[Block, Tensor]:
-    """Of the units of each of `blocks`, and a constant 1 behind them: float64 [U + 1, U + 1], over all frames of
-    `clips`."""
+    """Compute the second moments of the units of each block, with a constant 1 after them, over all frames of `clips`.
+
+    Returns:
+        float64 [U + 1, U + 1] of each block.
+    """
     moments: dict[Block, Tensor] = {}
     for block in blocks:
         width = block.fc1.out_features + 1
@@ -100,7 +113,13 @@ def second_moments(tokenizer: Tokenizer, blocks: list[Block], clips: Iterator[Te
 
 @torch.no_grad()
 def remove_units(block: Block, width: int, moments: Tensor) -> None:
-    """Leaves `width` units in the block. moments: as of `second_moments`."""
+    """Leave `width` units in the block.
+
+    Args:
+        block: the block, which is changed.
+        width: units to leave.
+        moments: of the block, from `second_moments`.
+    """
     units = block.fc1.out_features
     rows = torch.cat((block.fc2.weight.T, block.fc2.bias[None])).double()
     size = moments.diagonal().mean()

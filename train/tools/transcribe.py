@@ -1,4 +1,4 @@
-"""The words that a joint stage's text decoder reads in tokens."""
+"""The text that a joint stage's text decoder reads in tokens."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ from train.stages.text_decoder import TextDecoder
 
 
 def transcribe(checkpoint: str | Path, path: str | Path) -> str:
-    """Text of a codes file, or of an audio file through the default codebooks.
+    """Transcribe a codes file, or an audio file by its default codebooks.
 
-    checkpoint: an exported folder with `text_decoder/` in it. Raises ValueError where something is missing.
+    Args:
+        checkpoint: an exported folder with `text_decoder/` in it.
+        path: the file.
+
+    Raises:
+        ValueError: where something is missing.
     """
     tokenizer = Tokenizer.from_pretrained(checkpoint)
     decoder = load_text_decoder(tokenizer)
@@ -27,7 +32,7 @@ def transcribe(checkpoint: str | Path, path: str | Path) -> str:
 
 
 def load_text_decoder(tokenizer: Tokenizer) -> TextDecoder:
-    """The text decoder beside the tokenizer's weights, in fp32."""
+    """Load the text decoder beside the tokenizer's weights, in fp32. Raises ValueError where it is missing."""
     folder = tokenizer.folder
     if folder is None or not (folder / "text_decoder" / "config.json").is_file():
         raise ValueError(

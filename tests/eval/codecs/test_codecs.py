@@ -1,8 +1,12 @@
 """Codecs by name: ours, the system's tools where they are installed, and errors that say what to install."""
 
+from __future__ import annotations
+
 import math
 import shutil
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.codecs import system
-from eval.codecs.base import CodecSpec
+from eval.codecs.base import CodecSpec, Frames
 from eval.codecs.copy import averaged
 from eval.codecs.registry import expand_specs, make_codec
 from eval.codecs.system import ogg_payload_bits
@@ -20,7 +24,7 @@ from mimotok.tokenizer import Tokenizer
 from tests.helpers.evaluation_speech import speech
 
 
-def test_specs_expand_our_models_over_n_q_and_nothing_else():
+def test_specs_expand_our_models_over_n_q_and_nothing_else() -> None:
     specs = expand_specs(["default", "opus:6", "org/model@3", "hf:org/mimi@8", "copy", "vocoder:dir"], [2, 4])
     assert [spec.label for spec in specs] == [
         "default n_q=2",
@@ -34,23 +38,23 @@ def test_specs_expand_our_models_over_n_q_and_nothing_else():
 
 
 @pytest.mark.parametrize("name", ["opus", "hf:", "mp3:128", "", "features"])
-def test_what_cannot_be_a_codec_is_reported(name):
+def test_what_cannot_be_a_codec_is_reported(name: str) -> None:
     with pytest.raises(ValueError, match="give a model"):
         expand_specs([name], [])
 
 
-def test_a_codec_given_twice_is_reported():
+def test_a_codec_given_twice_is_reported() -> None:
     with pytest.raises(ValueError, match="twice"):
         expand_specs(["copy", "copy"], [])
 
 
 @pytest.fixture
-def folder(tmp_path, tiny: Callable[..., Tokenizer]) -> str:
+def folder(tmp_path: Path, tiny: Callable[..., Tokenizer]) -> str:
     tiny().save_pretrained(tmp_path / "tiny")
     return str(tmp_path / "tiny")
 
 
-def test_our_model_gives_what_the_library_gives_with_its_bits(folder):
+def test_our_model_gives_what_the_library_gives_with_its_bits(folder: str) -> None:
     wav = speech(1.0)
     codec = make_codec(CodecSpec(folder, 2))
     result = codec.encode_decode(wav)
@@ -64,51 +68,59 @@ def test_our_model_gives_what_the_library_gives_with_its_bits(folder):
     assert codec.identity["sha256"] == model.weights_sha256
 
 
-def test_frames_are_the_vectors_that_the_codes_stand_for(folder):
+def frames_of(codec: Any, wav: np.ndarray) -> Frames:
+    return codec.frames(wav)
+
+
+def test_frames_are_the_vectors_that_the_codes_stand_for(folder: str) -> None:
     wav = speech(1.0)
     codec = make_codec(CodecSpec(folder, 2))
-    frames = codec.frames(wav)
+    frames = frames_of(codec, wav)
     model = Tokenizer.from_pretrained(folder)
-    assert np.array_equal(frames.codes, codec.encode_decode(wav).codes)
-    expected = sum(model.encoder.quantizer.codebooks()[book].embed[frames.codes[book]] for book in range(2))
+    codes = codec.encode_decode(wav).codes
+    assert codes is not None
+    assert frames.codes is not None
+    assert np.array_equal(frames.codes, codes)
+    books = model.encoder.quantizer.codebooks()
+    expected = torch.stack([books[book].embed[frames.codes[book]] for book in range(2)]).sum(0)
     np.testing.assert_allclose(frames.vectors, expected.numpy(), atol=1e-5)
     assert frames.rate == model.frame_rate
 
 
-def test_unquantized_frames_are_the_models_latents(folder):
+def test_unquantized_frames_are_the_models_latents(folder: str) -> None:
     wav = speech(0.5)
-    frames = make_codec(CodecSpec(f"vocoder:{folder}")).frames(wav)
+    frames = frames_of(make_codec(CodecSpec(f"vocoder:{folder}")), wav)
     latents = Tokenizer.from_pretrained(folder).encode_latents(torch.from_numpy(wav)[None]).values[0]
     assert frames.codes is None
     np.testing.assert_allclose(frames.vectors, latents.numpy(), atol=1e-5)
 
 
-def test_log_mel_frames_last_40_ms_and_follow_the_sound():
+def test_log_mel_frames_last_40_ms_and_follow_the_sound() -> None:
     wav = speech(1.0)
     wav[12000:] = 0
-    frames = make_codec(CodecSpec("features:mel")).frames(wav)
+    frames = frames_of(make_codec(CodecSpec("features:mel")), wav)
     assert len(frames.vectors) in (25, 26)
     assert frames.rate == 25
     assert frames.vectors[2:10].mean() > frames.vectors[15:23].mean() + 1
 
 
-def test_averages_of_neighbours_keep_the_last_ones():
+def test_averages_of_neighbours_keep_the_last_ones() -> None:
     vectors = np.arange(10, dtype=np.float32)[:, None]
     assert averaged(vectors, 4).ravel().tolist() == [1.5, 5.5, 8.5]
 
 
-def test_too_many_codebooks_are_reported(folder):
+def test_too_many_codebooks_are_reported(folder: str) -> None:
     with pytest.raises(ValueError, match="codebooks"):
         make_codec(CodecSpec(folder, 99))
 
 
-def test_the_vocoder_row_has_no_bits(folder):
+def test_the_vocoder_row_has_no_bits(folder: str) -> None:
     result = make_codec(CodecSpec(f"vocoder:{folder}")).encode_decode(speech(0.5))
     assert result.stream_bits is None
     assert result.wav.shape == speech(0.5).shape
 
 
-def test_copy_is_exact_and_a_lower_rate_limits_the_band():
+def test_copy_is_exact_and_a_lower_rate_limits_the_band() -> None:
     wav = speech(1.0)
     assert np.array_equal(make_codec(CodecSpec("copy")).encode_decode(wav).wav, wav)
     narrow = make_codec(CodecSpec("copy:8000")).encode_decode(wav).wav
@@ -120,7 +132,7 @@ def test_copy_is_exact_and_a_lower_rate_limits_the_band():
     ("name", "tool", "least", "most"),
     [("opus:8", "opusenc", 4000, 10000), ("codec2:1600", "c2enc", 1600, 1700), ("speex:4", "speexenc", 5000, 15000)],
 )
-def test_tools_code_at_their_bitrate_and_keep_the_length(name, tool, least, most):
+def test_tools_code_at_their_bitrate_and_keep_the_length(name: str, tool: str, least: int, most: int) -> None:
     if shutil.which(tool) is None:
         pytest.skip(f"{tool} is not installed")
     codec = make_codec(CodecSpec(name))
@@ -135,20 +147,20 @@ def test_tools_code_at_their_bitrate_and_keep_the_length(name, tool, least, most
 @pytest.mark.parametrize(
     ("name", "package"), [("opus:6", "opus-tools"), ("codec2:1600", "codec2"), ("speex:4", "speex")]
 )
-def test_a_missing_tool_names_its_package(name, package, monkeypatch):
+def test_a_missing_tool_names_its_package(name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(system.shutil, "which", lambda _: None)
     with pytest.raises(FileNotFoundError, match=f"apt-get install {package}"):
         make_codec(CodecSpec(name))
 
 
 @pytest.mark.parametrize("name", ["opus:x", "opus:5", "codec2:1500", "speex:11", "copy:1", "features:none"])
-def test_settings_that_a_tool_lacks_are_reported(name):
+def test_settings_that_a_tool_lacks_are_reported(name: str) -> None:
     with pytest.raises(ValueError, match=name):
         make_codec(CodecSpec(name))
 
 
 @given(st.lists(st.integers(0, 700), min_size=2, max_size=8))
-def test_ogg_payload_is_all_packets_but_the_two_headers(sizes):
+def test_ogg_payload_is_all_packets_but_the_two_headers(sizes) -> None:
     data = b""
     for size in sizes:
         segments = bytes([255] * (size // 255) + [size % 255])
@@ -156,6 +168,6 @@ def test_ogg_payload_is_all_packets_but_the_two_headers(sizes):
     assert ogg_payload_bits(data) == 8 * sum(sizes[2:])
 
 
-def test_what_is_not_ogg_is_reported():
+def test_what_is_not_ogg_is_reported() -> None:
     with pytest.raises(ValueError, match="not an Ogg"):
         ogg_payload_bits(b"RIFF" + bytes(40))

@@ -1,5 +1,10 @@
 """Codecs of transformers, at small random configurations."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -67,14 +72,14 @@ MODELS = {"encodec": encodec, "mimi": mimi, "dac": dac}
 
 
 @pytest.fixture(params=MODELS)
-def saved(request, tmp_path):
+def saved(request: pytest.FixtureRequest, tmp_path: Path):
     torch.manual_seed(0)
     MODELS[request.param]().eval().save_pretrained(tmp_path / request.param)
     EXTRACTORS[request.param]().save_pretrained(tmp_path / request.param)
     return f"hf:{tmp_path / request.param}"
 
 
-def test_codecs_of_transformers_code_and_keep_the_length(saved):
+def test_codecs_of_transformers_code_and_keep_the_length(saved) -> None:
     full = make_codec(CodecSpec(saved))
     wav = resample(speech(1.0), SAMPLE_RATE, full.sample_rate)
     result = full.encode_decode(wav)
@@ -84,7 +89,7 @@ def test_codecs_of_transformers_code_and_keep_the_length(saved):
     # one second may end within a frame
     assert full.nominal_bitrate <= result.stream_bits <= 1.3 * full.nominal_bitrate
 
-    fewer = make_codec(CodecSpec(saved, 2))
+    fewer: Any = make_codec(CodecSpec(saved, 2))
     frames = fewer.frames(wav)
     assert np.array_equal(frames.codes, result.codes[:2])
     assert len(frames.vectors) == frames.codes.shape[1]

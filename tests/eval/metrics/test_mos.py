@@ -12,7 +12,7 @@ from tests.helpers.evaluation_speech import CLIP, noisy, speech
 pytestmark = pytest.mark.slow
 
 
-def test_dnsmos_rates_a_recording_and_no_silence():
+def test_dnsmos_rates_a_recording_and_no_silence() -> None:
     pytest.importorskip("speechmos", reason="speechmos is not installed")
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     metric = make_metric(MetricSpec("mos", "dnsmos"))
@@ -22,7 +22,7 @@ def test_dnsmos_rates_a_recording_and_no_silence():
     assert all(np.isnan(v) for v in metric.measure(speech(), np.zeros(24000, np.float32), CLIP).values())
 
 
-def test_distillmos_rates_a_recording_whatever_its_level_and_no_silence():
+def test_distillmos_rates_a_recording_whatever_its_level_and_no_silence() -> None:
     pytest.importorskip("xls_r_sqa", reason="distillmos is not installed (pip install --no-deps distillmos xls-r-sqa)")
     metric = make_metric(MetricSpec("distilmos"))
     loud, soft, noise = (
@@ -36,7 +36,7 @@ def test_distillmos_rates_a_recording_whatever_its_level_and_no_silence():
     assert getattr(sys.modules.get("torchaudio"), "__spec__", 1) is not None
 
 
-def test_a_missing_distillmos_names_its_command(monkeypatch):
+def test_a_missing_distillmos_names_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distillmos", None)
     with pytest.raises(ImportError, match="pip install --no-deps distillmos xls-r-sqa"):
         make_metric(MetricSpec("distilmos"))

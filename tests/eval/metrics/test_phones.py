@@ -1,7 +1,6 @@
 """Phones in tokens: the probe finds what is there, PNMI is that of the counts, and no speaker is on both sides."""
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,13 +27,13 @@ BUDGET = ProbeBudget(steps=150, batch_size=64, learning_rate=2e-2)
 def spoken(seed: int, length: int = 40) -> LabelledClip:
     """A clip of random phones, each two to five frames of 40 ms long."""
     generator = np.random.default_rng(seed)
-    phones = []
+    phones: list[Phone] = []
     end = 0.0
     while len(phones) < length:
         start = end
         end = start + 0.04 * int(generator.integers(2, 6))
         phones.append(Phone(str(generator.choice(PHONES[1:11])), start, end))
-    return LabelledClip(Clip(f"clip-{seed}", Path("x"), speaker=f"speaker-{seed // 2}"), tuple(phones))
+    return LabelledClip(Clip(f"clip-{seed}", "x", speaker=f"speaker-{seed // 2}"), tuple(phones))
 
 
 def encoded(clip: LabelledClip, noise: float, rate: float = 25.0) -> Frames:
@@ -59,7 +58,7 @@ def pnmi(rows):
     return summarize_ratio([r["phone_information"] for r in rows], [r["phone_entropy"] for r in rows], seed=0).mean
 
 
-def test_phones_in_the_vectors_are_found_and_noise_holds_none():
+def test_phones_in_the_vectors_are_found_and_noise_holds_none() -> None:
     metric = PhoneMetrics(BUDGET)
     clear = metric.measure_frames(CLIPS, [encoded(clip, 0.05) for clip in CLIPS])
     generator = np.random.default_rng(2)
@@ -74,7 +73,7 @@ def test_phones_in_the_vectors_are_found_and_noise_holds_none():
 
 
 @pytest.mark.parametrize("rate", [12.5, 25.0, 50.0, 75.0])
-def test_frame_rates_do_not_matter(rate):
+def test_frame_rates_do_not_matter(rate: float) -> None:
     grids = [on_grid(encoded(clip, 0.0, rate), clip) for clip in CLIPS[:5]]
     reference = [on_grid(encoded(clip, 0.0), clip) for clip in CLIPS[:5]]
     for grid, other in zip(grids, reference, strict=True):
@@ -84,11 +83,11 @@ def test_frame_rates_do_not_matter(rate):
         assert (grid.codes[:count] == grid.phones[:count]).mean() > (0.7 if rate < 25 else 0.95)
 
 
-def test_the_seed_decides_and_the_order_of_clips_does_not_change_the_split():
+def test_the_seed_decides_and_the_order_of_clips_does_not_change_the_split() -> None:
     frames = [encoded(clip, 2.0) for clip in CLIPS]
     metric = PhoneMetrics(BUDGET)
     assert metric.measure_frames(CLIPS, frames) == metric.measure_frames(CLIPS, frames)
-    speakers = [clip.clip.speaker for clip in CLIPS]
+    speakers = [str(clip.clip.speaker) for clip in CLIPS]
     folds = dict(zip(speakers, split_by_speaker(speakers).tolist(), strict=True))
     turned = dict(zip(speakers[::-1], split_by_speaker(speakers[::-1]).tolist(), strict=True))
     assert folds == turned
@@ -96,7 +95,7 @@ def test_the_seed_decides_and_the_order_of_clips_does_not_change_the_split():
 
 @given(st.lists(st.sampled_from("abcdefghij"), min_size=1, max_size=60))
 @settings(deadline=None)
-def test_no_speaker_is_in_two_folds_and_folds_are_of_like_size(speakers):
+def test_no_speaker_is_in_two_folds_and_folds_are_of_like_size(speakers) -> None:
     counts = Counter(speakers)
     if len(counts) < FOLDS:
         with pytest.raises(ValueError, match=f"at least {FOLDS} speakers, but there are {len(counts)}"):
@@ -114,7 +113,7 @@ def test_no_speaker_is_in_two_folds_and_folds_are_of_like_size(speakers):
     st.lists(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), min_size=1, max_size=30), min_size=1, max_size=6)
 )
 @settings(deadline=None)
-def test_pnmi_is_mutual_information_over_entropy(clips):
+def test_pnmi_is_mutual_information_over_entropy(clips) -> None:
     """Against scikit-learn's mutual information of the same frames."""
     metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
     grids = [
@@ -130,23 +129,23 @@ def test_pnmi_is_mutual_information_over_entropy(clips):
     assert sum(b.entropy for b in bits) / frames == pytest.approx(-(share * np.log2(share)).sum(), abs=1e-9)
 
 
-def test_continuous_vectors_have_no_pnmi():
+def test_continuous_vectors_have_no_pnmi() -> None:
     frames = [encoded(clip, 0.0)._replace(codes=None) for clip in CLIPS]
     rows = PhoneMetrics(ProbeBudget(steps=1)).measure_frames(CLIPS, frames)
     assert all(np.isnan(row["pnmi"]) for row in rows)
     assert all(np.isfinite(row["phone_accuracy"]) for row in rows)
 
 
-def test_every_column_and_its_parts_have_a_value_for_each_clip():
+def test_every_column_and_its_parts_have_a_value_for_each_clip() -> None:
     metric = PhoneMetrics(ProbeBudget(steps=1))
     rows = metric.measure_frames(CLIPS, [encoded(clip, 0.0) for clip in CLIPS])
     names = {column.name for column in metric.columns} | {p for c in metric.columns for p in c.pooled}
     assert all(set(row) == names for row in rows)
 
 
-def test_silence_and_what_has_no_label_do_not_count():
+def test_silence_and_what_has_no_label_do_not_count() -> None:
     phones = (Phone("SIL", 0.0, 0.4), Phone("AH", 0.4, 0.8), Phone("T", 0.8, 1.0))
-    clip = LabelledClip(Clip("x", Path("x")), phones)
+    clip = LabelledClip(Clip("x", "x"), phones)
     # the sound is 0.2 s longer than the labels
     frames = Frames(np.arange(30, dtype=np.float32)[:, None], np.arange(30)[None], 25.0)
     grid = on_grid(frames, clip)

@@ -15,7 +15,7 @@ def metric():
     return make_metric(MetricSpec("pitch"))
 
 
-def test_level_does_not_matter_and_noise_is_unvoiced(metric):
+def test_level_does_not_matter_and_noise_is_unvoiced(metric) -> None:
     wav = speech(1.5)
     noise = 0.1 * np.random.default_rng(0).standard_normal(len(wav)).astype(np.float32)
     same = metric.measure(wav, 0.3 * wav, CLIP)
@@ -26,11 +26,11 @@ def test_level_does_not_matter_and_noise_is_unvoiced(metric):
     assert other["voicing_error"] > 0.2
 
 
-def test_silence_has_no_figures(metric):
+def test_silence_has_no_figures(metric) -> None:
     assert all(np.isnan(value) for value in metric.measure(speech(0.5), np.zeros(12000, np.float32), CLIP).values())
 
 
-def test_the_correlation_is_of_frames_that_are_voiced_on_both_sides():
+def test_the_correlation_is_of_frames_that_are_voiced_on_both_sides() -> None:
     f0 = 100 * 2 ** np.linspace(0, 1, 40)
     voiced = np.ones(40, bool)
     part = voiced.copy()
@@ -44,7 +44,7 @@ def test_the_correlation_is_of_frames_that_are_voiced_on_both_sides():
 
 
 @pytest.mark.parametrize("f0", [np.full(40, 120.0), np.geomspace(100, 200, 40)])
-def test_a_monotone_or_a_few_frames_have_no_correlation(f0):
+def test_a_monotone_or_a_few_frames_have_no_correlation(f0) -> None:
     voiced = np.ones(40, bool)
     few = np.arange(40) < 9
     other = voiced if f0.std() == 0 else few

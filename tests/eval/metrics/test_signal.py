@@ -5,6 +5,7 @@ import pytest
 
 from eval.metrics.base import MetricSpec
 from eval.metrics.registry import make_metric
+from eval.metrics.signal import pesq_score
 from eval.protocol import SAMPLE_RATE, resample
 from tests.helpers.evaluation_speech import CLIP, noisy, speech
 
@@ -16,7 +17,7 @@ def signal():
     return make_metric(MetricSpec("signal"))
 
 
-def test_identical_recordings_reach_the_top(signal):
+def test_identical_recordings_reach_the_top(signal) -> None:
     wav = speech()
     figures = signal.measure(wav, wav, CLIP)
     assert figures["pesq_wb"] == pytest.approx(4.644, abs=0.001)
@@ -26,7 +27,7 @@ def test_identical_recordings_reach_the_top(signal):
     assert figures["mel_distance"] == 0
 
 
-def test_figures_are_those_of_the_reference_packages(signal):
+def test_figures_are_those_of_the_reference_packages(signal) -> None:
     from pesq import pesq
     from pystoi import stoi
 
@@ -41,7 +42,7 @@ def test_figures_are_those_of_the_reference_packages(signal):
     assert figures["stoi"] == pytest.approx(stoi(wav, worse, SAMPLE_RATE), abs=0.01)
 
 
-def test_more_noise_is_worse_in_every_figure(signal):
+def test_more_noise_is_worse_in_every_figure(signal) -> None:
     wav = speech()
     rows = [signal.measure(wav, noisy(wav, snr), CLIP) for snr in (30, 15, 0)]
     for column in signal.columns:
@@ -49,26 +50,40 @@ def test_more_noise_is_worse_in_every_figure(signal):
         assert values == sorted(values, reverse=column.higher_is_better), column.name
 
 
-def test_a_band_limit_of_4_khz_costs_wideband_pesq_alone(signal):
+def test_a_band_limit_of_4_khz_costs_wideband_pesq_alone(signal) -> None:
     wav = speech()
     figures = signal.measure(wav, resample(resample(wav, SAMPLE_RATE, 8000), 8000, SAMPLE_RATE), CLIP)
     assert figures["pesq_nb"] > 4.4 > figures["pesq_wb"]
     assert figures["stoi"] > 0.98
 
 
+@pytest.mark.usefixtures("signal")
+def test_pesq_of_more_utterances_than_it_has_room_for_is_that_of_pieces():
+    """A hundred bursts in 54 s: at once, the package writes past its room for 50 and takes the process with it."""
+    burst = np.concatenate((speech()[: round(0.3 * SAMPLE_RATE)], np.zeros(round(0.24 * SAMPLE_RATE), np.float32)))
+    wav = np.tile(burst, 100)
+    worse = noisy(wav, 20)
+    quarter = len(wav) // 4
+    pieces = [pesq_score(wav[i * quarter :][:quarter], worse[i * quarter :][:quarter], "nb") for i in range(4)]
+    assert pesq_score(wav, worse, "nb") == pytest.approx(np.mean(pieces))
+    # what is silent has no score and costs none
+    quiet = np.concatenate((wav, np.zeros(quarter, np.float32)))
+    assert pesq_score(quiet, np.concatenate((worse, np.zeros(quarter, np.float32))), "nb") > 1
+
+
 @pytest.mark.parametrize("silent", ["original", "reconstruction"])
-def test_silence_has_no_figure(signal, silent):
+def test_silence_has_no_figure(signal, silent: str) -> None:
     pair = {"original": speech(), "reconstruction": speech(), silent: np.zeros(len(speech()), np.float32)}
     figures = signal.measure(**pair, clip=CLIP)
     assert all(np.isnan(figures[name]) for name in ("pesq_wb", "pesq_nb", "stoi", "estoi"))
 
 
-def test_too_little_speech_for_stoi_has_no_figure(signal):
+def test_too_little_speech_for_stoi_has_no_figure(signal) -> None:
     wav = speech(0.3)
     assert np.isnan(signal.measure(wav, wav, CLIP)["stoi"])
 
 
-def test_extended_stoi_is_the_same_every_time_and_leaves_the_dice_alone(signal):
+def test_extended_stoi_is_the_same_every_time_and_leaves_the_dice_alone(signal) -> None:
     wav = speech()
     np.random.seed(5)
     expected = np.random.random()
@@ -79,6 +94,6 @@ def test_extended_stoi_is_the_same_every_time_and_leaves_the_dice_alone(signal):
 
 
 @pytest.mark.parametrize("spec", [MetricSpec("beauty"), MetricSpec("mos", "none")])
-def test_unknown_metrics_are_named(spec):
+def test_unknown_metrics_are_named(spec) -> None:
     with pytest.raises(ValueError, match="give "):
         make_metric(spec)

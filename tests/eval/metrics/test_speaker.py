@@ -1,6 +1,9 @@
 """Speaker models: Resemblyzer, Seed-TTS-Eval's WavLM + ECAPA, and x-vectors of transformers."""
 
+from __future__ import annotations
+
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +19,7 @@ from tests.helpers.evaluation_speech import CLIP, noisy, speech
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
 
-def test_speaker_similarity_is_one_for_the_same_and_less_for_another():
+def test_speaker_similarity_is_one_for_the_same_and_less_for_another() -> None:
     pytest.importorskip("resemblyzer", reason="resemblyzer (with setuptools<81) is not installed")
     metric = make_metric(MetricSpec("sim", "resemblyzer"))
     wav = speech(3.0)
@@ -95,7 +98,7 @@ def official_name(key):
     return BACKBONE + key
 
 
-def test_the_speaker_model_of_seed_tts_eval_loads_from_its_own_names(tmp_path):
+def test_the_speaker_model_of_seed_tts_eval_loads_from_its_own_names(tmp_path: Path) -> None:
     torch.manual_seed(0)
     # the head of the file has fixed widths; the WavLM under it is small here
     model = WavlmEcapa(small_wavlm()).eval()
@@ -125,7 +128,7 @@ def test_the_speaker_model_of_seed_tts_eval_loads_from_its_own_names(tmp_path):
         make_metric(MetricSpec("sim", f"wavlm:{tmp_path / 'missing.pth'}"))
 
 
-def test_patterns_of_names_are_all_in_use():
+def test_patterns_of_names_are_all_in_use() -> None:
     keys = [official_name(key) for key in WavlmEcapa(small_wavlm()).state_dict()]
     for pattern, _ in WAVLM_KEYS:
         assert any(re.search(pattern, key.removeprefix(BACKBONE)) for key in keys if key.startswith(BACKBONE)), pattern
@@ -146,7 +149,7 @@ SMALL_WAV2VEC = {
 }
 
 
-def test_x_vector_models_of_transformers_give_a_similarity(tmp_path):
+def test_x_vector_models_of_transformers_give_a_similarity(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = transformers.Wav2Vec2Config(
         **SMALL_WAV2VEC,
@@ -156,7 +159,7 @@ def test_x_vector_models_of_transformers_give_a_similarity(tmp_path):
     transformers.Wav2Vec2ForXVector(config).save_pretrained(tmp_path)
     transformers.Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
     metric = make_metric(MetricSpec("sim", str(tmp_path)))
-    clip = Clip("x", tmp_path)
+    clip = Clip("x", str(tmp_path))
     assert metric.measure(speech(), speech(), clip)["sim"] == pytest.approx(1, abs=1e-5)
     assert metric.measure(speech(), speech(2.0, 5), clip)["sim"] < 1
     assert str(tmp_path) in metric.columns[0].title

@@ -1,5 +1,9 @@
 """The reader of tokens: it reads what is there, and nothing where there is nothing."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +11,7 @@ import torch
 from eval.codecs.base import CodecSpec
 from eval.probe.model import Budget, Reading, train_probe
 from eval.probe.run import run_probe
-from eval.testlists import Clip
+from mimotok.io.clips import Clip
 from tests.helpers.evaluation_speech import no_progress
 
 pytest.importorskip("jiwer", reason="jiwer is not installed")
@@ -21,11 +25,11 @@ def spelled(text, generator):
     return Reading(torch.tensor(vectors, dtype=torch.float32), text)
 
 
-def test_the_reader_reads_vectors_that_spell_and_none_that_do_not():
+def test_the_reader_reads_vectors_that_spell_and_none_that_do_not() -> None:
     generator = np.random.default_rng(0)
     texts = [" ".join("".join(generator.choice(list("abcd "), 6)).split()) for _ in range(60)]
     spelling = [spelled(text, generator) for text in texts if text]
-    options = {
+    options: dict[str, Any] = {
         "budget": Budget(steps=200, width=24, learning_rate=2e-2, batch_size=8),
         "device": "cpu",
         "progress": no_progress,
@@ -37,7 +41,7 @@ def test_the_reader_reads_vectors_that_spell_and_none_that_do_not():
     assert (result.clips, result.train_clips) == (len(spelling) - 44, 44)
 
 
-def test_the_seed_decides_what_the_reader_learns():
+def test_the_seed_decides_what_the_reader_learns() -> None:
     generator = np.random.default_rng(0)
     spelling = [spelled("abc de", generator) for _ in range(8)]
 
@@ -48,7 +52,7 @@ def test_the_seed_decides_what_the_reader_learns():
     assert score(1) == score(1)
 
 
-def test_scale_and_offset_of_vectors_do_not_matter():
+def test_scale_and_offset_of_vectors_do_not_matter() -> None:
     generator = np.random.default_rng(0)
     spelling = [spelled("abc de", generator) for _ in range(8)]
     moved = [reading._replace(vectors=4 * reading.vectors + 8) for reading in spelling]
@@ -60,11 +64,11 @@ def test_scale_and_offset_of_vectors_do_not_matter():
     assert scores[0] == pytest.approx(scores[1], abs=0.05)
 
 
-def test_unreadable_recordings_are_reported_and_a_codec_without_tokens_is_refused(corpus, parity_dir):
-    clips = [Clip(path.name, path, "a b") for path in sorted(corpus.iterdir())]
-    messages = []
-    options = {"budget": Budget(steps=2, width=8), "notify": messages.append, "progress": no_progress}
-    missing = Clip("gone", corpus / "gone.wav", "a")
+def test_unreadable_recordings_are_reported_and_a_codec_without_tokens_is_refused(corpus, parity_dir) -> None:
+    clips = [Clip(path.name, str(path), "a b") for path in sorted(corpus.iterdir())]
+    messages: list[str] = []
+    options: dict[str, Any] = {"budget": Budget(steps=2, width=8), "notify": messages.append, "progress": no_progress}
+    missing = Clip("gone", str(corpus / "gone.wav"), "a")
     result = run_probe(CodecSpec(str(parity_dir), 2), [*clips[:2], missing], clips[2:], **options)
     assert (result.train_clips, result.clips) == (2, 1)
     assert len(messages) == 1

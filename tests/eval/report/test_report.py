@@ -15,15 +15,17 @@ from eval.report import files
 from eval.report.pictures import draw_pictures
 from eval.report.schema import FORMAT, load_results, save_results
 from eval.report.tables import fill_tables
+from eval.run import tasks
 from tests.helpers.browser import Watched, chromium
 
 
 @pytest.fixture
-def measure(fake, fake_metric, corpus, tmp_path, monkeypatch):  # noqa: ARG001
+def measure(fake, fake_metric, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # noqa: ARG001
     """measure(name, codec=change, ...): the exit code of a run into the folder `name`, which is returned too."""
-
     # drawing takes seconds, and one test of it is enough
     monkeypatch.setattr(files, "draw_pictures", lambda *_: [])
+    # a process of their own would not know the codec that `fake` adds here
+    monkeypatch.setattr(tasks, "_run_one_by_one", tasks._run_here)
 
     def go(name, *words, **changes):
         for label, change in changes.items():
@@ -41,7 +43,7 @@ def noise(scale):
     return lambda wav: wav + scale * np.random.default_rng(0).standard_normal(len(wav)).astype(np.float32)
 
 
-def test_a_report_has_its_files_and_nothing_that_is_not_json(measure, monkeypatch):
+def test_a_report_has_its_files_and_nothing_that_is_not_json(measure, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     monkeypatch.setattr(files, "draw_pictures", draw_pictures)
     out, code = measure("out", good=noise(0.001), poor=noise(0.1))
@@ -59,13 +61,13 @@ def test_a_report_has_its_files_and_nothing_that_is_not_json(measure, monkeypatc
     assert set((out / ".gitignore").read_text().split()) == {"/audio/", "/cache.jsonl", "/.gitignore"}
 
 
-def test_pages_do_not_take_names_for_markup(measure, corpus):
+def test_pages_do_not_take_names_for_markup(measure, corpus: Path) -> None:
     (corpus / "a.wav").rename(corpus / "<b>&.wav")
     out, _ = measure("out", codec=noise(0.01))
     assert "<b>&" not in (out / "index.html").read_text()
 
 
-def test_comparison_tells_worse_from_better_from_the_same(measure, capsys):
+def test_comparison_tells_worse_from_better_from_the_same(measure, capsys: pytest.CaptureFixture[str]) -> None:
     good, _ = measure("good", codec=noise(0.01))
     poor, _ = measure("poor", codec=noise(0.1))
     codes = {}
@@ -81,7 +83,7 @@ def test_comparison_tells_worse_from_better_from_the_same(measure, capsys):
     assert codes["good", "good"][0] == 0
 
 
-def test_nothing_in_common_is_reported(measure, capsys):
+def test_nothing_in_common_is_reported(measure, capsys: pytest.CaptureFixture[str]) -> None:
     a, _ = measure("a", one=noise(0.01))
     b, _ = measure("b", two=noise(0.01))
     with pytest.raises(SystemExit) as exited:
@@ -90,7 +92,7 @@ def test_nothing_in_common_is_reported(measure, capsys):
     assert "no codec in common" in capsys.readouterr().err
 
 
-def test_failures_are_the_exit_code_and_a_line_each(measure, corpus, capsys):
+def test_failures_are_the_exit_code_and_a_line_each(measure, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (corpus / "broken.wav").write_text("no audio")
     out, code = measure("out", codec=noise(0.01))
     assert code == 1
@@ -107,20 +109,22 @@ def test_failures_are_the_exit_code_and_a_line_each(measure, corpus, capsys):
         (["--every", "0"], "every=0"),
     ],
 )
-def test_bad_requests_end_in_one_line_and_code_2(measure, capsys, words, message):
+def test_bad_requests_end_in_one_line_and_code_2(
+    measure, capsys: pytest.CaptureFixture[str], words, message: str
+) -> None:
     _, code = measure("out", *words, codec=noise(0.01))
     assert code == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_lists_are_given_as_people_type_them():
+def test_lists_are_given_as_people_type_them() -> None:
     assert expand_lists(["--n-q", "2", "4", "--out", "x", "--codec", "a", "b"]) == [
         *("--n-q", "2", "--n-q", "4", "--out", "x", "--codec", "a", "--codec", "b")
     ]
     assert expand_lists(["compare", "a", "b"]) == ["compare", "a", "b"]
 
 
-def test_tables_go_into_documents_again_and_again(measure, tmp_path):
+def test_tables_go_into_documents_again_and_again(measure, tmp_path: Path) -> None:
     out, _ = measure("out", codec=noise(0.01))
     results = load_results(out / "results.json")
     document = tmp_path / "README.md"
@@ -145,7 +149,7 @@ def test_tables_go_into_documents_again_and_again(measure, tmp_path):
         lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     )
 )
-def test_results_keep_any_json(value):
+def test_results_keep_any_json(value) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "results.json")
         save_results(path, {"format": FORMAT, "value": value})
@@ -153,7 +157,7 @@ def test_results_keep_any_json(value):
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"format": 99}', "{"])
-def test_other_files_are_not_results(tmp_path, text):
+def test_other_files_are_not_results(tmp_path: Path, text: str) -> None:
     path = tmp_path / "results.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"results\.json"):

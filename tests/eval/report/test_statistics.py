@@ -14,7 +14,7 @@ VALUES = st.lists(st.floats(-100, 100), min_size=2, max_size=30)
 
 @settings(max_examples=25, deadline=None)
 @given(VALUES, st.integers(0, 3))
-def test_missing_values_change_nothing_but_their_count(values, missing):
+def test_missing_values_change_nothing_but_their_count(values, missing) -> None:
     full, gapped = summarize(values, seed=0), summarize([*values, *[float("nan")] * missing], seed=0)
     assert gapped[:5] == full[:5]
     assert gapped.missing == missing
@@ -22,14 +22,14 @@ def test_missing_values_change_nothing_but_their_count(values, missing):
 
 @settings(max_examples=25, deadline=None)
 @given(VALUES)
-def test_the_interval_lies_around_the_mean_within_the_values(values):
+def test_the_interval_lies_around_the_mean_within_the_values(values) -> None:
     s = summarize(values, seed=0)
     assert s.mean == pytest.approx(np.mean(values), abs=1e-9)
     tolerance = 1e-9
     assert min(values) - tolerance <= s.low <= s.high <= max(values) + tolerance
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     generator = np.random.default_rng(0)
     hits = 0
     for seed in range(60):
@@ -38,19 +38,19 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     assert hits >= 51  # 95 % of 60, less four standard deviations
 
 
-def test_the_seed_decides():
+def test_the_seed_decides() -> None:
     values = np.arange(20.0)
     ones = np.ones(20)
     assert bootstrap_interval(values, ones, seed=1) == bootstrap_interval(values, ones, seed=1)
     assert bootstrap_interval(values, ones, seed=1) != bootstrap_interval(values, ones, seed=2)
 
 
-def test_error_rates_are_pooled_and_empty_references_do_not_count():
+def test_error_rates_are_pooled_and_empty_references_do_not_count() -> None:
     s = summarize_ratio([1, 0, 5], [2, 8, 0], seed=0)
     assert (s.mean, s.median, s.clips, s.missing) == (0.1, 0.25, 2, 1)
 
 
-def test_nothing_to_sum_up():
+def test_nothing_to_sum_up() -> None:
     s = summarize([float("nan")], seed=0)
     assert math.isnan(s.mean)
     assert (s.clips, s.missing) == (0, 1)
@@ -58,6 +58,6 @@ def test_nothing_to_sum_up():
 
 
 @given(st.integers(1, 64))
-def test_equal_counts_have_the_entropy_of_their_number(size):
+def test_equal_counts_have_the_entropy_of_their_number(size) -> None:
     assert entropy_bits([7] * size) == pytest.approx(math.log2(size))
     assert entropy_bits([5, *[0] * size]) == 0

@@ -1,7 +1,10 @@
 """Metrics of frames: on the labelled clips alone, without reconstructions, cached, and compared in pairs."""
 
+from __future__ import annotations
+
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,7 +40,7 @@ class FramedCodec(FakeCodec):
 
 
 @pytest.fixture
-def codecs(monkeypatch):
+def codecs(monkeypatch: pytest.MonkeyPatch):
     """Two codecs by name, of which one hears phones better, and one without frames."""
     made = {"clear": FramedCodec("clear", 0.1), "noisy": FramedCodec("noisy", 5.0), "mute": FakeCodec("mute", np.copy)}
     monkeypatch.setattr(steps, "make_codec", lambda spec, _: made[spec.name])
@@ -52,7 +55,7 @@ def codecs(monkeypatch):
 
 
 @pytest.fixture
-def settings(corpus, tmp_path):
+def settings(corpus, tmp_path: Path):
     """settings(*codecs): on the three recordings, each fifth of a second of which is another phone."""
     rows = [{"audio": f"{name}.wav", "speaker": name, "split": "train"} for name in "abc"]
     manifest = corpus / "manifest.jsonl"
@@ -73,12 +76,12 @@ def settings(corpus, tmp_path):
 
 
 def run(settings):
-    messages = []
+    messages: list[str] = []
     done = evaluate(settings, notify=messages.append, progress=no_progress)
     return done, results_of(done, "python -m eval"), messages
 
 
-def test_phones_are_measured_on_labelled_clips_of_any_split_without_reconstructions(codecs, settings):
+def test_phones_are_measured_on_labelled_clips_of_any_split_without_reconstructions(codecs, settings) -> None:
     done, results, messages = run(settings("clear", "mute"))
     assert messages == []
     # the test list's only recording does not exist, and is not needed
@@ -96,7 +99,7 @@ def test_phones_are_measured_on_labelled_clips_of_any_split_without_reconstructi
     assert "phone probe" in (done.settings.out / "index.html").read_text()
 
 
-def test_a_second_run_encodes_nothing_and_other_labels_are_measured_again(codecs, settings):
+def test_a_second_run_encodes_nothing_and_other_labels_are_measured_again(codecs, settings) -> None:
     _, first, _ = run(settings("clear"))
     _, second, _ = run(settings("clear"))
     assert codecs["clear"].encoded == 3
@@ -109,7 +112,7 @@ def test_a_second_run_encodes_nothing_and_other_labels_are_measured_again(codecs
 
 
 @pytest.mark.usefixtures("codecs")
-def test_a_clip_that_cannot_be_read_is_reported_each_time(settings, corpus, monkeypatch):
+def test_a_clip_that_cannot_be_read_is_reported_each_time(settings, corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(phones, "FOLDS", 2)
     (corpus / "b.wav").write_text("no audio")
     for _ in range(2):
@@ -120,14 +123,14 @@ def test_a_clip_that_cannot_be_read_is_reported_each_time(settings, corpus, monk
 
 
 @pytest.mark.usefixtures("codecs")
-def test_too_few_speakers_are_one_line(settings, monkeypatch):
+def test_too_few_speakers_are_one_line(settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(phones, "FOLDS", 4)
     done, _, _ = run(settings("clear"))
     assert done.failures == ["clear: phones: the phone probe needs clips of at least 4 speakers, but there are 3"]
 
 
 @pytest.mark.usefixtures("codecs")
-def test_comparison_pairs_labelled_clips(settings):
+def test_comparison_pairs_labelled_clips(settings) -> None:
     _, results, _ = run(settings("clear", "noisy"))
     sides = [dict(results, codecs=[dict(codec, label="same")]) for codec in results["codecs"]]
     worse = {difference.metric: difference for difference in compare(*sides)}

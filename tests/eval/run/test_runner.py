@@ -1,9 +1,12 @@
 """A run survives bad files and bad codecs, goes on after a stop, and does not depend on its workers."""
 
+from __future__ import annotations
+
 import math
 import os
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def settings(corpus, tmp_path):
+def settings(corpus, tmp_path: Path):
     """settings(*codecs): on the three recordings, by the fake metric."""
 
     def make(*codecs):
@@ -33,14 +36,14 @@ def settings(corpus, tmp_path):
 
 
 def run(settings, progress=no_progress):
-    messages = []
+    messages: list[str] = []
     done = evaluate(settings, notify=messages.append, progress=progress)
     assert messages == done.failures + done.notes
     return done, results_of(done, "python -m eval")
 
 
 @pytest.mark.usefixtures("fake_metric")
-def test_a_perfect_codec_has_no_error_and_its_bits_are_counted(fake, settings):
+def test_a_perfect_codec_has_no_error_and_its_bits_are_counted(fake, settings) -> None:
     fake("perfect", lambda wav: wav)
     done, results = run(settings("perfect"))
     (codec,) = results["codecs"]
@@ -54,7 +57,7 @@ def test_a_perfect_codec_has_no_error_and_its_bits_are_counted(fake, settings):
 
 
 @pytest.mark.usefixtures("fake_metric")
-def test_a_delay_is_removed_and_reported_in_the_figures(fake, settings):
+def test_a_delay_is_removed_and_reported_in_the_figures(fake, settings) -> None:
     fake("late", lambda wav: np.pad(wav, (480, 0))[: len(wav)])
     _, results = run(settings("late"))
     for row in results["codecs"][0]["clips"].values():
@@ -68,7 +71,9 @@ def broken(_):
 
 
 @pytest.mark.usefixtures("fake_metric")
-def test_bad_recordings_and_bad_codecs_are_reported_in_a_line_each_and_the_rest_is_measured(fake, settings, corpus):
+def test_bad_recordings_and_bad_codecs_are_reported_in_a_line_each_and_the_rest_is_measured(
+    fake, settings, corpus
+) -> None:
     (corpus / "d.wav").write_text("no audio")
     (corpus / "e.wav").touch()
     calls = []
@@ -100,7 +105,7 @@ def test_bad_recordings_and_bad_codecs_are_reported_in_a_line_each_and_the_rest_
 
 
 @pytest.mark.usefixtures("fake_metric")
-def test_nothing_to_measure_is_an_error(fake, settings, corpus):
+def test_nothing_to_measure_is_an_error(fake, settings, corpus) -> None:
     fake("always", broken)
     with pytest.raises(ValueError, match="none of the codecs"):
         run(settings("always"))
@@ -112,7 +117,7 @@ def test_nothing_to_measure_is_an_error(fake, settings, corpus):
 
 
 @pytest.mark.usefixtures("fake_metric")
-def test_a_stopped_run_goes_on_where_it_was(fake, settings):
+def test_a_stopped_run_goes_on_where_it_was(fake, settings) -> None:
     @contextmanager
     def stops_at_the_second(what, _):
         done = []
@@ -136,7 +141,7 @@ def test_a_stopped_run_goes_on_where_it_was(fake, settings):
 
 
 @pytest.mark.usefixtures("fake_metric")
-def test_a_reconstruction_of_another_codec_under_the_same_name_is_not_used_as_its_own(fake, settings):
+def test_a_reconstruction_of_another_codec_under_the_same_name_is_not_used_as_its_own(fake, settings) -> None:
     fake("codec", lambda wav: wav)
     run(settings("codec"))
     other = fake("codec", lambda wav: 0.5 * wav)
@@ -148,7 +153,7 @@ def test_a_reconstruction_of_another_codec_under_the_same_name_is_not_used_as_it
     assert results["codecs"][0]["summary"]["error"]["mean"] < 1e-6
 
 
-def test_the_number_of_workers_does_not_matter(settings, parity_dir, tmp_path):
+def test_the_number_of_workers_does_not_matter(settings, parity_dir, tmp_path: Path) -> None:
     pytest.importorskip("pesq", reason="pesq is not installed")
     pytest.importorskip("pystoi", reason="pystoi is not installed")
     both = []
@@ -172,14 +177,15 @@ def twice(number):
     return 2 * number
 
 
-def test_a_worker_that_dies_loses_nothing_but_its_own_task():
-    results = dict(run_tasks(twice, [1, 2, 3, 4, 5], 2))
+@pytest.mark.parametrize(("workers", "isolated"), [(2, False), (1, True)])
+def test_a_worker_that_dies_loses_nothing_but_its_own_task(workers: int, isolated: bool) -> None:
+    results = dict(run_tasks(twice, [1, 2, 3, 4, 5], workers, isolated=isolated))
     assert results[3] == Failed("three")
     assert isinstance(results[4], Failed)
     assert [results[i] for i in (1, 2, 5)] == [2, 4, 10]
 
 
-def test_a_cache_survives_a_line_cut_short(tmp_path):
+def test_a_cache_survives_a_line_cut_short(tmp_path: Path) -> None:
     path = tmp_path / "cache.jsonl"
     Cache(path).put(["a"], 1)
     with path.open("a") as file:
@@ -189,7 +195,7 @@ def test_a_cache_survives_a_line_cut_short(tmp_path):
     assert (Cache(path).get(["a"]), Cache(path).get(["b"]), Cache(path).get(["d"])) == (1, {"c": 2}, None)
 
 
-def test_names_become_different_file_names():
+def test_names_become_different_file_names() -> None:
     names = ["a/b", "a-b", "a b", "../x", "clip.wav", "é", ""]
     slugs = {slug(name) for name in names}
     assert len(slugs) == len(names)
@@ -197,7 +203,7 @@ def test_names_become_different_file_names():
 
 
 @pytest.mark.usefixtures("fake_metric")
-def test_recordings_are_stored_as_measured(fake, settings):
+def test_recordings_are_stored_as_measured(fake, settings) -> None:
     fake("loud", lambda wav: 3 * wav)
     done, _ = run(settings("loud"))
     out = done.settings.out

@@ -14,7 +14,7 @@ from train.data.module import SpeechDataModule
 
 
 @pytest.fixture(scope="session")
-def corpus(tmp_path_factory) -> Path:
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of WAV files and its manifest: 30 whole clips, 2 long ones, 4 bad ones, 4 for validation."""
     root = tmp_path_factory.mktemp("corpus")
     rng = np.random.default_rng(0)
@@ -35,7 +35,7 @@ def corpus(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def prepared(corpus, tmp_path_factory) -> str:
+def prepared(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The cache folder, with the corpus in it."""
     folder = str(tmp_path_factory.mktemp("cache"))
     prepare(str(corpus / "manifest.jsonl"), str(corpus), folder)
@@ -43,7 +43,7 @@ def prepared(corpus, tmp_path_factory) -> str:
 
 
 @pytest.fixture
-def module(corpus, prepared):
+def module(corpus: Path, prepared: str):
     """Makes data modules over the corpus: small batches, prepared clips."""
 
     def make(**changes) -> SpeechDataModule:
@@ -55,7 +55,7 @@ def module(corpus, prepared):
 
 
 @pytest.fixture(scope="session")
-def cuts(corpus):
+def cuts(corpus: Path):
     """The corpus's good training clips as a Lhotse CutSet."""
     lhotse = pytest.importorskip("lhotse")
     made = []

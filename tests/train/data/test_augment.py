@@ -1,5 +1,9 @@
 """Augmentation: seeded, peak-safe, of the planned length, and honest about bandwidth."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -21,12 +25,12 @@ def level(wav: np.ndarray, low: float, high: float) -> float:
     return 10 * np.log10(power[(frequencies > low) & (frequencies < high)].mean() / len(wav) + 1e-20)
 
 
-OFF = {"speed_prob": 0.0, "bandwidth_prob": 0.0, "noise_prob": 0.0, "gain_db": (0.0, 0.0)}
+OFF: dict[str, Any] = {"speed_prob": 0.0, "bandwidth_prob": 0.0, "noise_prob": 0.0, "gain_db": (0.0, 0.0)}
 
 
 @given(st.integers(0, 999), st.floats(0.8, 1.25), st.sampled_from([8000, 16000, 22050, 24000]))
 @settings(deadline=None, max_examples=30)
-def test_augmentation_is_seeded_peak_safe_and_of_the_planned_length(seed, speed, rate):
+def test_augmentation_is_seeded_peak_safe_and_of_the_planned_length(seed, speed, rate) -> None:
     config = AugmentConfig(gain_db=(-20.0, 40.0))
     wav = changed(config, rate, speed, seed)
     assert np.array_equal(wav, changed(config, rate, speed, seed))
@@ -35,25 +39,25 @@ def test_augmentation_is_seeded_peak_safe_and_of_the_planned_length(seed, speed,
     assert abs(len(wav) - 2.0 / speed * RATE) <= 2
 
 
-def test_band_limits_empty_the_band_above_and_keep_the_one_below():
+def test_band_limits_empty_the_band_above_and_keep_the_one_below() -> None:
     plain = changed(AugmentConfig(**OFF))
     limited = changed(AugmentConfig(**{**OFF, "bandwidth_prob": 1.0, "bandwidths": (4000.0,)}))
     assert level(limited, 0, 3500) == pytest.approx(level(plain, 0, 3500), abs=0.1)
     assert level(limited, 4300, 12000) < level(plain, 4300, 12000) - 80
 
 
-def test_speed_moves_the_band_edge_of_narrow_band_speech():
+def test_speed_moves_the_band_edge_of_narrow_band_speech() -> None:
     faster = changed(AugmentConfig(**OFF), rate=16000, speed=1.1)
     assert level(faster, 7000, 8200) > level(faster, 9000, 12000) + 80
 
 
 @pytest.mark.parametrize("bad", [{"speed": (1.1, 0.9)}, {"speed": (0.0, 1.0)}, {"noise_prob": 1.5}])
-def test_augment_configs_check_themselves(bad):
+def test_augment_configs_check_themselves(bad) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):
         AugmentConfig(**bad)
 
 
-def test_narrow_band_clips_stay_empty_above_their_band_until_noise_fills_it(module):
+def test_narrow_band_clips_stay_empty_above_their_band_until_noise_fills_it(module) -> None:
     """The cache must not put a quantization floor where a resampled file has none."""
 
     def top_band(**changes) -> float:

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from mimotok.io.clips import Clip
 from tests.helpers.paths import ROOT
 from tests.helpers.speech_corpus import BAD, RATE, assert_equal, speech, take
 from train.data.cache import prepare, read_prepared
-from train.data.manifest import BadClipError, Clip, decode, read, read_manifest
+from train.data.manifest import BadClipError, decode, read, read_manifest
 
 pytestmark = pytest.mark.slow
 
 
-def test_the_cache_is_a_lhotse_cut_set_of_the_same_samples(corpus, prepared):
+def test_the_cache_is_a_lhotse_cut_set_of_the_same_samples(corpus: Path, prepared: str) -> None:
     lhotse = pytest.importorskip("lhotse")
     (folder,) = Path(prepared).iterdir()
     cuts = lhotse.CutSet.from_file(folder / "cuts.jsonl.gz")
@@ -30,7 +31,7 @@ def test_the_cache_is_a_lhotse_cut_set_of_the_same_samples(corpus, prepared):
         assert (cut.sampling_rate, cut.supervisions[0].text) == (rate, clip.text)
 
 
-def test_an_interrupted_preparation_goes_on(corpus, tmp_path, monkeypatch):
+def test_an_interrupted_preparation_goes_on(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("train.data.cache.SHARD_SECONDS", 20.0)
     manifest = str(corpus / "manifest.jsonl")
     folder = prepare(manifest, str(corpus), str(tmp_path), workers=2)
@@ -44,7 +45,7 @@ def test_an_interrupted_preparation_goes_on(corpus, tmp_path, monkeypatch):
     assert rewritten == {"shard-00001"}
 
 
-def test_a_file_that_was_missing_is_tried_again(tmp_path):
+def test_a_file_that_was_missing_is_tried_again(tmp_path: Path) -> None:
     rows = [{"audio": f"{k}.wav", "duration": 1.0} for k in range(2)]
     (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
     for k in range(2):
@@ -53,16 +54,16 @@ def test_a_file_that_was_missing_is_tried_again(tmp_path):
         assert len(clips) == k + 1
 
 
-def test_high_rates_are_brought_down_and_channels_averaged(tmp_path):
+def test_high_rates_are_brought_down_and_channels_averaged(tmp_path: Path) -> None:
     sf.write(tmp_path / "a.wav", np.stack([speech(1.0, 48000, 0), np.zeros(48000)], axis=1), 48000)
     (tmp_path / "m.jsonl").write_text(json.dumps({"audio": "a.wav", "duration": 1.0}))
     (clip,), _ = read_prepared(prepare(str(tmp_path / "m.jsonl"), str(tmp_path), str(tmp_path)))
     wav, rate = read(clip)
     assert (wav.shape, rate) == ((RATE,), RATE)
-    assert decode(Clip("a", str(tmp_path / "a.wav"), 1.0, "s"))[0].shape == (48000,)
+    assert decode(Clip("a", str(tmp_path / "a.wav"), duration=1.0, source="s"))[0].shape == (48000,)
 
 
-def test_a_truncated_cache_is_noticed(corpus, tmp_path):
+def test_a_truncated_cache_is_noticed(corpus: Path, tmp_path: Path) -> None:
     folder = prepare(str(corpus / "manifest.jsonl"), str(corpus), str(tmp_path))
     clip = read_prepared(folder)[0][-1]
     Path(clip.pcm.path).write_bytes(Path(clip.pcm.path).read_bytes()[:-2000])
@@ -70,7 +71,7 @@ def test_a_truncated_cache_is_noticed(corpus, tmp_path):
         read(clip)
 
 
-def test_a_prepared_corpus_needs_neither_lhotse_nor_torchaudio(prepared):
+def test_a_prepared_corpus_needs_neither_lhotse_nor_torchaudio(prepared: str) -> None:
     """In a process of its own: nothing that reads a prepared corpus may import them."""
     (folder,) = Path(prepared).iterdir()
     code = f"""
@@ -88,7 +89,7 @@ assert Render(24000, None).batch(clips, planned, (0,)).batch.wav.any()
 
 
 @pytest.mark.parametrize("line", ['{"path": "b.wav"}', "b.wav", '["b.wav"]'])
-def test_lines_that_are_no_clips_are_refused_by_number(tmp_path, line):
+def test_lines_that_are_no_clips_are_refused_by_number(tmp_path: Path, line: str) -> None:
     good = json.dumps({"audio": "a.wav", "duration": 1})
     for lines, number in (((good, line), 2), ((line, good), 1)):
         (tmp_path / "m.jsonl").write_text("\n".join(lines))
@@ -96,7 +97,7 @@ def test_lines_that_are_no_clips_are_refused_by_number(tmp_path, line):
             read_manifest(str(tmp_path / "m.jsonl"))
 
 
-def test_cut_sets_give_the_batches_of_the_same_jsonl(cuts, corpus, tmp_path, module):
+def test_cut_sets_give_the_batches_of_the_same_jsonl(cuts, corpus: Path, tmp_path: Path, module) -> None:
     cuts.to_file(tmp_path / "cuts.jsonl.gz")
     lines = (corpus / "manifest.jsonl").read_text().splitlines()[:32]
     (tmp_path / "clips.jsonl").write_text("\n".join(lines))
@@ -107,7 +108,7 @@ def test_cut_sets_give_the_batches_of_the_same_jsonl(cuts, corpus, tmp_path, mod
     assert_equal(*(take(loader, 10) for loader in loaders))
 
 
-def test_a_transcript_that_a_cut_truncates_is_dropped(cuts, corpus, tmp_path):
+def test_a_transcript_that_a_cut_truncates_is_dropped(cuts, corpus: Path, tmp_path: Path) -> None:
     cut = next(iter(cuts.filter(lambda cut: cut.supervisions[0].text)))
     truncated = cut.truncate(duration=cut.duration / 2).with_id("truncated")
     type(cuts).from_cuts([cut, truncated]).to_file(tmp_path / "cuts.jsonl")
@@ -116,7 +117,7 @@ def test_a_transcript_that_a_cut_truncates_is_dropped(cuts, corpus, tmp_path):
     assert len(decode(part)[0]) == pytest.approx(len(decode(whole)[0]) / 2, abs=1)
 
 
-def test_relative_recordings_are_taken_from_root(cuts, corpus, tmp_path):
+def test_relative_recordings_are_taken_from_root(cuts, corpus: Path, tmp_path: Path) -> None:
     rows = [json.loads(json.dumps(cut.to_dict())) for cut in cuts]
     for row in rows:
         row["recording"]["sources"][0]["source"] = Path(row["recording"]["sources"][0]["source"]).name
@@ -127,7 +128,7 @@ def test_relative_recordings_are_taken_from_root(cuts, corpus, tmp_path):
         decode(read_manifest(str(tmp_path / "cuts.jsonl"), str(tmp_path))[0])
 
 
-def test_several_manifests_are_one_corpus(tmp_path):
+def test_several_manifests_are_one_corpus(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
     from train.__main__ import app

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,13 +21,13 @@ QUIET = AugmentConfig(speed=(0.8, 1.25), speed_prob=1.0, bandwidth_prob=0.0, noi
 
 
 @pytest.fixture(scope="module")
-def alignments(corpus, tmp_path_factory):
+def alignments(corpus, tmp_path_factory: pytest.TempPathFactory):
     """Labels for two clips of three: phones of random length over the whole clip."""
     rng = np.random.default_rng(0)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for clip in read_manifest(str(corpus / "manifest.jsonl"), str(corpus)):
-        ends = np.cumsum(rng.uniform(0.05, 0.3, 200)).round(3)
-        ends = [*ends[ends < clip.duration].tolist(), round(clip.duration, 3)]
+        drawn = np.cumsum(rng.uniform(0.05, 0.3, 200)).round(3)
+        ends = [*drawn[drawn < clip.duration].tolist(), round(clip.duration, 3)]
         labels = rng.choice(PHONES, len(ends)).tolist()
         starts = [0.0, *ends[:-1]]
         if len(rows) % 3:
@@ -42,7 +44,7 @@ def clip_of(corpus, alignments, name: str):
     return next(clip for clip in clips if clip.id == name)
 
 
-def test_labels_of_a_crop_are_the_labels_of_the_clip_within_it(corpus, alignments):
+def test_labels_of_a_crop_are_the_labels_of_the_clip_within_it(corpus, alignments) -> None:
     clip = clip_of(corpus, alignments, "31.wav")
     assert clip.duration == 9.0
     render = Render(RATE, None, 25.0)
@@ -56,7 +58,7 @@ def test_labels_of_a_crop_are_the_labels_of_the_clip_within_it(corpus, alignment
         assert (row[count:] == UNKNOWN).all()
 
 
-def test_speed_moves_labels_with_the_sound(corpus, alignments):
+def test_speed_moves_labels_with_the_sound(corpus, alignments) -> None:
     clip = clip_of(corpus, alignments, "31.wav")
     speed, start, seconds = 1.25, 1.0, 4.0
     item = Item(0, start, seconds, speed, False)
@@ -67,13 +69,14 @@ def test_speed_moves_labels_with_the_sound(corpus, alignments):
     assert (batch.phones[0, 80:] == UNKNOWN).all()
 
 
-def test_every_batch_has_labels_where_its_clips_do(module, alignments):
+def test_every_batch_has_labels_where_its_clips_do(module, alignments) -> None:
     data = module(alignments=alignments, augment=QUIET)
     data.setup()
     known = {clip.id for clip in data.train_clips + data.val_clips if clip.phones is not None}
     assert 0 < len(known) < len(data.train_clips)
     for loader in (take(data.train_dataloader(), 8), list(data.val_dataloader())):
         for batch in loader:
+            assert batch.phones is not None
             assert batch.phones.shape == (len(batch.wav), -(-batch.wav.shape[1] // FRAME))
             for labels, length, name in zip(batch.phones, batch.lengths.tolist(), batch.ids, strict=True):
                 frames = -(-length // FRAME)
@@ -82,7 +85,7 @@ def test_every_batch_has_labels_where_its_clips_do(module, alignments):
                 assert (labels[: frames - 1] != UNKNOWN).all() == (name in known)
 
 
-def test_labels_change_no_audio_and_no_text(module, alignments):
+def test_labels_change_no_audio_and_no_text(module, alignments) -> None:
     plain, labelled = (take(module(alignments=path).train_dataloader(), 6) for path in (None, alignments))
     for a, b in zip(plain, labelled, strict=True):
         assert a.phones is None
@@ -90,7 +93,7 @@ def test_labels_change_no_audio_and_no_text(module, alignments):
         assert (a.text, a.ids) == (b.text, b.ids)
 
 
-def test_labels_of_another_corpus_or_for_shar_are_refused(module, tmp_path):
+def test_labels_of_another_corpus_or_for_shar_are_refused(module, tmp_path: Path) -> None:
     other = tmp_path / "other.jsonl"
     other.write_text('{"audio": "elsewhere.wav", "phones": []}\n')
     with pytest.raises(ValueError, match="knows none of the"):

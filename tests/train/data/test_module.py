@@ -18,7 +18,7 @@ from train.data.module import SpeechDataModule
 pytestmark = pytest.mark.slow
 
 
-def test_batches_are_functions_of_their_number(module):
+def test_batches_are_functions_of_their_number(module) -> None:
     batches = take(module().train_dataloader(), 40)
     dataset = module().train_dataloader().dataset
     assert len(batches) > 2 * dataset.epoch_batches
@@ -27,18 +27,18 @@ def test_batches_are_functions_of_their_number(module):
     assert_equal(batches, [again[k] for k in range(40)])
 
 
-def test_workers_change_nothing(module):
+def test_workers_change_nothing(module) -> None:
     assert_equal(take(module().train_dataloader(), 20), take(module(num_workers=2).train_dataloader(), 20))
 
 
-def test_seeds_and_epochs_differ(module):
+def test_seeds_and_epochs_differ(module) -> None:
     loader = module().train_dataloader()
     first, second = (take(loader, len(loader)) for _ in range(2))
     other = take(module(seed=1).train_dataloader(), len(first))
     assert len({str([batch.ids for batch in epoch]) for epoch in (first, second, other)}) == 3
 
 
-def test_text_and_audio_belong_together(module, corpus):
+def test_text_and_audio_belong_together(module, corpus: Path) -> None:
     """Without augmentation, texted audio is the whole file, and crops are parts of it."""
     for cache_dir in (module().cache_dir, None):
         clips = {clip.id: clip for clip in read_manifest(str(corpus / "manifest.jsonl"), str(corpus))}
@@ -68,7 +68,7 @@ def near(whole: np.ndarray, part: np.ndarray) -> np.ndarray:
     return np.abs(whole[: len(whole) - len(part) + 1] - part[0]) < 1e-4
 
 
-def test_a_wrong_duration_in_the_manifest_drops_the_text(tmp_path):
+def test_a_wrong_duration_in_the_manifest_drops_the_text(tmp_path: Path) -> None:
     for name, seconds in (("longer", 3.0), ("shorter", 1.0)):
         sf.write(tmp_path / f"{name}.wav", speech(seconds, RATE, 0), RATE)
     rows = [{"audio": f"{name}.wav", "duration": 2.0, "text": "half"} for name in ("longer", "shorter")]
@@ -77,7 +77,7 @@ def test_a_wrong_duration_in_the_manifest_drops_the_text(tmp_path):
     assert {text for batch in take(loader, 4) for text in batch.text} == {None}
 
 
-def test_validation_is_whole_once_and_plain(module, corpus):
+def test_validation_is_whole_once_and_plain(module, corpus: Path) -> None:
     loader = module().val_dataloader()
     batches = list(loader)
     assert_equal(batches, list(loader))
@@ -88,13 +88,13 @@ def test_validation_is_whole_once_and_plain(module, corpus):
     assert np.array_equal(wav[: len(samples)].numpy(), samples)
 
 
-def test_max_seconds_zero_crops_all_that_is_longer_than_a_crop(module):
+def test_max_seconds_zero_crops_all_that_is_longer_than_a_crop(module) -> None:
     batches = take(module(max_seconds=0, crop_seconds=(0.48, 0.48), augment=None).train_dataloader(), 10)
     assert not any(text for batch in batches for text in batch.text)
     assert {batch.wav.shape[1] for batch in batches} == {11520}
 
 
-def test_a_weight_for_no_source_is_refused(module):
+def test_a_weight_for_no_source_is_refused(module) -> None:
     with pytest.raises(ValueError, match=r"'kerstin' matches none of \['manifest', 'narrow', 'wide'\]"):
         module(source_weights={"kerstin": 2.0}).train_dataloader()
 
@@ -133,7 +133,7 @@ def fit(data: SpeechDataModule, folder: Path, steps: int, checkpoint: Path | Non
     return model.seen
 
 
-def test_lightning_resumes_bit_identically_anywhere_in_an_epoch(module, tmp_path):
+def test_lightning_resumes_bit_identically_anywhere_in_an_epoch(module, tmp_path: Path) -> None:
     epoch = len(module().train_dataloader())
     whole = fit(module(), tmp_path / "whole", 2 * epoch + 3)
     assert_equal(whole, take(module().train_dataloader(), 2 * epoch + 3))
@@ -143,7 +143,7 @@ def test_lightning_resumes_bit_identically_anywhere_in_an_epoch(module, tmp_path
         assert_equal(rest, whole[step:])
 
 
-def test_the_position_survives_another_number_of_ranks(module):
+def test_the_position_survives_another_number_of_ranks(module) -> None:
     data = module()
     data.setup()
 
@@ -156,14 +156,14 @@ def test_the_position_survives_another_number_of_ranks(module):
     assert two.position == len(two) + 2
 
 
-def test_other_data_than_the_checkpoints_is_noticed(module, caplog):
+def test_other_data_than_the_checkpoints_is_noticed(module, caplog: pytest.LogCaptureFixture) -> None:
     state = module(seed=1).train_dataloader().state_dict()
     module().train_dataloader().load_state_dict(state)
     assert "not those of the checkpoint" in caplog.text
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_bad_files_are_skipped_and_named_once_an_epoch(module, caplog, cached):
+def test_bad_files_are_skipped_and_named_once_an_epoch(module, caplog: pytest.LogCaptureFixture, cached: bool) -> None:
     loader = module(**({} if cached else {"cache_dir": None})).train_dataloader()
     with caplog.at_level(logging.WARNING, "train"):
         ids = {name for batch in take(loader, len(loader)) for name in batch.ids}
@@ -175,7 +175,7 @@ def test_bad_files_are_skipped_and_named_once_an_epoch(module, caplog, cached):
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_a_corpus_without_a_readable_clip_stops_with_one_line(tmp_path, cached):
+def test_a_corpus_without_a_readable_clip_stops_with_one_line(tmp_path: Path, cached: bool) -> None:
     (tmp_path / "m.jsonl").write_text(json.dumps({"audio": "nowhere.wav", "duration": 1.0, "text": "x"}))
     data = SpeechDataModule(str(tmp_path / "m.jsonl"), cache_dir=str(tmp_path / "cache") if cached else None)
     with pytest.raises((ValueError, RuntimeError), match=r"readable|can be read.*nowhere\.wav"):

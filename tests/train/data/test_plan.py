@@ -7,17 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mimotok.io.clips import Clip
 from tests.helpers.speech_corpus import RATE
 from train.data.augment import AugmentConfig
 from train.data.batches import BatchDataset, Render
-from train.data.manifest import Clip
 from train.data.plan import PlanConfig, train_plan, whole_plan
 
 clip_lists = st.lists(
     st.tuples(st.floats(0.1, 40.0), st.booleans(), st.sampled_from("abc")), min_size=1, max_size=40
 ).map(
     lambda rows: [
-        Clip(str(k), "", seconds, source, text="words" if has_text else None)
+        Clip(str(k), "", duration=seconds, source=source, text="words" if has_text else None)
         for k, (seconds, has_text, source) in enumerate(rows)
     ]
 )
@@ -25,7 +25,7 @@ clip_lists = st.lists(
 
 @settings(deadline=None, max_examples=60)
 @given(clip_lists, st.floats(8.0, 60.0), st.integers(0, 99), st.booleans())
-def test_planned_batches_hold_whole_texted_clips_and_crops_that_fit(clips, batch_seconds, seed, speed):
+def test_planned_batches_hold_whole_texted_clips_and_crops_that_fit(clips, batch_seconds, seed, speed) -> None:
     config = PlanConfig(batch_seconds=batch_seconds)
     plan = train_plan(clips, config, AugmentConfig() if speed else None, (seed, 0))
     for batch in plan:
@@ -52,10 +52,10 @@ def seconds_by_source(clips: list[Clip], config: PlanConfig, epochs: int = 5) ->
     return total
 
 
-def test_each_clip_is_heard_for_its_length_times_its_weight():
+def test_each_clip_is_heard_for_its_length_times_its_weight() -> None:
     rng = np.random.default_rng(0)
-    clips = [Clip(f"whole{k}", "", rng.uniform(1, 11), "whole", text="x") for k in range(200)]
-    clips += [Clip(f"long{k}", "", rng.uniform(13, 60), "long", text="x") for k in range(50)]
+    clips = [Clip(f"whole{k}", "", "x", duration=rng.uniform(1, 11), source="whole") for k in range(200)]
+    clips += [Clip(f"long{k}", "", "x", duration=rng.uniform(13, 60), source="long") for k in range(50)]
     clips += [replace(clip, id=f"no{clip.id}", source="off") for clip in clips]
     weights = {"off": 0.0, "wh*": 2.5, "*": 0.5}
     heard = seconds_by_source(clips, PlanConfig(source_weights=weights))
@@ -68,8 +68,8 @@ def test_each_clip_is_heard_for_its_length_times_its_weight():
 
 @given(st.integers(1, 5), st.integers(10, 80))
 @settings(deadline=None, max_examples=20)
-def test_ranks_share_an_epoch_evenly(world_size, count):
-    clips = [Clip(str(k), "", 1.0 + k % 7, "s", text="x") for k in range(count)]
+def test_ranks_share_an_epoch_evenly(world_size, count) -> None:
+    clips = [Clip(str(k), "", "x", duration=1.0 + k % 7, source="s") for k in range(count)]
 
     def plan(epoch: int):
         return train_plan(clips, PlanConfig(batch_seconds=8), None, (0, epoch))
@@ -83,8 +83,8 @@ def test_ranks_share_an_epoch_evenly(world_size, count):
     assert len(plan(0)) - len(numbers) < world_size
 
 
-def test_validation_plan_covers_every_clip_once():
-    clips = [Clip(str(k), "", 0.3 + k % 13, "s") for k in range(50)]
+def test_validation_plan_covers_every_clip_once() -> None:
+    clips = [Clip(str(k), "", duration=0.3 + k % 13, source="s") for k in range(50)]
     plan = whole_plan(clips, PlanConfig())
     assert sorted(item.clip for batch in plan for item in batch.items) == list(range(50))
     assert all(len(batch.items) <= PlanConfig().batch_size(batch.samples) for batch in plan)

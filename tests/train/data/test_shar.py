@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def shar(cuts, tmp_path_factory) -> str:
+def shar(cuts, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("shar")
     cuts.to_shar(folder, fields={"recording": "wav"}, shard_size=8)
     return str(folder)
@@ -31,7 +32,7 @@ def shard_loader(shar: str, workers: int = 0, **ranks: int) -> ResumableLoader:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_shar_resumes_bit_identically(shar, workers):
+def test_shar_resumes_bit_identically(shar: str, workers: int) -> None:
     whole = take(shard_loader(shar, workers), 45)
     assert_equal(whole, take(shard_loader(shar, workers), 45))
     for first in (0, 7, 30):
@@ -41,12 +42,12 @@ def test_shar_resumes_bit_identically(shar, workers):
         assert_equal(take(loader, 45 - first), whole[first:])
 
 
-def test_shar_gives_every_clip_to_one_rank_with_its_text(shar, cuts):
+def test_shar_gives_every_clip_to_one_rank_with_its_text(shar: str, cuts) -> None:
     texts = {cut.id: cut.supervisions[0].text for cut in cuts}
     shards = len(find_shards(shar))
     names: list[set[str]] = []
     for rank in range(2):
-        dataset = shard_loader(shar, rank=rank, world_size=2).dataset
+        dataset: Any = shard_loader(shar, rank=rank, world_size=2).dataset
         turns = [dataset._plan(0, int(k)) for k in np.random.default_rng([0, 0]).permutation(shards)[rank::2]]
         batches = take(shard_loader(shar, rank=rank, world_size=2), sum(len(planned) for _, planned in turns))
         names.append({name for batch in batches for name in batch.ids})
@@ -57,7 +58,9 @@ def test_shar_gives_every_clip_to_one_rank_with_its_text(shar, cuts):
     assert len(names[0] | names[1]) >= 30
 
 
-def test_a_damaged_shard_is_named_and_the_others_are_heard(shar, tmp_path, caplog):
+def test_a_damaged_shard_is_named_and_the_others_are_heard(
+    shar: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for path in Path(shar).iterdir():
         data = path.read_bytes()
         damaged = path.name in ("recording.000001.tar", "cuts.000002.jsonl.gz")
@@ -70,7 +73,7 @@ def test_a_damaged_shard_is_named_and_the_others_are_heard(shar, tmp_path, caplo
     assert len({name for batch in batches for name in batch.ids}) >= 16
 
 
-def test_the_data_module_streams_shar_and_validates_on_a_manifest(shar, corpus, module):
+def test_the_data_module_streams_shar_and_validates_on_a_manifest(shar: str, corpus: Path, module) -> None:
     data = module(manifest=shar, val_manifest=str(corpus / "manifest.jsonl"))
     data.prepare_data()
     assert next(data.train_dataloader()).wav.any()

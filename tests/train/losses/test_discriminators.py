@@ -1,6 +1,9 @@
 """The discriminators: normalised on each layer, in the shapes that the losses expect, and able to learn."""
 
+from __future__ import annotations
+
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +15,7 @@ from train.losses.spectral import adversarial_loss, discriminator_loss, feature_
 
 pytestmark = pytest.mark.slow
 
-SMALL = {"periods": (2, 5), "period_width": 4, "windows": (512, 256), "stft_channels": 4, "gain": 10.0}
+SMALL: dict[str, Any] = {"periods": (2, 5), "period_width": 4, "windows": (512, 256), "stft_channels": 4, "gain": 10.0}
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def convolutions(module: nn.Module) -> list[nn.Module]:
     return [m for m in module.modules() if isinstance(m, nn.Conv2d)]
 
 
-def test_published_sizes_are_the_default():
+def test_published_sizes_are_the_default() -> None:
     with torch.device("meta"):
         published = Discriminators()
     assert [p.period for p in published.parts[:5]] == [2, 3, 5, 7, 11]
@@ -45,7 +48,7 @@ def test_published_sizes_are_the_default():
     assert [c.dilation[0] for c in convolutions(stft)] == [1, 1, 2, 4, 1, 1]
 
 
-def test_each_layer_is_spectrally_normalised(small):
+def test_each_layer_is_spectrally_normalised(small: Discriminators) -> None:
     small.train()
     for _ in range(30):
         small(noise(1))
@@ -57,7 +60,7 @@ def test_each_layer_is_spectrally_normalised(small):
 
 
 @pytest.mark.parametrize("part", [PeriodDiscriminator(7, 2), StftDiscriminator(256, 4)])
-def test_time_is_on_dimension_2_of_logits_and_features(part):
+def test_time_is_on_dimension_2_of_logits_and_features(part) -> None:
     logits, features = part(noise(2))
     longer_logits, longer_features = part(noise(2, 9600))
     assert logits.shape[:2] == (2, 1)
@@ -68,7 +71,7 @@ def test_time_is_on_dimension_2_of_logits_and_features(part):
         assert long.shape[2] == pytest.approx(2 * short.shape[2], abs=8)
 
 
-def test_the_losses_take_judgements_as_they_are(small):
+def test_the_losses_take_judgements_as_they_are(small: Discriminators) -> None:
     real, fake = small(noise(2)), small(noise(2))
     valid = torch.tensor([0.5, 1.0])
     for value in (
@@ -80,7 +83,7 @@ def test_the_losses_take_judgements_as_they_are(small):
         assert value > 0
 
 
-def test_clips_are_judged_alone(small):
+def test_clips_are_judged_alone(small: Discriminators) -> None:
     small.eval()
     wav = noise(3)
     for batch, single in zip(small(wav).logits, small(wav[1:2]).logits, strict=True):
@@ -88,14 +91,14 @@ def test_clips_are_judged_alone(small):
 
 
 @pytest.mark.parametrize("wav", [torch.zeros(1, 2401), 0.1 * torch.ones(1, 2401)], ids=["silence", "constant"])
-def test_gradients_are_finite_on_silence(small, wav):
+def test_gradients_are_finite_on_silence(small: Discriminators, wav) -> None:
     wav.requires_grad_()
     adversarial_loss(small(wav).logits).backward()
     assert wav.grad.isfinite().all()
     assert all(p.grad is None or p.grad.isfinite().all() for p in small.parameters())
 
 
-def test_bfloat16_autocast_judges_nearly_alike(small):
+def test_bfloat16_autocast_judges_nearly_alike(small: Discriminators) -> None:
     small.eval()
     wav = noise(2)
     expected = small(wav).logits
@@ -105,7 +108,7 @@ def test_bfloat16_autocast_judges_nearly_alike(small):
         torch.testing.assert_close(a.float(), e, rtol=0.1, atol=0.02)
 
 
-def test_a_few_steps_tell_noise_from_tones(small):
+def test_a_few_steps_tell_noise_from_tones(small: Discriminators) -> None:
     optimizer = torch.optim.Adam(small.parameters(), lr=3e-3, betas=(0.5, 0.9))
     for _ in range(40):
         optimizer.zero_grad()
@@ -117,6 +120,6 @@ def test_a_few_steps_tell_noise_from_tones(small):
     assert (real > fake + 0.5).all()
 
 
-def test_too_short_a_clip_is_refused(small):
+def test_too_short_a_clip_is_refused(small: Discriminators) -> None:
     with pytest.raises(ValueError, match="at least 512"):
         small(noise(1, 500))

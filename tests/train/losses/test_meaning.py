@@ -112,7 +112,7 @@ def test_the_reader_learns_to_spell() -> None:
     optimizer = torch.optim.Adam(reader.parameters(), 2e-2)
     for _ in range(60):
         optimizer.zero_grad()
-        reader.loss(frames, lengths, texts).backward()
+        reader.loss(frames, lengths, list(texts)).backward()
         optimizer.step()
     assert reader.transcribe(frames, lengths) == texts
 

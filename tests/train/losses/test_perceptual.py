@@ -22,18 +22,18 @@ def speech() -> Tensor:
 
 
 @pytest.fixture(params=LOSSES, ids=["disturbance", "stoi"])
-def loss(request):
+def loss(request: pytest.FixtureRequest):
     return request.param
 
 
-def test_equal_signals_cost_nothing_and_more_noise_costs_more(loss, speech):
+def test_equal_signals_cost_nothing_and_more_noise_costs_more(loss, speech: Tensor) -> None:
     values = [float(loss(speech + noise(*speech.shape, level=level), speech)) for level in (0.0, 1e-3, 1e-2, 1e-1)]
     assert values[0] == pytest.approx(0, abs=1e-5)
     assert values == sorted(values)
     assert values[3] > 3 * values[1]
 
 
-def test_padding_and_its_content_do_not_matter(loss, speech):
+def test_padding_and_its_content_do_not_matter(loss, speech: Tensor) -> None:
     prediction = speech + noise(*speech.shape, level=0.01)
     samples = 2 * RATE + 17
     single = loss(prediction[:, :samples], speech[:, :samples])
@@ -41,13 +41,13 @@ def test_padding_and_its_content_do_not_matter(loss, speech):
     torch.testing.assert_close(padded, single)
 
 
-def test_equal_clips_in_a_batch_cost_what_one_does(loss, speech):
+def test_equal_clips_in_a_batch_cost_what_one_does(loss, speech: Tensor) -> None:
     prediction = speech + noise(*speech.shape, level=0.01)
     torch.testing.assert_close(loss(prediction.expand(3, -1), speech.expand(3, -1)), loss(prediction, speech))
 
 
 @pytest.mark.parametrize("silent", ["prediction", "target", "both"])
-def test_silence_has_finite_gradients(loss, speech, silent):
+def test_silence_has_finite_gradients(loss, speech: Tensor, silent: str) -> None:
     prediction = (noise(*speech.shape) * (silent == "target")).requires_grad_()
     value = loss(prediction, speech * (silent == "prediction"))
     value.backward()
@@ -55,7 +55,7 @@ def test_silence_has_finite_gradients(loss, speech, silent):
     assert prediction.grad.isfinite().all()
 
 
-def test_a_clip_too_short_for_an_envelope_is_left_out():
+def test_a_clip_too_short_for_an_envelope_is_left_out() -> None:
     prediction = noise(1, 4800).requires_grad_()
     value = stoi_loss(prediction, noise(1, 4800, seed=1))
     value.backward()
@@ -63,7 +63,7 @@ def test_a_clip_too_short_for_an_envelope_is_left_out():
     assert not prediction.grad.any()
 
 
-def test_autocast_leaves_the_loss_in_fp32(loss, speech):
+def test_autocast_leaves_the_loss_in_fp32(loss, speech: Tensor) -> None:
     prediction = speech + noise(*speech.shape, level=0.01)
     with torch.autocast("cpu", torch.bfloat16):
         inside = loss(prediction, speech)
@@ -71,7 +71,7 @@ def test_autocast_leaves_the_loss_in_fp32(loss, speech):
     assert inside == loss(prediction, speech)
 
 
-def test_descent_on_the_waveform_lowers_each_loss(loss, speech):
+def test_descent_on_the_waveform_lowers_each_loss(loss, speech: Tensor) -> None:
     prediction = (speech + noise(*speech.shape, level=0.01)).requires_grad_()
     optimizer = torch.optim.Adam([prediction], lr=1e-3)
     values = []
@@ -84,7 +84,7 @@ def test_descent_on_the_waveform_lowers_each_loss(loss, speech):
     assert values[-1] < 0.8 * values[0]
 
 
-def test_bark_bands_cover_what_is_heard_and_nothing_above():
+def test_bark_bands_cover_what_is_heard_and_nothing_above() -> None:
     bands = bark_bands(RATE, 768, torch.device("cpu"))
     hertz = torch.arange(385) * RATE / 768
     covered = bands.bank.sum(1)
@@ -94,7 +94,7 @@ def test_bark_bands_cover_what_is_heard_and_nothing_above():
     torch.testing.assert_close(covered[4:240], torch.ones(236))
 
 
-def test_added_sound_costs_more_than_missing_sound(speech):
+def test_added_sound_costs_more_than_missing_sound(speech: Tensor) -> None:
     """The asymmetry of P.862: the same pair, either way round."""
     soft = 0.03 * speech
     tone = 0.02 * torch.sin(2 * torch.pi * 3000 * torch.arange(speech.shape[1]) / RATE)
@@ -102,7 +102,7 @@ def test_added_sound_costs_more_than_missing_sound(speech):
     assert added > 1.5 * missing
 
 
-def test_what_lies_above_8_khz_is_not_heard(speech):
+def test_what_lies_above_8_khz_is_not_heard(speech: Tensor) -> None:
     low, high = (
         0.05 * torch.sin(2 * torch.pi * hertz * torch.arange(speech.shape[1]) / RATE) for hertz in (3000, 10000)
     )
@@ -110,7 +110,7 @@ def test_what_lies_above_8_khz_is_not_heard(speech):
         assert loss(speech + high, speech) < 0.05 * loss(speech + low, speech)
 
 
-def test_stoi_is_that_of_pystoi(speech):
+def test_stoi_is_that_of_pystoi(speech: Tensor) -> None:
     stoi = pytest.importorskip("pystoi").stoi
     for level in (0.003, 0.01, 0.03):
         wav = speech + noise(*speech.shape, level=level)
@@ -118,7 +118,7 @@ def test_stoi_is_that_of_pystoi(speech):
         assert ours == pytest.approx(stoi(speech[0].numpy(), wav[0].numpy(), RATE), abs=0.03)
 
 
-def test_disturbance_ranks_as_pesq_does(speech):
+def test_disturbance_ranks_as_pesq_does(speech: Tensor) -> None:
     pesq = pytest.importorskip("pesq").pesq
     soxr = pytest.importorskip("soxr")
     scores, losses = [], []

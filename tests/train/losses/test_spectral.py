@@ -1,5 +1,9 @@
 """The losses: zero on equality, independent of padding, finite on silence, and their published values."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -18,7 +22,7 @@ from train.losses.spectral import (
     stft_loss,
 )
 
-SPECTRAL = {
+SPECTRAL: dict[str, Any] = {
     "mel": mel_loss,
     "log mel": MelLoss(exponents=(0.0,)),
     "four scales": MelLoss(scales=(*PUBLISHED_SCALES, (256, 1920, 960)), exponents=(0.0,)),
@@ -27,8 +31,8 @@ SPECTRAL = {
 }
 
 
-@pytest.fixture(params=SPECTRAL.values(), ids=SPECTRAL.keys())
-def loss(request):
+@pytest.fixture(params=list(SPECTRAL.values()), ids=list(SPECTRAL))
+def loss(request: pytest.FixtureRequest):
     return request.param
 
 
@@ -36,29 +40,29 @@ def noise(*shape: int, seed: int = 0, level: float = 0.1) -> Tensor:
     return level * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_published_scales_are_those_of_the_paper():
+def test_published_scales_are_those_of_the_paper() -> None:
     assert PUBLISHED_SCALES == ((32, 240, 120), (64, 480, 240), (128, 960, 480))
 
 
-def test_equal_signals_cost_nothing_and_different_ones_something(loss):
+def test_equal_signals_cost_nothing_and_different_ones_something(loss) -> None:
     wav = noise(2, 6000)
     assert loss(wav, wav) == 0
     assert loss(wav, noise(2, 6000, seed=1)) > 0.001
 
 
-def test_equal_clips_in_a_batch_cost_what_one_does(loss):
+def test_equal_clips_in_a_batch_cost_what_one_does(loss) -> None:
     prediction, target = noise(1, 6000), noise(1, 6000, seed=1)
     torch.testing.assert_close(loss(prediction.expand(3, -1), target.expand(3, -1)), loss(prediction, target))
 
 
-def test_padding_and_its_content_do_not_matter(loss):
+def test_padding_and_its_content_do_not_matter(loss) -> None:
     prediction, target = noise(2, 9600), noise(2, 9600, seed=1)
     single = loss(prediction[:, :7201], target[:, :7201])
     padded = loss(prediction, target, torch.tensor([7201, 7201]))
     torch.testing.assert_close(padded, single)
 
 
-def test_each_clip_of_a_padded_batch_counts_by_its_frames():
+def test_each_clip_of_a_padded_batch_counts_by_its_frames() -> None:
     prediction, target = noise(2, 9600), noise(2, 9600, seed=1)
     scale = ((64, 480, 240),)
     whole = mel_loss(prediction[:1], target[:1], scales=scale)
@@ -68,7 +72,7 @@ def test_each_clip_of_a_padded_batch_counts_by_its_frames():
 
 
 @pytest.mark.parametrize("silent", ["prediction", "target", "both"])
-def test_silence_has_finite_gradients(loss, silent):
+def test_silence_has_finite_gradients(loss, silent: str) -> None:
     prediction, target = noise(1, 4800), noise(1, 4800, seed=1)
     prediction = (prediction * (silent == "target")).requires_grad_()
     value = loss(prediction, target * (silent == "prediction"))
@@ -77,18 +81,18 @@ def test_silence_has_finite_gradients(loss, silent):
     assert prediction.grad.isfinite().all()
 
 
-def test_a_prediction_below_the_floor_still_learns():
+def test_a_prediction_below_the_floor_still_learns() -> None:
     prediction = noise(1, 4800, level=1e-7).requires_grad_()
     mel_loss(prediction, noise(1, 4800, seed=1), exponents=(0.0,)).backward()
     assert prediction.grad.abs().max() > 0
 
 
-def test_linear_mel_loss_scales_with_the_signal():
+def test_linear_mel_loss_scales_with_the_signal() -> None:
     prediction, target = noise(1, 4800), noise(1, 4800, seed=1)
     torch.testing.assert_close(mel_loss(3 * prediction, 3 * target), 3 * mel_loss(prediction, target))
 
 
-def test_the_floor_is_in_the_units_of_the_tokenizer_mel():
+def test_the_floor_is_in_the_units_of_the_tokenizer_mel() -> None:
     """White noise has the mel of the tokenizer here, times MEL_GAIN: a floor means the same in both."""
     wav = noise(1, 96000)
     scale = ((128, 960, 240),)
@@ -97,7 +101,7 @@ def test_the_floor_is_in_the_units_of_the_tokenizer_mel():
     torch.testing.assert_close(MEL_GAIN * ours, theirs, rtol=0.01, atol=0)
 
 
-def test_autocast_leaves_the_loss_in_fp32():
+def test_autocast_leaves_the_loss_in_fp32() -> None:
     prediction, target = noise(1, 4800), noise(1, 4800, seed=1)
     with torch.autocast("cpu", torch.bfloat16):
         inside = mel_loss(prediction, target, exponents=(0.0,))
@@ -105,7 +109,7 @@ def test_autocast_leaves_the_loss_in_fp32():
     assert inside == mel_loss(prediction, target, exponents=(0.0,))
 
 
-def test_training_works_after_validation_in_inference_mode():
+def test_training_works_after_validation_in_inference_mode() -> None:
     fresh = ((16, 240, 60),)  # a scale no other test has cached
     with torch.inference_mode():
         mel_loss(noise(1, 2400), noise(1, 2400), scales=fresh)
@@ -114,12 +118,12 @@ def test_training_works_after_validation_in_inference_mode():
     assert prediction.grad is not None
 
 
-def test_a_scale_with_an_empty_filter_is_refused():
+def test_a_scale_with_an_empty_filter_is_refused() -> None:
     with pytest.raises(ValueError, match="fewer bins"):
         MelLoss(scales=((128, 240, 120),))
 
 
-def test_phase_matters_to_the_complex_loss_only():
+def test_phase_matters_to_the_complex_loss_only() -> None:
     wav = noise(1, 9600)
     assert complex_loss(-wav, wav) > 0.5 * complex_loss(torch.zeros_like(wav), wav)
     assert stft_loss(-wav, wav) < 1e-5
@@ -129,32 +133,32 @@ def logits(*values: float) -> Tensor:
     return torch.tensor(values).reshape(1, 1, -1, 1)
 
 
-def test_hinge_values():
+def test_hinge_values() -> None:
     real, fake = [logits(2.0, 0.0), logits(-1.0)], [logits(-2.0, 0.5), logits(1.0)]
     # real: (0 + 1) / 2 and 2; fake: (0 + 1.5) / 2 and 2; averaged over the two discriminators
     assert discriminator_loss(real, fake) == pytest.approx((0.5 + 0.75 + 2 + 2) / 2)
     assert adversarial_loss(fake) == pytest.approx(((3 + 0.5) / 2 + 0) / 2)
 
 
-def test_confident_discriminator_has_no_loss():
+def test_confident_discriminator_has_no_loss() -> None:
     assert discriminator_loss([logits(1.0, 3.0)], [logits(-1.0, -4.0)]) == 0
 
 
-def test_feature_matching_is_the_mean_of_means_and_zero_on_equality():
+def test_feature_matching_is_the_mean_of_means_and_zero_on_equality() -> None:
     features = [[noise(2, 4, 10, 3), noise(2, 8, 5, 2)], [noise(2, 4, 7, 1)]]
     shifted = [[features[0][0] + 1, features[0][1] - 3], [features[1][0] + 5]]
     assert feature_matching_loss(features, features) == 0
     assert feature_matching_loss(features, shifted) == pytest.approx(((1 + 3) / 2 + 5) / 2, rel=1e-5)
 
 
-def test_feature_matching_trains_the_decoded_side_only():
+def test_feature_matching_trains_the_decoded_side_only() -> None:
     real, fake = noise(1, 2, 5, 1).requires_grad_(), noise(1, 2, 5, 1, seed=1).requires_grad_()
     feature_matching_loss([[real]], [[fake]]).backward()
     assert real.grad is None
     assert fake.grad.abs().sum() > 0
 
 
-def test_discriminator_losses_ignore_the_padded_share():
+def test_discriminator_losses_ignore_the_padded_share() -> None:
     real, fake = noise(2, 1, 10, 3), noise(2, 1, 10, 3, seed=1)
     valid = torch.tensor([0.6, 1.0])
     spoilt_real, spoilt_fake = real.clone(), fake.clone()

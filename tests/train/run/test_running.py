@@ -10,6 +10,7 @@ import os
 import resource
 import shutil
 import signal
+import sys
 from collections import namedtuple
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,8 +22,6 @@ import torch
 from tests.helpers.training_runs import configure, make_speech
 
 pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
-
-from rich.console import Console
 
 from mimotok.io.files import TEMPORARY
 from train.__main__ import main
@@ -212,9 +211,17 @@ def test_pace_is_that_of_the_last_steps() -> None:
     assert pace.seconds_left(-1) is None
 
 
-def test_on_a_terminal_there_is_a_bar_of_optimizer_steps() -> None:
-    bar, screen = StepProgress(), io.StringIO()
-    bar._console = Console(file=screen, force_terminal=True, width=120)
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_there_is_a_bar_of_optimizer_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    bar = StepProgress()
     trainer = SimpleNamespace(
         global_step=7, max_steps=9, log_every_n_steps=10, callback_metrics={"train/mel_loss": torch.tensor(0.5)}
     )

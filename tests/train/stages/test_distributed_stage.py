@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 import torch
@@ -183,6 +183,6 @@ def test_what_cannot_be_sharded_is_told(outcome: Outcome) -> None:
     joint = make_stage(outcome.folder / "model", muon=True)
     adversarial = AdversarialStage(str(outcome.folder / "model"))
     for stage, told in ((joint, "Muon needs whole matrices"), (adversarial, "cannot shard its weights")):
-        stage._device_mesh = object()  # as a ModelParallelStrategy leaves it
+        stage._device_mesh = cast(Any, object())  # as a ModelParallelStrategy leaves it
         with pytest.raises(ValueError, match=told):
             stage.configure_model()

@@ -41,7 +41,7 @@ WEIGHTS = {"mel": 0.5, "commitment": 0.1, "phone": 1.0, "characters": 1.0, "sema
 def make_stage(weights: dict[str, float] = WEIGHTS) -> JointStage:
     lightning.seed_everything(0)
     training = StageConfig(
-        mel_loss=MelLoss(scales=[[64, 480, 240]]),
+        mel_loss=MelLoss(scales=[(64, 480, 240)]),
         segment_seconds=0.48,
         optimizer=OptimizerConfig(warmup_steps=1, max_steps=4, average_decay=0.5),
     )
@@ -73,7 +73,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     lettered = re.sub(r'"clip (\d+)"', lambda found: f'"clip {chr(97 + int(found[1]))}"', manifest.read_text())
     manifest.write_text(lettered)
     labels = root / "labels.jsonl"
-    labels.write_text("".join(json.dumps(row) + "\n" for row in rows if int(row["audio"][0]) % 3))
+    labels.write_text("".join(json.dumps(row) + "\n" for row in rows if int(str(row["audio"])[0]) % 3))
     return {
         **{"manifest": str(root / "manifest.jsonl"), "root": str(root), "alignments": str(labels)},
         **{"batch_seconds": 4.0, "max_seconds": 3.0, "crop_seconds": (0.48, 0.96)},
@@ -119,7 +119,7 @@ def test_resumed_equals_uninterrupted_and_everything_is_logged(data: dict[str, A
 
 def test_every_loss_reaches_the_encoder() -> None:
     stage = make_stage()
-    stage.log = lambda *_, **__: None  # type: ignore[method-assign, assignment]
+    stage.log = lambda *_, **__: None  # type: ignore[method-assign]
     labels = torch.zeros(2, 25, dtype=torch.int64)
     batch = Batch(0.1 * torch.randn(2, 24_000), torch.tensor([24_000, 20_000]), ["one", "two"], ["1", "2"], labels)
     losses = stage.losses(batch)

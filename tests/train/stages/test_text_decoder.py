@@ -1,5 +1,10 @@
 """The audio-to-text model: blind to padding, learns through the audio prefix, survives the disk."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -10,12 +15,12 @@ from mimotok.text import error_rates, normalize_text
 from train.stages.text import ByteTokenizer, HuggingFaceTokenizer
 from train.stages.text_decoder import EXTRA_TOKENS, TOKENS_PER_FRAME, TextDecoder, TextDecoderConfig, TextLosses
 
-SMALL = {"hidden_size": 64, "num_layers": 2, "num_heads": 2, "ffn_dim": 128}
+SMALL: dict[str, Any] = {"hidden_size": 64, "num_layers": 2, "num_heads": 2, "ffn_dim": 128}
 D_MODEL = 12
 
 
 @pytest.fixture(params=[{"stack": 1}, {"stack": 3}, {"ctc": True}], ids=["stack1", "stack3", "ctc"])
-def decoder(request) -> TextDecoder:
+def decoder(request: pytest.FixtureRequest) -> TextDecoder:
     torch.manual_seed(0)
     return TextDecoder(D_MODEL, TextDecoderConfig(**SMALL, **request.param))
 
@@ -30,7 +35,7 @@ def audio(*lengths: int) -> tuple[Tensor, Tensor]:
 
 
 @given(st.text())
-def test_bytes_round_trip_any_unicode(text):
+def test_bytes_round_trip_any_unicode(text) -> None:
     tokenizer = ByteTokenizer()
     ids = tokenizer.encode(text)
     assert tokenizer.decode([tokenizer.bos, *ids, tokenizer.eos, tokenizer.pad]) == text
@@ -38,15 +43,15 @@ def test_bytes_round_trip_any_unicode(text):
 
 
 @given(st.lists(st.integers(0, ByteTokenizer.size - 1)))
-def test_any_byte_ids_decode(ids):
+def test_any_byte_ids_decode(ids) -> None:
     assert isinstance(ByteTokenizer().decode(ids), str)
 
 
-def test_a_lone_surrogate_does_not_stop_training():
+def test_a_lone_surrogate_does_not_stop_training() -> None:
     assert ByteTokenizer().decode(ByteTokenizer().encode("a\ud800b")) == "a?b"
 
 
-def test_batch_loss_is_the_token_weighted_mean_of_single_losses(decoder):
+def test_batch_loss_is_the_token_weighted_mean_of_single_losses(decoder: TextDecoder) -> None:
     quantized, lengths = audio(9, 14, 6)
     texts = ["one", "twenty two", "ü"]
     singles = [decoder(quantized[i : i + 1, :n], lengths[i : i + 1], texts[i : i + 1]) for i, n in enumerate(lengths)]
@@ -59,7 +64,7 @@ def test_batch_loss_is_the_token_weighted_mean_of_single_losses(decoder):
             torch.testing.assert_close(getattr(decoder(quantized, lengths, texts), name), expected)
 
 
-def test_what_lies_in_the_padding_does_not_matter(decoder):
+def test_what_lies_in_the_padding_does_not_matter(decoder: TextDecoder) -> None:
     quantized, lengths = audio(9, 4)
     spoilt = torch.cat([quantized, torch.ones(2, 5, D_MODEL)], dim=1)
     spoilt[1, 4:] = 100
@@ -68,7 +73,7 @@ def test_what_lies_in_the_padding_does_not_matter(decoder):
     assert decoder.transcribe(spoilt, lengths) == decoder.transcribe(quantized, lengths)
 
 
-def test_gradient_reaches_each_valid_frame_and_no_other(decoder):
+def test_gradient_reaches_each_valid_frame_and_no_other(decoder: TextDecoder) -> None:
     quantized, lengths = audio(9, 4)
     quantized.requires_grad_()
     total(decoder(quantized, lengths, ["one", "two"])).backward()
@@ -76,24 +81,24 @@ def test_gradient_reaches_each_valid_frame_and_no_other(decoder):
     assert reached.tolist() == [[True] * 9, [True] * 4 + [False] * 5]
 
 
-def test_padded_transcripts_equal_single_ones(decoder):
+def test_padded_transcripts_equal_single_ones(decoder: TextDecoder) -> None:
     quantized, lengths = audio(9, 4, 6)
     singles = [decoder.transcribe(quantized[i : i + 1, :n], lengths[i : i + 1])[0] for i, n in enumerate(lengths)]
     assert decoder.transcribe(quantized, lengths) == singles
 
 
-def test_transcripts_of_an_untrained_model_are_bounded_by_the_audio(decoder):
+def test_transcripts_of_an_untrained_model_are_bounded_by_the_audio(decoder: TextDecoder) -> None:
     quantized, lengths = audio(9, 4)
     for text, frames in zip(decoder.transcribe(quantized, lengths), lengths.tolist(), strict=True):
         assert len(text) <= TOKENS_PER_FRAME * frames + EXTRA_TOKENS
 
 
-def test_texts_must_match_the_clips(decoder):
+def test_texts_must_match_the_clips(decoder: TextDecoder) -> None:
     with pytest.raises(ValueError, match="1 transcripts for 2 clips"):
         decoder(*audio(3, 3), ["one"])
 
 
-def test_bfloat16_autocast_gives_nearly_the_same_loss(decoder):
+def test_bfloat16_autocast_gives_nearly_the_same_loss(decoder: TextDecoder) -> None:
     quantized, lengths = audio(9, 4)
     expected = total(decoder(quantized, lengths, ["one", "two"]))
     with torch.autocast("cpu", torch.bfloat16):
@@ -102,7 +107,7 @@ def test_bfloat16_autocast_gives_nearly_the_same_loss(decoder):
     torch.testing.assert_close(actual, expected, rtol=0.03, atol=0)
 
 
-def test_overfits_four_sentences_through_the_prefix_and_survives_the_disk(tmp_path):
+def test_overfits_four_sentences_through_the_prefix_and_survives_the_disk(tmp_path: Path) -> None:
     """Only the audio tells these clips apart, so a CER of 0 proves that the text is read from the prefix."""
     torch.manual_seed(0)
     decoder = TextDecoder(D_MODEL, TextDecoderConfig(**SMALL))
@@ -121,7 +126,7 @@ def test_overfits_four_sentences_through_the_prefix_and_survives_the_disk(tmp_pa
     torch.testing.assert_close(again(quantized, lengths, texts).text, decoder(quantized, lengths, texts).text)
 
 
-def test_ctc_learns_the_order_of_what_is_said():
+def test_ctc_learns_the_order_of_what_is_said() -> None:
     """Each frame holds one letter or a pause: aligned, the loss of every letter falls to nearly nothing."""
     torch.manual_seed(0)
     decoder = TextDecoder(D_MODEL, TextDecoderConfig(**SMALL, ctc=True))
@@ -135,19 +140,19 @@ def test_ctc_learns_the_order_of_what_is_said():
     assert decoder(frames, lengths, ["abca"]).ctc < 0.05 < decoder(frames, lengths, ["acba"]).ctc
 
 
-def test_a_text_too_long_for_its_audio_adds_no_ctc_loss():
+def test_a_text_too_long_for_its_audio_adds_no_ctc_loss() -> None:
     decoder = TextDecoder(D_MODEL, TextDecoderConfig(**SMALL, ctc=True))
     losses = decoder(*audio(3), ["far too long"])
     assert losses.ctc == 0 < losses.text
 
 
-def test_normalized_text_is_what_is_learned():
+def test_normalized_text_is_what_is_learned() -> None:
     torch.manual_seed(0)
     decoder = TextDecoder(D_MODEL, TextDecoderConfig(**SMALL, normalize=True))
     assert decoder(*audio(9), ["Well-KNOWN!"]).text == decoder(*audio(9), ["well known"]).text
 
 
-def test_hugging_face_tokenizer_trains_and_is_saved_with_the_model(tmp_path):
+def test_hugging_face_tokenizer_trains_and_is_saved_with_the_model(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     tokenizers = pytest.importorskip("tokenizers")
     vocabulary = {w: i for i, w in enumerate(["[unk]", "[end]", "hello", "world"])}
@@ -172,7 +177,7 @@ def test_hugging_face_tokenizer_trains_and_is_saved_with_the_model(tmp_path):
 
 
 @pytest.mark.parametrize("settings", [{"hidden_size": 66, "num_heads": 4}, {"stack": 0}])
-def test_impossible_shapes_are_refused(settings):
+def test_impossible_shapes_are_refused(settings) -> None:
     with pytest.raises(ValueError, match="="):
         TextDecoderConfig(**settings)
 
@@ -187,14 +192,14 @@ def test_impossible_shapes_are_refused(settings):
         ("?!", ""),
     ],
 )
-def test_normal_text(text, normal):
+def test_normal_text(text: str, normal: str) -> None:
     assert normalize_text(text) == normal
 
 
-def test_error_rates_count_over_the_corpus():
+def test_error_rates_count_over_the_corpus() -> None:
     assert error_rates(["Hello, world!", "..."], ["hello word", "noise"]) == (1 / 11, 1 / 2)
 
 
-def test_error_rates_need_a_reference():
+def test_error_rates_need_a_reference() -> None:
     with pytest.raises(ValueError, match="no reference"):
         error_rates(["--"], ["hello"])

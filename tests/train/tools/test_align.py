@@ -37,7 +37,7 @@ def test_texts_become_words() -> None:
 def test_phones_are_moved_back_by_the_margin_and_cover_the_clip() -> None:
     heard = [Phone("SIL", 0.0, 0.08), Phone("AH", 0.08, 0.3), Phone("N", 0.3, 0.62), Phone("SIL", 0.62, 0.8)]
     # a margin of .1 s on either side of a clip of .5 s: the last silence lies outside of it
-    assert fitted(heard, 0.1, 0.5) == [Phone("AH", 0.0, pytest.approx(0.2)), Phone("N", pytest.approx(0.2), 0.5)]
+    assert fitted(heard, 0.1, 0.5) == [("AH", 0.0, pytest.approx(0.2)), ("N", pytest.approx(0.2), 0.5)]
     with pytest.raises(NotAlignedError, match="no phone was found"):
         fitted([Phone("SIL", 0.0, 0.7)], 0.1, 0.5)
 

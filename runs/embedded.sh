@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# From manifests of speech to the checkpoint that the package carries: phone labels, joint stage, adversarial stage.
+#
+#   runs/embedded.sh [options] MANIFEST...
+#
+#   --root DIR        folder of the manifests' audio paths (data)
+#   --synthetic H     hours of synthetic speech that are added to the manifests (15; 0 for none)
+#   --model MODEL     a config.json to train from scratch, or an exported model to go on from (the embedded shape)
+#   --steps FACTOR    scales the steps of both stages (1)
+#   --config FILE     settings for both stages, of this machine (train/configs/recipe/gpu.yaml) or of this corpus
+#                     (train/configs/recipe/sources.yaml); may be given several times
+#   --run DIR         folder of the run: labels, checkpoints, logs, exported stages (runs/embedded)
+#   --out DIR         folder of the finished model (checkpoints/default)
+#
+# It needs pip install '.[train,align,synthesis]'. Stopped at any time, the same command goes on where it was.
+# Afterwards measure the model: python -m eval --codec OUT --metric signal sim asr phones distilmos (eval/README.md).
+set -euo pipefail
+
+root=data
+synthetic=15
+model=train/configs/models/default.json
+factor=1
+config=()
+run=runs/embedded
+out=checkpoints/default
+manifests=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        --root) root=$2; shift ;;
+        --synthetic) synthetic=$2; shift ;;
+        --model) model=$2; shift ;;
+        --steps) factor=$2; shift ;;
+        --config) config+=(--config "$2"); shift ;;
+        --run) run=$2; shift ;;
+        --out) out=$2; shift ;;
+        -*) echo "runs/embedded.sh: unknown option $1; the head of this file lists them" >&2; exit 2 ;;
+        *) manifests+=("$1") ;;
+    esac
+    shift
+done
+if [ ${#manifests[@]} -eq 0 ]; then
+    echo "runs/embedded.sh: name a manifest or several; train/README.md says what one holds" >&2
+    exit 2
+fi
+python=${PYTHON:-python}
+
+# steps STAGE: the steps of its config times the factor, at least 2
+steps() {
+    awk -v factor="$factor" '$1 == "max_steps:" { n = int($2 * factor + 0.5); print n < 2 ? 2 : n; exit }' "$1"
+}
+
+if [ "$synthetic" != 0 ]; then
+    "$python" -m scripts.synthesize "${manifests[@]}" --out "$root/synthetic" --hours "$synthetic"
+    manifests+=("$root/synthetic/manifest.jsonl")
+fi
+mkdir -p "$run"
+"$python" -m train align "${manifests[@]/#/--manifest=}" --root "$root" --out "$run/labels.jsonl"
+list=$(printf ',%s' "${manifests[@]}")
+
+# fit STAGE MODEL CONFIG [setting...]: train a stage and export what it gave
+fit() {
+    local stage=$1 from=$2 yaml=$3
+    shift 3
+    if [ ! -e "$run/$stage-model/model.safetensors" ]; then
+        "$python" -m train fit --config "$yaml" "${config[@]}" --trainer.max_steps "$(steps "$yaml")" \
+            --trainer.default_root_dir "$run/$stage" --model.init_args.model "$from" \
+            --data.manifest "[${list:1}]" --data.root "$root" --data.cache_dir "$root/cache" "$@"
+        "$python" -m train export --checkpoint "$run/$stage/checkpoints/last.ckpt" --out "$run/$stage-model"
+    fi
+}
+fit joint "$model" train/configs/recipe/1_joint.yaml --data.alignments "$run/labels.jsonl"
+fit adversarial "$run/joint-model" train/configs/recipe/2_adversarial.yaml
+
+mkdir -p "$out"
+cp "$run"/adversarial-model/* "$out"
+echo "$out: made by the recipe from ${#manifests[@]} manifest(s)"

