@@ -76,7 +76,9 @@ class DecoderGraph(nn.Module):
         self.decoder = tokenizer.decoder
 
     def forward(self, codes: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Decode codes [B, n_q, F] with lengths [B]. A code below 0 is left out: one graph decodes any number of codebooks.
+        """Decode codes [B, n_q, F] with lengths [B].
+
+        A code below 0 is left out of the sum: one graph decodes any number of codebooks.
 
         Returns magnitude and phase, each [B, T, n_fft // 2 + 1], at the mel rate.
         """
