@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mimotok.cli.common import Model, Revision, errors_told, make_tokenizer
+from mimotok.cli.common import Model, Revision, make_tokenizer, one_line_errors
 from mimotok.io.terminal import say
 
 DEFAULT_PORT = 8000
@@ -29,11 +29,11 @@ def page(
     revision: Revision = None,
 ) -> None:
     """Make a page on which anyone hears the model in a browser, and serve it on this machine."""
-    with errors_told():
+    with one_line_errors():
         from mimotok.page.files import cache_folder
         from mimotok.page.runtime import find_runtime
 
-        find_runtime(runtime)  # told before a model is loaded for nothing
+        find_runtime(runtime)  # an error is reported before a model is loaded
         from mimotok.page.build import build_page
         from mimotok.page.serve import address, make_server
 
