@@ -67,7 +67,7 @@ def test_tokenize_passes_over_pipes_in_folders_and_manifests(
             str(source), tmp_path / f"out{count}", tokenizer, root=str(folder), allow_outside=True, **QUICK
         )
         assert (done.clips, done.failed) == (1, count)
-        assert {failure.reason.split(": ", 1)[1] for failure in read_failures(tmp_path / f"out{count}")} == {
+        assert {failure.reason.split(": ", 1)[1] for failure in read_failures(out)} == {
             "not a regular file; name a file"
         }
 
