@@ -176,7 +176,8 @@ function kilobits(bits) {
 }
 
 function size(bytes) {
-  return bytes < 100_000 ? `${bytes.toLocaleString("en")} bytes` : `${(bytes / 1e6).toFixed(1)} MB`;
+  if (bytes < 100_000) return `${bytes.toLocaleString("en")} bytes`;
+  return bytes < 1e6 ? `${Math.round(bytes / 1000)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
 }
 
 async function startRecording() {
