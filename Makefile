@@ -4,11 +4,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install -q -c constraints.txt
 
-.PHONY: demo test fuzz lint format clean
+# onnxruntime-web for the page: npm fetches it, or RUNTIME names a folder with the unpacked package
+RUNTIME ?=
+
+.PHONY: demo page docs test fuzz lint format clean
 
 # what a newcomer types first: encode and decode a sample with the embedded checkpoint
 demo: $(VENV)/.demo
 	$(BIN)/python scripts/demo.py
+
+# the codec in a browser, as a folder for any web server
+page: $(VENV)/.page
+	$(BIN)/python -m mimotok page --no-serve --out dist/page $(if $(RUNTIME),--runtime '$(RUNTIME)')
+
+# the pages of docs/ as a site in dist/docs; a warning, such as a link that leads nowhere, ends it
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 test: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -37,6 +48,14 @@ $(VENV)/bin/python:
 
 $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(INSTALL) -e '.[demo]'
+	touch $@
+
+$(VENV)/.page: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) -e '.[onnx]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) -e '.[docs]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt

@@ -108,9 +108,9 @@ def _read_folder(folder: Path, places: Places) -> list[Clip]:
     if transcripts:
         return [clip for path in transcripts for clip in _read_librispeech(path, folder)]
     found = search(folder, AUDIO_SUFFIXES)
-    told = found.left_out()
-    if not found.files and told:
-        raise ValueError(f"{folder}: no recordings in it; it holds {told}")
+    left_out = found.left_out()
+    if not found.files and left_out:
+        raise ValueError(f"{folder}: no recordings in it; it holds {left_out}")
     return [Clip(id=str(path), audio=str(folder / path)) for path in found.files]
 
 

@@ -81,8 +81,8 @@ def sha256_of_model(model: nn.Module) -> str:
     foreign = [line for line in _structure(model) if ":mimotok." not in line and ":torch.nn." not in line]
     digest.update(repr(foreign).encode())
     for name, value in _values(model):
-        told = (official_key(name), str(value.dtype), list(value.shape)) if isinstance(value, Tensor) else name
-        digest.update(repr(told).encode())
+        facts = (official_key(name), str(value.dtype), list(value.shape)) if isinstance(value, Tensor) else name
+        digest.update(repr(facts).encode())
         digest.update(_bytes_of(value))
     return digest.hexdigest()
 

@@ -241,10 +241,10 @@ def files_below(
 ) -> list[Path]:
     """List the files below `folder` with one of `suffixes`, as relative paths in order; notify hears of other files."""
     found = search(folder, suffixes)
-    told = found.left_out()
+    left_out = found.left_out()
     if not found.files:
-        held = f"; it holds {told}" if told else ""
+        held = f"; it holds {left_out}" if left_out else ""
         raise ValueError(f"{folder}: no files ending in {' '.join(sorted(suffixes))} in this folder{held}")
-    if told:
-        notify(f"{folder}: not read: {told}")
+    if left_out:
+        notify(f"{folder}: not read: {left_out}")
     return found.files

@@ -22,6 +22,7 @@ from mimotok.cli.common import (
     report_error,
 )
 from mimotok.cli.export import export
+from mimotok.cli.page import page
 from mimotok.cli.tokenize import tokenize
 from mimotok.io.terminal import USER_ERROR, binary_output, run_command, say
 
@@ -119,6 +120,7 @@ def info(
 
 
 app.command(epilog="Example: mimotok export --format onnx exported/")(export)
+app.command(epilog="Example: mimotok page --open")(page)
 app.command(epilog="Example: mimotok tokenize manifest.jsonl tokens/ --root audio")(tokenize)
 
 

@@ -87,8 +87,8 @@ def read_input(
             raise ValueError(f"{source}: two clips are called {clip.key!r}; give them different ids")
         seen.add(clip.key)
     if not listing.clips and not listing.failed:
-        told = f" ({'; '.join(listing.notes)})" if listing.notes else ""
-        raise ValueError(f"{source}: no sound in it{told}")
+        hint = f" ({'; '.join(listing.notes)})" if listing.notes else ""
+        raise ValueError(f"{source}: no sound in it{hint}")
     unwritable = {clip.key: problem for clip in listing.clips if (problem := _problem(clip)) is not None}
     failed = listing.failed + [
         Failure(clip.key, clip.place, unwritable[clip.key]) for clip in listing.clips if clip.key in unwritable
@@ -175,11 +175,11 @@ def _remote_files(source: str, suffixes: Container[str], notes: list[str]) -> di
             found[path[len(inner) :].lstrip("/")] = int(status.get("size") or 0)
         else:
             others[suffix] += 1
-    told = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in others.most_common())
+    left_out = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in others.most_common())
     if not found:
-        raise ValueError(f"{source}: no sound files and no tars there{f'; it holds {told}' if told else ''}")
-    if told:
-        notes.append(f"{source}: not read: {told}")
+        raise ValueError(f"{source}: no sound files and no tars in it{f'; it holds {left_out}' if left_out else ''}")
+    if left_out:
+        notes.append(f"{source}: not read: {left_out}")
     return found
 
 
@@ -191,7 +191,7 @@ def _estimate(name: str, size: int) -> float:
 
 
 def _looked_at(clip: Item) -> Item:
-    """The clip with its stamp, and the length that its header tells where nobody has told it."""
+    """Return the clip with its stamp, and with the length in its header where none was given."""
     return replace(_probe(clip), stamp=stamp_of(clip))
 
 
@@ -229,9 +229,9 @@ def _manifest(source: str, root: str, allow_outside: bool) -> Iterator[Item]:
 def _cut_clip(row: dict[str, Any], root: str, folder: str, allow_outside: bool) -> Item:
     lhotse()
     texts = {name: value for name, value in said_in(row)._asdict().items() if value is not None}
-    told = row.get("duration")
+    duration = row.get("duration")
     # JSON has whole numbers that no float holds
-    seconds = float(told) if isinstance(told, int | float) and 0 < told < MOST_SECONDS else _UNKNOWN_SECONDS
+    seconds = float(duration) if isinstance(duration, int | float) and 0 < duration < MOST_SECONDS else _UNKNOWN_SECONDS
     audio = {"cut": row, "root": root, "folder": folder, **({"outside": True} if allow_outside else {})}
     return Item(str(row["id"]), seconds, audio, texts)
 
@@ -254,8 +254,8 @@ def _tars(tars: Sequence[tuple[str, str]]) -> Listing:
             failed.append(Failure(name, path, f"{path}: damaged tar ({one_line(error)}); get a whole copy"))
         else:
             empty += len(clips) == before
-    told = [f"{count} {what}" for what, count in others.most_common()]
-    notes = [f"in tars, not read: {', '.join(told)}"] if told else []
+    left_out = [f"{count} {what}" for what, count in others.most_common()]
+    notes = [f"in tars, not read: {', '.join(left_out)}"] if left_out else []
     if empty:
         notes.append(f"{empty} of {len(tars)} tars hold no sound")
     return Listing(clips, failed, notes)
@@ -303,19 +303,19 @@ def _tar_clips(raw: Any, path: str, name: str, others: Counter[str]) -> Iterator
 
 def _named(sounds: list[_Member], metadata: dict[str, dict[str, Any]], path: str, tar_name: str) -> Iterator[Item]:
     in_sample = Counter(sound.sample for sound in sounds)
-    taken: Counter[str] = Counter()
+    uses: Counter[str] = Counter()
     for sound in sounds:
         alone = in_sample[sound.sample] == 1
         key = sound.sample if alone else sound.name
-        taken[key] += 1
-        if taken[key] > 1:
+        uses[key] += 1
+        if uses[key] > 1:
             # a tar may hold several members of one name, as after `tar --append`
-            key = f"{key}#{taken[key]}"
+            key = f"{key}#{uses[key]}"
         about = metadata.get(sound.sample, {}) | metadata.get(sound.stem, {})
-        told = about.get("duration")
+        duration = about.get("duration")
         seconds = _estimate(sound.name, sound.size)
-        if isinstance(told, int | float) and 0 <= told < float("inf"):
-            seconds = float(told)
+        if isinstance(duration, int | float) and 0 <= duration < float("inf"):
+            seconds = float(duration)
         audio = {"path": path, "span": [sound.first, sound.size], "member": sound.name}
         yield Item(f"{tar_name}/{key}", seconds, audio, about, sound.stamp)
 

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -78,12 +78,22 @@ class DecoderGraph(nn.Module):
     def forward(self, codes: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Decode codes [B, n_q, F] with lengths [B].
 
+        A code below 0 is left out of the sum: one graph decodes any number of codebooks.
+
         Returns magnitude and phase, each [B, T, n_fft // 2 + 1], at the mel rate.
         """
         vocoder = self.decoder.vocoder
-        coarse_mel, mel_lengths = self.decoder.coarse_mel(self.quantizer.decode(codes), lengths)
+        coarse_mel, mel_lengths = self.decoder.coarse_mel(self.dequantize(codes), lengths)
         hidden = vocoder.layers(vocoder.embeddings(coarse_mel), mel_lengths)
         return vocoder.head.magnitude_phase(vocoder.layer_norm(hidden))
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """Sum up the entries of the codes [B, n_q, F] that are not below 0. Returns [B, F, D]."""
+        entries = [
+            codebook.embed[code.clamp(min=0)] * (code >= 0)[..., None]
+            for codebook, code in zip(self.quantizer.codebooks(), codes.unbind(1), strict=False)
+        ]
+        return cast(Tensor, sum(entries))
 
 
 def dft_kernels(n_fft: int, window_size: int) -> Tensor:
@@ -124,15 +134,17 @@ def export_onnx(tokenizer: Tokenizer, folder: StrPath, *, n_q: int | None = None
                temporary / run_onnx.DECODER_NAME)  # fmt: skip
         if int8:
             _quantize(temporary / run_onnx.DECODER_NAME)
-        facts = json.dumps(_facts(tokenizer, n_q), indent=1) + "\n"
+        facts = json.dumps(export_facts(tokenizer, n_q, int8=int8), indent=1) + "\n"
         (temporary / run_onnx.FACTS_NAME).write_text(facts, encoding="utf-8")
         shutil.copyfile(run_onnx.__file__, temporary / RUNNER_NAME)
 
 
-def _facts(tokenizer: Tokenizer, n_q: int) -> dict[str, Any]:
+def export_facts(tokenizer: Tokenizer, n_q: int, *, int8: bool = False) -> dict[str, Any]:
+    """Return what mimotok.json says of an export of these codebooks, as JSON gives it back."""
     config = tokenizer.config
     identity = tokenizer.identity
-    most = tokenizer.chunking.chunk_frames
+    chunking = tokenizer.chunking
+    most = chunking.chunk_frames
     decoder_windows = config.decoder_windows() + config.vocoder_windows()
     decoder_has_windows = all(min(window) >= 0 for window in decoder_windows)
     most_encoder_frames = None if config.encoder_is_bounded else most
@@ -145,8 +157,13 @@ def _facts(tokenizer: Tokenizer, n_q: int) -> dict[str, Any]:
         "hop_length": config.hop_length,
         "frame_size": config.frame_size,
         "codebook_sizes": list(config.codebook_sizes[:n_q]),
+        "int8": int8,
+        "default_n_q": min(n_q, config.checked_n_q(None)),
         "max_encoder_frames": most_encoder_frames,
         "max_decoder_frames": most_decoder_frames,
+        # code frames before and after a chunk that its result depends on: long input may be cut with these around it
+        "encoder_context": list(chunking.encoder_context) if config.encoder_is_bounded else None,
+        "decoder_context": list(chunking.decoder_context) if config.decoder_is_bounded else None,
     }
 
 

@@ -51,7 +51,7 @@ class OnnxTokenizer:
 
     @property
     def n_q(self) -> int:
-        """Codebooks that `encode` gives and `decode` takes."""
+        """Codebooks that `encode` gives, and the most that `decode` takes."""
         return len(self.codebook_sizes)
 
     def encode(self, wav: np.ndarray, lengths: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -71,13 +71,15 @@ class OnnxTokenizer:
     def decode(
         self, codes: np.ndarray, lengths: np.ndarray | None = None, *, length: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """codes: int [B, n_q, F], lengths: [B] frames, length: samples to keep. Returns wav float32 [B, T] and lengths.
+        """codes: int [B, n, F], lengths: [B] frames, length: samples to keep. Returns wav float32 [B, T] and lengths.
 
-        wav past an item's length is 0.
+        n: the first codebooks, up to all `n_q`. wav past an item's length is 0.
         """
-        if codes.ndim != 3 or codes.shape[1] != self.n_q or 0 in codes.shape or codes.dtype.kind not in "iu":
-            raise ValueError(f"codes are {codes.dtype} {list(codes.shape)}: give integers [batch, {self.n_q}, frames]")
-        sizes = np.array(self.codebook_sizes)[:, None]
+        if codes.ndim != 3 or codes.shape[1] > self.n_q or 0 in codes.shape or codes.dtype.kind not in "iu":
+            raise ValueError(
+                f"codes are {codes.dtype} {list(codes.shape)}: give integers [batch, 1 to {self.n_q} codebooks, frames]"
+            )
+        sizes = np.array(self.codebook_sizes[: codes.shape[1]])[:, None]
         if (codes < 0).any() or (codes >= sizes).any():
             item, book, frame = np.argwhere((codes < 0) | (codes >= sizes))[0]
             raise ValueError(
@@ -90,7 +92,10 @@ class OnnxTokenizer:
                 f"length={length} samples: {codes.shape[2]} frames give 1 to {codes.shape[2] * self.frame_size}"
             )
         frames = _checked_lengths(lengths, codes.shape[0], codes.shape[2])
-        magnitude, phase = self._decoder.run(None, {"codes": codes.astype(np.int64), "lengths": frames})
+        # the graph leaves codes below 0 out
+        absent = ((0, 0), (0, self.n_q - codes.shape[1]), (0, 0))
+        padded = np.pad(codes.astype(np.int64), absent, constant_values=-1)
+        magnitude, phase = self._decoder.run(None, {"codes": padded, "lengths": frames})
         samples = frames * self.frame_size
         wav = inverse_stft(magnitude, phase, samples // self._hop_length, self._n_fft, self._hop_length)[:, :length]
         samples = np.minimum(samples, wav.shape[1])

@@ -142,7 +142,8 @@ def test_folders_keep_their_layout(mimotok, tmp_path: Path) -> None:
     (tmp_path / "in" / "notes.txt").touch()
     single = sound(tmp_path / "single.wav")
     codes, sounds = tmp_path / "codes", tmp_path / "sounds"
-    assert mimotok("encode", tmp_path / "in", single, "--out-dir", codes, "--model", MODEL) == (0, "", "")
+    encoded = mimotok("encode", tmp_path / "in", single, "--out-dir", codes, "--model", MODEL)
+    assert encoded == (0, "", f"mimotok: {tmp_path / 'in'}: not read: 1 .txt\n")
     names = {"a", "deep/er/b", "deep/c", "deep/D", "single"}
     assert {str(p.relative_to(codes)) for p in codes.rglob("*.*")} == {f"{name}.npz" for name in names}
     assert mimotok("decode", codes, "--out-dir", sounds, "--model", MODEL) == (0, "", "")

@@ -87,6 +87,15 @@ def test_codes_and_sound_of_any_batch(exported: tuple[Tokenizer, Path], lengths:
     compare(tokenizer, OnnxTokenizer(folder), wav * (torch.arange(max(lengths)) < valid[:, None]), valid)
 
 
+def test_one_graph_decodes_any_number_of_codebooks(exported: tuple[Tokenizer, Path]) -> None:
+    tokenizer, folder = exported
+    graphs = OnnxTokenizer(folder)
+    codes, _ = graphs.encode(0.3 * np.random.default_rng(1).standard_normal((2, 9000)).astype("float32"))
+    for n in range(1, graphs.n_q + 1):
+        expected = tokenizer.decode(torch.from_numpy(codes[:, :n]))
+        np.testing.assert_allclose(graphs.decode(codes[:, :n])[0], expected.numpy(), atol=1e-4)
+
+
 def test_lengths_far_beyond_the_traced_one(exported: tuple[Tokenizer, Path]) -> None:
     tokenizer, folder = exported
     for length in (64 * 240, 64 * 480 + 1, 150_001):
@@ -94,6 +103,7 @@ def test_lengths_far_beyond_the_traced_one(exported: tuple[Tokenizer, Path]) -> 
         compare(tokenizer, OnnxTokenizer(folder, threads=1), wav, torch.tensor([length]))
 
 
+@pytest.mark.parametrize("exported", ["windowed, layer norm"], indirect=True)  # one will do: exporting takes long
 def test_int8_keeps_the_codes_and_nearly_the_sound(exported: tuple[Tokenizer, Path], tmp_path: Path) -> None:
     tokenizer, folder = exported
     graphs = OnnxTokenizer(folder)
@@ -149,7 +159,7 @@ def test_bad_input_of_the_graphs_is_told_in_one_line(exported: tuple[Tokenizer, 
         r"wav is int16 \[1, 9\]": lambda: graphs.encode(np.zeros((1, 9), np.int16)),
         "NaN": lambda: graphs.encode(np.full((1, 9), np.nan)),
         r"lengths=\[10\]": lambda: graphs.encode(np.zeros((1, 9)), np.array([10])),
-        r"codes are int64 \[1, 1, 3\]": lambda: graphs.decode(codes[:, :1]),
+        rf"codes are int64 \[1, {2 * graphs.n_q}, 3\]": lambda: graphs.decode(np.repeat(codes, 2, axis=1)),
         r"codes\[0, 1, 2\]=99": lambda: graphs.decode(wrong),
         "not an export": lambda: OnnxTokenizer(tmp_path),
     }.items():

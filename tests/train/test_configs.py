@@ -21,15 +21,18 @@ pytestmark = pytest.mark.slow
 
 # narrow.yaml says only where it differs from crops.yaml, base.yaml what all share
 ALONE = [path for path in sorted(CONFIGS.glob("*.yaml")) if path.stem not in ("narrow", "base")]
+RECIPE = CONFIGS / "recipe"
+STAGES = ("1_joint", "2_adversarial")
 RUNS = [
     *([path] for path in ALONE),
     [CONFIGS / "crops.yaml", CONFIGS / "narrow.yaml"],
     [CONFIGS / "ablation/base.yaml"],
-    *([path] for path in sorted((CONFIGS / "recipe").glob("*.yaml"))),
+    *([RECIPE / f"{stage}.yaml"] for stage in STAGES),
+    *([RECIPE / f"{stage}.yaml", RECIPE / f"{more}.yaml"] for stage in STAGES for more in ("gpu", "sources")),
 ]
 
 
-@pytest.mark.parametrize("paths", RUNS, ids=lambda paths: paths[-1].stem)
+@pytest.mark.parametrize("paths", RUNS, ids=lambda paths: "-".join(path.stem for path in paths))
 def test_config_parses(paths: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     words = [word for path in paths for word in ("--config", str(path))]
     with mock.patch("sys.argv", ["train"]), pytest.raises(SystemExit) as stopped:

@@ -200,8 +200,8 @@ class JointStage(Stage):
             self._validate_first_codebook(latents, lengths, batch)
         if self.text_decoder is not None:
             texts = [text if text and normalize_text(text) else None for text in batch.text]
-            told = len(texts) - texts.count(None)
-            self._log_mean(self._read_tokens(self.text_decoder, reconstruction.quantized, lengths, texts), told)
+            texted = len(texts) - texts.count(None)
+            self._log_mean(self._read_tokens(self.text_decoder, reconstruction.quantized, lengths, texts), texted)
         return reconstruction
 
     def _validate_first_codebook(self, latents: Tensor, lengths: Tensor, batch: Batch) -> None:
@@ -211,8 +211,8 @@ class JointStage(Stage):
             phones = self.phone_classifier.score(first, self._phone_labels(batch))
             self._log_mean({"phone_loss": phones.loss, "phone_accuracy": phones.accuracy}, phones.frames)
         if self.character_reader is not None:
-            told = sum(spelling(text) is not None for text in batch.text)
-            self._log_mean({"characters_loss": self.character_reader.loss(first, lengths, batch.text)}, told)
+            texted = sum(spelling(text) is not None for text in batch.text)
+            self._log_mean({"characters_loss": self.character_reader.loss(first, lengths, batch.text)}, texted)
         if self.semantic_reader is not None:
             loss = self.semantic_reader.loss(first, lengths, batch.wav, batch.lengths)
             self._log_mean({"semantic_loss": loss}, len(lengths))
@@ -226,11 +226,11 @@ class JointStage(Stage):
     def _read_tokens(
         self, decoder: AudioToText, quantized: Tensor, lengths: Tensor, texts: list[str | None]
     ) -> dict[str, Tensor | float]:
-        told = [i for i, text in enumerate(texts) if text]
+        texted = [i for i, text in enumerate(texts) if text]
         losses = text_losses(decoder, quantized, lengths, texts)
         # also without a text: where weights are sharded, they are gathered from every rank
-        heard = decoder.transcribe(quantized[told or [0]], lengths[told or [0]])
-        rates = error_rates([texts[i] or "" for i in told], heard) if told else ErrorRates(0.0, 0.0)
+        heard = decoder.transcribe(quantized[texted or [0]], lengths[texted or [0]])
+        rates = error_rates([texts[i] or "" for i in texted], heard) if texted else ErrorRates(0.0, 0.0)
         return {**{f"{name}_loss": loss for name, loss in losses.items()}, **rates._asdict()}
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
@@ -260,8 +260,8 @@ def text_losses(decoder: AudioToText, quantized: Tensor, lengths: Tensor, texts:
 
     quantized: [B, F, D], lengths: [B] frames.
     """
-    told = [i for i, text in enumerate(texts) if text]
+    texted = [i for i, text in enumerate(texts) if text]
     # an empty text where there is none: among several ranks, every parameter must take part in each step of each
-    used = told or [0]
+    used = texted or [0]
     losses = decoder(quantized[used], lengths[used], [texts[i] or "" for i in used])._asdict()
-    return {name: loss if told else 0 * loss for name, loss in losses.items() if loss is not None}
+    return {name: loss if texted else 0 * loss for name, loss in losses.items() if loss is not None}

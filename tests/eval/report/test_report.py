@@ -16,6 +16,7 @@ from eval.report.pictures import draw_pictures
 from eval.report.schema import FORMAT, load_results, save_results
 from eval.report.tables import fill_tables
 from eval.run import tasks
+from tests.helpers.browser import Watched, chromium
 from tests.helpers.paths import ROOT
 
 
@@ -143,7 +144,9 @@ def test_tables_go_into_documents_again_and_again(measure, tmp_path: Path) -> No
         fill_tables(document, results)
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/encode.md", "docs/evaluate.md", "checkpoints/default/README.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "docs/encode.md", "docs/evaluate.md", "checkpoints/default/README.md"]
+)
 def test_tables_of_the_documents_are_those_of_the_committed_report(document: str, tmp_path: Path) -> None:
     text = (ROOT / document).read_text()
     copy = tmp_path / "copy.md"
@@ -171,3 +174,37 @@ def test_other_files_are_not_results(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(ValueError, match=r"results\.json"):
         load_results(path)
+
+
+def test_the_page_plays_compares_and_sorts_in_a_browser(measure):
+    out, _ = measure("out", good=noise(0.001), poor=noise(0.1))
+    with chromium() as browser:
+        watched = Watched(browser)
+        tab = watched.tab
+        tab.goto((out / "index.html").as_uri())
+        row = tab.locator("table.listen tbody tr").nth(1)
+        row.locator("button").nth(1).click()
+        tab.wait_for_selector("#title:text-matches(', good$')")
+        tab.wait_for_selector("#toggle:text('Pause')")
+        row.locator("button").nth(2).click()
+        tab.wait_for_selector("#title:text-matches(', poor$')")
+        assert row.locator("button[aria-pressed=true]").count() == 1
+        names = tab.locator("table.listen tbody tr > th")
+        before = names.all_text_contents()
+        # by name, down and then up: the rows are moved, and none is lost
+        for expected in (sorted(before), sorted(before, reverse=True)):
+            tab.locator("table.listen thead button").first.click()
+            assert names.all_text_contents() == expected
+        # numbers are sorted as numbers, and a click on another column begins anew
+        column = tab.locator("table.listen thead th").nth(1)
+        column.locator("button").click()
+        assert column.get_attribute("aria-sort") == "ascending"
+        watched.close(out.as_uri())
+
+
+def test_every_column_of_the_page_says_what_it_means(measure):
+    out, _ = measure("out", codec=noise(0.01))
+    page = (out / "index.html").read_text()
+    heads = re.findall(r'<th scope="col" title="([^"]*)"', page)
+    assert len(heads) >= 5
+    assert all(heads)

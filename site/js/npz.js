@@ -1,0 +1,156 @@
+/** Archives of arrays as numpy.savez writes them, uncompressed: reading is strict, writing gives numpy's own bytes. */
+
+/**
+ * @typedef {object} NpyArray
+ * @property {string} dtype such as "<u2", as numpy writes it
+ * @property {number[]} shape empty for a single value
+ * @property {Uint8Array} bytes of the values, in C order
+ */
+
+const LOCAL = 0x04034b50;
+const CENTRAL = 0x02014b50;
+const END = 0x06054b50;
+const LOCAL_SIZE = 30;
+const CENTRAL_SIZE = 46;
+const END_SIZE = 22;
+const ZIP64_EXTRA = 20;
+// What zipfile gives an entry without a date: the first day of 1980.
+const DATE = 33;
+const VERSION = 45;
+const UNIX = 3;
+const OWNER_MAY_READ_AND_WRITE = 0o600 << 16;
+// numpy leaves room in a header for the first dimension to grow to this many digits.
+const GROWTH_DIGITS = 21;
+const MAX_ENTRIES = 64;
+
+const CRC_TABLE = Uint32Array.from({ length: 256 }, (_, start) => {
+  let value = start;
+  for (let bit = 0; bit < 8; bit++) value = value & 1 ? (value >>> 1) ^ 0xedb88320 : value >>> 1;
+  return value;
+});
+
+/** @param {Uint8Array} bytes */
+export function crc32(bytes) {
+  let crc = 0xffffffff;
+  for (const byte of bytes) crc = CRC_TABLE[(crc ^ byte) & 255] ^ (crc >>> 8);
+  return (crc ^ 0xffffffff) >>> 0;
+}
+
+/**
+ * Write an archive.
+ * @param {Record<string, NpyArray>} arrays by name
+ * @returns {Uint8Array} the .npz file
+ */
+export function writeNpz(arrays) {
+  const parts = [];
+  const directory = [];
+  let offset = 0;
+  for (const [field, array] of Object.entries(arrays)) {
+    const name = new TextEncoder().encode(`${field}.npy`);
+    const data = writeNpy(array);
+    const crc = crc32(data);
+    const local = [u32(LOCAL), u16(VERSION, 0, 0, 0, DATE), u32(crc, 0xffffffff, 0xffffffff)];
+    // numpy asks for 64-bit sizes in front of each entry, whatever they are.
+    local.push(u16(name.length, ZIP64_EXTRA), name, u16(1, 16), u32(data.length, 0, data.length, 0), data);
+    directory.push(u32(CENTRAL), Uint8Array.of(VERSION, UNIX), u16(VERSION, 0, 0, 0, DATE));
+    directory.push(u32(crc, data.length, data.length), u16(name.length, 0, 0, 0, 0));
+    directory.push(u32(OWNER_MAY_READ_AND_WRITE, offset), name);
+    const entry = joined(local);
+    parts.push(entry);
+    offset += entry.length;
+  }
+  const listing = joined(directory);
+  const count = Object.keys(arrays).length;
+  return joined([...parts, listing, u32(END), u16(0, 0, count, count), u32(listing.length, offset), u16(0)]);
+}
+
+/** @param {NpyArray} array @returns {Uint8Array} the .npy file */
+function writeNpy({ dtype, shape, bytes }) {
+  const tuple = shape.length === 1 ? `(${shape[0]},)` : `(${shape.join(", ")})`;
+  let header = `{'descr': '${dtype}', 'fortran_order': False, 'shape': ${tuple}, }`;
+  if (shape.length) header += " ".repeat(GROWTH_DIGITS - String(shape[0]).length);
+  const unpadded = 10 + header.length + 1;
+  header += " ".repeat((64 - (unpadded % 64)) % 64) + "\n";
+  const magic = Uint8Array.of(0x93, 0x4e, 0x55, 0x4d, 0x50, 0x59, 1, 0);
+  return joined([magic, u16(header.length), new TextEncoder().encode(header), bytes]);
+}
+
+/**
+ * Read an archive that numpy.savez wrote.
+ * @param {Uint8Array} bytes the .npz file
+ * @returns {Record<string, NpyArray>} by name
+ */
+export function readNpz(bytes) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const end = bytes.length - END_SIZE;
+  if (end < 0 || view.getUint32(end, true) !== END) throw new Error("not a codes file (.npz), or truncated");
+  const count = view.getUint16(end + 10, true);
+  if (count > MAX_ENTRIES) throw new Error(`${count} fields, expected at most ${MAX_ENTRIES}`);
+  /** @type {Record<string, NpyArray>} */
+  const arrays = {};
+  let position = view.getUint32(end + 16, true);
+  for (let i = 0; i < count; i++) {
+    requireWhole(position + CENTRAL_SIZE <= end && view.getUint32(position, true) === CENTRAL);
+    const compression = view.getUint16(position + 10, true);
+    const crc = view.getUint32(position + 16, true);
+    const size = view.getUint32(position + 24, true);
+    const nameSize = view.getUint16(position + 28, true);
+    const skipped = view.getUint16(position + 30, true) + view.getUint16(position + 32, true);
+    const local = view.getUint32(position + 42, true);
+    const name = new TextDecoder().decode(bytes.subarray(position + CENTRAL_SIZE, position + CENTRAL_SIZE + nameSize));
+    if (compression !== 0) throw new Error(`${name} is compressed: write it with numpy.savez, uncompressed`);
+    requireWhole(local + LOCAL_SIZE <= end && view.getUint32(local, true) === LOCAL);
+    const start = local + LOCAL_SIZE + view.getUint16(local + 26, true) + view.getUint16(local + 28, true);
+    requireWhole(start + size <= end);
+    const data = bytes.subarray(start, start + size);
+    requireWhole(crc32(data) === crc);
+    const field = name.replace(/\.npy$/, "");
+    if (Object.hasOwn(arrays, field)) throw new Error(`two fields ${field}, expected one`);
+    arrays[field] = readNpy(field, data);
+    position += CENTRAL_SIZE + nameSize + skipped;
+  }
+  return arrays;
+}
+
+/** @param {string} field @param {Uint8Array} data @returns {NpyArray} */
+function readNpy(field, data) {
+  const problem = new Error(`${field}: not an array in .npy format 1.0`);
+  if (data.length < 10 || data[0] !== 0x93 || data[6] !== 1 || data[7] !== 0) throw problem;
+  const start = 10 + data[8] + 256 * data[9];
+  const header = new TextDecoder("latin1").decode(data.subarray(10, start));
+  const found = /^\{'descr': '([<|][a-zA-Z]\d+)', 'fortran_order': False, 'shape': \(([\d, ]*)\), \} *\n$/.exec(header);
+  if (start > data.length || !found) throw problem;
+  const shape = found[2].split(",").filter((part) => part.trim()).map(Number);
+  const bytes = data.subarray(start);
+  const width = Number(found[1].slice(2)) * (found[1][1] === "U" ? 4 : 1);
+  if (shape.reduce((a, b) => a * b, width) !== bytes.length) {
+    throw new Error(`${field}: ${found[1]} [${shape}] does not fill its ${bytes.length} bytes`);
+  }
+  return { dtype: found[1], shape, bytes };
+}
+
+/** @param {boolean} condition */
+function requireWhole(condition) {
+  if (!condition) throw new Error("not a codes file (.npz), truncated or damaged");
+}
+
+/** @param {...number} values */
+function u16(...values) {
+  return Uint8Array.from(values.flatMap((value) => [value & 255, (value >>> 8) & 255]));
+}
+
+/** @param {...number} values */
+function u32(...values) {
+  return joined(values.map((value) => u16(value & 0xffff, value >>> 16)));
+}
+
+/** @param {Uint8Array[]} parts */
+export function joined(parts) {
+  const whole = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let position = 0;
+  for (const part of parts) {
+    whole.set(part, position);
+    position += part.length;
+  }
+  return whole;
+}
