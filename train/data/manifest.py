@@ -133,8 +133,10 @@ def check_root(clips: Sequence[Clip], root: str) -> None:
     paths = (clip.audio or next(iter(files_in(clip.cut.to_dict())), "") for clip in clips)
     local = [path for path in islice(paths, _MOST_TRIED) if path and not is_remote(path)]
     if local and not any(Path(path).exists() for path in local):
-        where = "no such folder" if not is_remote(root) and not Path(root).is_dir() else "not the folder of these clips"
-        raise ValueError(f"data.root={root}: {where}; {len(local)} files were looked for, none is there, e.g. {local[0]}")
+        where = "not the folder of these clips"
+        if not is_remote(root) and not Path(root).is_dir():
+            where = "no such folder"
+        raise ValueError(f"root={root}: {where}: of {len(local)} files that were tried none is there, e.g. {local[0]}")
 
 
 def _is_cut_set(path: str) -> bool:

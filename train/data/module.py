@@ -13,7 +13,7 @@ import lightning as L
 from train.data.augment import AugmentConfig
 from train.data.batches import Batch, BatchDataset, Render, ResumableLoader, TrainDataset, ValidationLoader
 from train.data.cache import prepare, read_prepared
-from train.data.manifest import Clip, read_manifest, with_phones
+from train.data.manifest import Clip, check_root, read_manifest, with_phones
 from train.data.plan import PlanConfig, PlannedBatch, check_weights, train_plan, whole_plan
 from train.data.shar import ShardBatches, find_shards
 
@@ -121,7 +121,9 @@ class SpeechDataModule(L.LightningDataModule):
         if _is_shar(manifest):
             return [], {}
         if self.cache_dir is None:
-            return read_manifest(manifest, self.root, allow_outside=self.allow_outside), {}
+            clips = read_manifest(manifest, self.root, allow_outside=self.allow_outside)
+            check_root(clips, self.root)
+            return clips, {}
         return read_prepared(self._prepare(manifest, self.cache_dir))
 
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002
