@@ -7,7 +7,7 @@ INSTALL = $(BIN)/python -m pip install -q -c constraints.txt
 # onnxruntime-web for the page: npm fetches it, or RUNTIME names a folder with the unpacked package
 RUNTIME ?=
 
-.PHONY: demo page test lint format clean
+.PHONY: demo page test fuzz lint format clean
 
 # what a newcomer types first: encode and decode a sample with the embedded checkpoint
 demo: $(VENV)/.demo
@@ -23,6 +23,12 @@ test: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+# damaged and forged inputs against every reader, SECONDS for each of the seven entry points; SEED gives other inputs
+SECONDS ?= 600
+SEED ?= 0
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -49,7 +49,7 @@ def main(repeats: int = 7) -> None:
                 seconds = cpu_seconds(command)
                 if turn:
                     times[name].append(seconds)
-    medians = {name: statistics.median(taken) for name, taken in times.items()}
+    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
     for name, median in medians.items():
         print(f"{name:<15} {median:.2f} s, {median / medians['import torch']:.2f} times import torch")
 

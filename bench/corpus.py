@@ -42,7 +42,7 @@ class Cost(NamedTuple):
 
 
 def cost_of(work: Callable[[], object]) -> Cost:
-    """What one call takes; processes that it starts must have ended when it returns."""
+    """Measure one call; processes that it starts must have ended when it returns."""
     wall = time.perf_counter()
     before = os.times()
     work()
@@ -53,7 +53,7 @@ def cost_of(work: Callable[[], object]) -> Cost:
 
 
 def draw(manifest: str, target: Path, minutes: float) -> None:
-    """A manifest of clips drawn at random, `minutes` in all."""
+    """Write a manifest of clips drawn at random, `minutes` in all."""
     lines = Path(manifest).read_text(encoding="utf-8").splitlines()
     random.Random(0).shuffle(lines)
     ends = accumulate(json.loads(line)["duration"] for line in lines)
@@ -62,14 +62,14 @@ def draw(manifest: str, target: Path, minutes: float) -> None:
 
 
 def decoded(source: str, root: str, tokenizer: Tokenizer, batch_seconds: float) -> list[Batch]:
-    """The very batches that the corpus is encoded in."""
+    """Decode the very batches that the corpus is encoded in."""
     clips = read_input(source, root=root).clips
     loads = decoded_loads([clips], tokenizer.sample_rate, batch_seconds=batch_seconds, workers=0, pin_memory=False)
     return [batch for _, load in loads for batch in load.batches]
 
 
 def encode(tokenizer: Tokenizer, batches: list[Batch], n_q: int) -> None:
-    """What the model does of the work."""
+    """Encode the batches, which is the model's part of the work."""
     for batch in batches:
         tokenizer.encode(batch.wav, batch.lengths, n_q=n_q)[0].cpu()
 
@@ -80,22 +80,30 @@ def size_of(out: Path) -> int:
 
 
 def print_ratios(turns: list[tuple[Cost, Cost]], seconds: float, workers: int) -> None:
-    """One row for each way of counting."""
+    """Print one row for each way of counting."""
     cores = len(os.sched_getaffinity(0))
     table = Table(title=f"{seconds / 60:.1f} minutes of sound, {workers} decoding workers, {cores} core(s)")
     for heading in ("seconds of", "model alone", "mimotok tokenize", "ratio"):
         table.add_column(heading, justify="left" if heading == "seconds of" else "right")
     kinds = {"wall": "clock", "own": "the encoding process's CPU", "all": "all processes' CPU"}
-    for kind, told in kinds.items():
+    for kind, title in kinds.items():
         pairs = [(getattr(alone, kind), getattr(whole, kind)) for alone, whole in turns]
         ratio = statistics.median(alone / whole for alone, whole in pairs)
         medians = [statistics.median(column) for column in zip(*pairs, strict=True)]
-        table.add_row(told, *(f"{median:.2f}" for median in medians), f"{ratio:.2f}")
+        table.add_row(title, *(f"{median:.2f}" for median in medians), f"{ratio:.2f}")
     Console().print(table)
 
 
 def print_arithmetic(tokens: float, hours: float, core_hours: float, sizes: dict[str, float], device: str) -> None:
-    """What `hours` of sound are. tokens: a second; core_hours: an hour of sound; sizes: bytes a second by format."""
+    """Print what `hours` of sound need.
+
+    Args:
+        hours: hours of sound.
+        tokens: tokens a second.
+        core_hours: core hours an hour of sound.
+        device: where the model ran.
+        sizes: bytes a second by format.
+    """
     table = Table(title=f"{hours:,.0f} hours of sound at these speeds and sizes", show_header=False)
     table.add_row("tokens", f"{tokens * 3600 * hours:.3g}")
     for format, size in sizes.items():

@@ -65,7 +65,7 @@ def count_flops(config: TokenizerConfig, batch: int, mel_frames: int) -> tuple[i
 
 
 def prepared(module: nn.Module, mode: Mode) -> Callable[..., Any]:
-    """The module as it is, compiled, or compiled into CUDA graphs."""
+    """Return the module as it is, compiled, or compiled into CUDA graphs."""
     if mode == "eager":
         return module
     return torch.compile(module, mode="reduce-overhead" if mode == "graphs" else "default")

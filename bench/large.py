@@ -30,7 +30,7 @@ OFFICIAL = TokenizerConfig()
 
 
 def write_random_checkpoint(folder: Path, config: TokenizerConfig) -> int:
-    """config.json and a model.safetensors of random bf16 weights, never more than one of them in memory.
+    """Write config.json and a model.safetensors of random bf16 weights, with one tensor in memory at a time.
 
     Returns the size of the weights in bytes.
     """

@@ -1,4 +1,4 @@
-"""How fast are training batches made? Audio-seconds per second of one process, beside what training takes.
+"""Measure how fast training batches are loaded: audio-seconds per second of one process, beside what training needs.
 
 python -m bench.loader manifest.jsonl --root data --cache_dir data/cache --training_rate 60
 """
@@ -20,7 +20,7 @@ from train.data.module import AUGMENT, SpeechDataModule
 
 @dataclass(frozen=True)
 class Rate:
-    """Audio-seconds made, without padding; padded seconds; seconds of clock and of this process's CPU."""
+    """Audio-seconds loaded, without padding; padded seconds; seconds of clock and of this process's CPU."""
 
     audio: float
     padded: float

@@ -24,7 +24,7 @@ from mimotok.transcode import decode_file, encode_file
 
 
 def make_recording(path: Path, clips: Path, sample_rate: int, seconds: float) -> None:
-    """Writes `clips`, a folder's sound files, one after another until there are `seconds` of them."""
+    """Write `clips`, a folder's sound files, one after another, `seconds` in all."""
     found = sorted(clip for clip in clips.rglob("*") if clip.suffix.lower() in AUDIO_SUFFIXES)
     if not found:
         raise ValueError(f"{clips}: no sound files in this folder")
@@ -39,7 +39,7 @@ def make_recording(path: Path, clips: Path, sample_rate: int, seconds: float) ->
 
 
 def tell(name: str, seconds: float, work: Callable[[], object]) -> None:
-    """Runs `work`, and prints its speed and the peak of memory so far."""
+    """Run `work`, and print its speed and the peak of memory so far."""
     wall = time.perf_counter()
     cpu = time.process_time()
     work()
@@ -50,7 +50,7 @@ def tell(name: str, seconds: float, work: Callable[[], object]) -> None:
 
 
 def main(clips: Path, hours: float = 10.0, model: str | None = None, threads: int = 1) -> None:
-    """Makes the file, encodes it, decodes it.
+    """Make the file, encode it, and decode it.
 
     Args:
         clips: folder of sound files.

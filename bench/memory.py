@@ -7,6 +7,6 @@ import sys
 
 
 def peak_rss() -> int:
-    """The most memory this process had resident so far, in bytes."""
+    """Return the most memory that this process had resident so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

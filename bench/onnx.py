@@ -27,12 +27,12 @@ from mimotok.tokenizer import Tokenizer
 
 
 def exported_codec(tokenizer: OnnxTokenizer) -> Codec:
-    """The graphs, with numpy's inverse STFT, under the benchmark's interface."""
+    """Wrap the graphs, with numpy's inverse STFT, in the benchmark's interface."""
     return Codec("ONNX", lambda wav: tokenizer.encode(wav.numpy())[0], lambda codes: tokenizer.decode(codes)[0])
 
 
 def compare(torch_path: Tokenizer, graphs: OnnxTokenizer, paths: list[Path]) -> str:
-    """How many codes differ, and by how much the sound of the same codes does."""
+    """Count the codes that differ, and measure by how much the sound of the same codes does."""
     codes = 0
     differing = 0
     seconds = 0.0

@@ -29,6 +29,9 @@ Codecs = Annotated[
 ]
 NumCodebooks = Annotated[list[int] | None, typer.Option("--n-q", help="Codebooks to use of our models.")]
 Root = Annotated[Path | None, typer.Option(help="Folder of a manifest's relative paths; its own if left out.")]
+AllowOutside = Annotated[
+    bool, typer.Option("--allow-outside", help="Recordings may lie elsewhere than below the root or the list's folder.")
+]
 Device = Annotated[str, typer.Option(help="Where models run: cpu, cuda, ...")]
 
 
@@ -59,6 +62,7 @@ def run(
     workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
     device: Device = "cpu",
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    allow_outside: AllowOutside = False,
 ) -> None:
     """Measure codecs on recordings and write a report.
 
@@ -75,7 +79,7 @@ def run(
     with _errors():
         kinds = checked_kinds(metric, labels)
         models = {"sim": sim, "asr": asr, "mos": mos}
-        clips = read_test_list(manifest, root=root, split=split)
+        clips = read_test_list(manifest, root=root, split=split, allow_outside=allow_outside)
         settings = Settings(
             clips=tuple(thin(clips, every=every, min_seconds=min_seconds, notify=notify)),
             codecs=tuple(expand_specs(codec, n_q or [])),
@@ -84,7 +88,9 @@ def run(
             workers=workers,
             device=device,
             seed=seed,
-            labelled=tuple(read_labelled_clips(labels, manifest, root=root)) if labels else (),
+            labelled=tuple(read_labelled_clips(labels, manifest, root=root, allow_outside=allow_outside))
+            if labels
+            else (),
             isolated=True,
         )
         done = evaluate(settings, notify=notify, progress=_progress)
@@ -128,23 +134,28 @@ def probe(
     seed: Annotated[int, typer.Option(help="Of initialisation, order and bootstrap.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes that encode.", min=1)] = 1,
     device: Device = "cpu",
+    allow_outside: AllowOutside = False,
 ) -> None:
     """Train a small text reader on a codec's frozen tokens; report CER and WER on held-out recordings."""
     from eval.codecs.registry import expand_specs
     from eval.probe.model import Budget
     from eval.probe.run import probe_row, probe_table, run_probe
     from eval.report.schema import save_results
-    from eval.testlists import read_test_list
+    from eval.testlists import read_test_list, usable
 
     rows = []
     with _errors():
         budget = Budget(steps=steps, seed=seed)
-        train = read_test_list(manifest, root=root, split=train_split)
+        train = read_test_list(manifest, root=root, split=train_split, allow_outside=allow_outside)
         test = [
             clip
-            for clip in read_test_list(manifest, root=root, split=split)
+            for clip in read_test_list(manifest, root=root, split=split, allow_outside=allow_outside)
             if source in clip.source and (machine_text or not clip.machine_text)
         ]
+        for line in usable(train).problems + usable(test).problems:
+            notify(line)
+        train = usable(train).clips
+        test = usable(test).clips
         for spec in expand_specs(codec, n_q or []):
             result = run_probe(
                 spec, train, test, budget=budget, workers=workers, device=device, notify=notify, progress=_progress

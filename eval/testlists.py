@@ -7,13 +7,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mimotok.io.alignments import Phone, read_alignments
 from mimotok.io.audio import AUDIO_SUFFIXES
 from mimotok.io.clips import Clip, read_clips
+from mimotok.io.encoding import encoding_problem, escaped
 from mimotok.io.files import open_regular
+from mimotok.io.folders import search
 from mimotok.io.manifest import read_rows
+from mimotok.io.places import Places
 
 # Columns of AudioFolder's metadata.
 FILE_NAME = "file_name"
@@ -28,7 +31,9 @@ class LabelledClip:
     phones: tuple[Phone, ...]
 
 
-def read_test_list(path: Path, *, root: Path | None = None, split: str | None = "test") -> list[Clip]:
+def read_test_list(
+    path: Path, *, root: Path | None = None, split: str | None = "test", allow_outside: bool = False
+) -> list[Clip]:
     """Read the recordings of a test list, in its order.
 
     Args:
@@ -43,6 +48,7 @@ def read_test_list(path: Path, *, root: Path | None = None, split: str | None = 
             - any other folder: all audio below it, without texts.
         root: folder of a manifest's relative paths, the manifest's own if None.
         split: rows of a manifest to read, besides rows without a split; None for all.
+        allow_outside: recordings may lie elsewhere than below the root or the list's folder.
 
     Returns:
         The recordings.
@@ -50,14 +56,16 @@ def read_test_list(path: Path, *, root: Path | None = None, split: str | None = 
     Raises:
         ValueError: the list is missing, empty or not understood.
     """
+    folder = path if path.is_dir() else path.parent
+    places = Places(str(root or folder), str(folder), allow_outside=allow_outside)
     if path.is_dir():
-        clips = _read_folder(path)
+        clips = _read_folder(path, places)
     elif not path.is_file():
         raise ValueError(f"{path}: no such file or folder")
     elif path.suffix == ".lst":
-        clips = _read_seed_tts(path)
+        clips = _read_seed_tts(path, places)
     else:
-        clips = _read_manifest(path, root or path.parent, split)
+        clips = _read_manifest(path, root or path.parent, split, allow_outside)
     if not clips:
         raise ValueError(f"{path}: no recordings in it")
     counts = Counter(clip.id for clip in clips)
@@ -67,13 +75,16 @@ def read_test_list(path: Path, *, root: Path | None = None, split: str | None = 
     return clips
 
 
-def read_labelled_clips(labels: Path, manifest: Path, *, root: Path | None = None) -> list[LabelledClip]:
+def read_labelled_clips(
+    labels: Path, manifest: Path, *, root: Path | None = None, allow_outside: bool = False
+) -> list[LabelledClip]:
     """Find the clips of a manifest, of all its splits, that have phone labels.
 
     Args:
         labels: what `python -m train align` wrote.
         manifest: the manifest that was aligned, or another that names the same recordings.
         root: folder of the manifest's relative paths, its own if None.
+        allow_outside: recordings may lie elsewhere than below the root or the manifest's folder.
 
     Returns:
         The clips that have labels, in the manifest's order.
@@ -82,35 +93,47 @@ def read_labelled_clips(labels: Path, manifest: Path, *, root: Path | None = Non
         ValueError: a file cannot be read, or no clip of the manifest has labels.
     """
     phones = read_alignments(labels)
-    clips = read_test_list(manifest, root=root, split=None)
+    clips = read_test_list(manifest, root=root, split=None, allow_outside=allow_outside)
     labelled = [LabelledClip(clip, phones[clip.id]) for clip in clips if clip.id in phones]
     if not labelled:
         raise ValueError(f"{labels}: has no phones of the recordings in {manifest}")
     return labelled
 
 
-def _read_folder(folder: Path) -> list[Clip]:
+def _read_folder(folder: Path, places: Places) -> list[Clip]:
     for path in (folder / "metadata.csv", folder / "metadata.jsonl"):
         if path.is_file():
-            return _read_metadata(path)
+            return _read_metadata(path, places)
     transcripts = sorted(folder.rglob("*.trans.txt"))
     if transcripts:
         return [clip for path in transcripts for clip in _read_librispeech(path, folder)]
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and not path.is_dir())
-    return [Clip(id=str(path.relative_to(folder)), audio=str(path)) for path in files]
+    found = search(folder, AUDIO_SUFFIXES)
+    left_out = found.left_out()
+    if not found.files and left_out:
+        raise ValueError(f"{folder}: no recordings in it; it holds {left_out}")
+    return [Clip(id=str(path), audio=str(folder / path)) for path in found.files]
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
     try:
-        text = path.read_text(encoding="utf-8")
+        # with or without a byte order mark
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: cannot be read as text ({error})") from None
     return [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
-def _read_manifest(path: Path, root: Path, split: str | None) -> list[Clip]:
-    clips = read_clips(str(path), str(root))
+def _read_manifest(path: Path, root: Path, split: str | None, allow_outside: bool) -> list[Clip]:
+    clips = read_clips(str(path), str(root), allow_outside=allow_outside)
     return [clip for clip in clips if split is None or clip.split in ("", split)]
+
+
+def _placed(path: Path, number: int, audio: str, places: Places) -> str:
+    """The file that a line of a list names. Raises ValueError with the line's number where it may not lie there."""
+    try:
+        return places.file(audio)
+    except ValueError as error:
+        raise ValueError(f"{path}:{number}: {error}") from None
 
 
 def _fields(path: Path, number: int, line: str, least: int) -> list[str]:
@@ -120,17 +143,18 @@ def _fields(path: Path, number: int, line: str, least: int) -> list[str]:
     return fields
 
 
-def _read_seed_tts(path: Path) -> list[Clip]:
+def _read_seed_tts(path: Path, places: Places) -> list[Clip]:
     clips: dict[str, Clip] = {}
     language = path.parent.name if path.parent.name in ("en", "zh") else None
     for number, line in _lines(path):
         _, text, audio = _fields(path, number, line, 3)[:3]
         # several sentences are to be spoken after the same prompt
-        clips.setdefault(audio, Clip(id=audio, audio=str(path.parent / audio), text=text, language=language))
+        placed = _placed(path, number, str((path.parent / audio).absolute()), places)
+        clips.setdefault(audio, Clip(id=audio, audio=placed, text=text, language=language))
     return list(clips.values())
 
 
-def _read_metadata(path: Path) -> list[Clip]:
+def _read_metadata(path: Path, places: Places) -> list[Clip]:
     """Read `metadata.csv` or `metadata.jsonl`, in LJSpeech's layout or in AudioFolder's."""
     if path.suffix == ".jsonl":
         return _read_audio_folder(path, read_rows(str(path)))
@@ -143,7 +167,7 @@ def _read_metadata(path: Path) -> list[Clip]:
             f"{path}:{lines[0][0]}: neither LJSpeech's layout (name|text|normalised text, sound in wavs/) "
             f"nor AudioFolder's (a header with {FILE_NAME} and transcription)"
         )
-    return _read_ljspeech(path)
+    return _read_ljspeech(path, places)
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -180,11 +204,12 @@ def _read_audio_folder(path: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -
     return clips
 
 
-def _read_ljspeech(path: Path) -> list[Clip]:
+def _read_ljspeech(path: Path, places: Places) -> list[Clip]:
     clips = []
     for number, line in _lines(path):
         name, *texts = _fields(path, number, line, 2)
-        clips.append(Clip(id=name, audio=str(path.parent / "wavs" / f"{name}.wav"), text=texts[-1], language="en"))
+        placed = _placed(path, number, str((path.parent / "wavs" / f"{name}.wav").absolute()), places)
+        clips.append(Clip(id=name, audio=placed, text=texts[-1], language="en"))
     return clips
 
 
@@ -195,6 +220,26 @@ def _read_librispeech(path: Path, folder: Path) -> list[Clip]:
         audio = path.parent / f"{name}.flac"
         clips.append(Clip(id=str(audio.relative_to(folder)), audio=str(audio), text=text, language="en"))
     return clips
+
+
+class Usable(NamedTuple):
+    """The clips that a report can name, and a line on each of the others."""
+
+    clips: list[Clip]
+    problems: list[str]
+
+
+def usable(clips: Iterable[Clip]) -> Usable:
+    """Set apart the clips whose names or texts cannot be written down: they must not stop the others."""
+    kept = []
+    problems = []
+    for clip in clips:
+        problem = encoding_problem([clip.id, clip.audio, clip.text, clip.language, clip.speaker, clip.source])
+        if problem is None:
+            kept.append(clip)
+        else:
+            problems.append(f"{escaped(clip.id)}: {problem}")
+    return Usable(kept, problems)
 
 
 def thin(clips: list[Clip], *, every: int = 1, min_seconds: float = 0.0, notify: Callable[[str], None]) -> list[Clip]:

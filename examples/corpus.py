@@ -65,7 +65,7 @@ class Corpus:
 
 
 def load_items(corpus: Corpus, split: str, tokenizer: Tokenizer, kind: str, features: Features) -> list[Item]:
-    """The clips of a split with their features, from the cache as far as it holds them."""
+    """Load the clips of a split with their features, from the cache as far as it holds them."""
     clips = corpus.clips(split)
     path = Path(corpus.cache, f"{kind}-{split}-{tokenizer.weights_sha256[:12]}.safetensors")
     known = load_file(path) if path.is_file() else {}
@@ -82,15 +82,15 @@ def load_items(corpus: Corpus, split: str, tokenizer: Tokenizer, kind: str, feat
 
 
 def codes_of(tokenizer: Tokenizer, wav: Tensor) -> Tensor:
-    """wav: [1, T] -> codes int16 [1, n_q, F]: small on disk."""
+    """Encode wav [1, T] into codes int16 [1, n_q, F], which are small on disk."""
     return tokenizer.encode(wav).to(torch.int16)
 
 
 def latents_of(tokenizer: Tokenizer, wav: Tensor) -> Tensor:
-    """wav: [1, T] -> continuous latents [1, F, D]."""
+    """Encode wav [1, T] into continuous latents [1, F, D]."""
     return tokenizer.encode_latents(wav).values
 
 
 def hours(items: Sequence[Item], frame_rate: float, *, time: int) -> float:
-    """How much sound it is. time: the dimension of the features that is time."""
+    """Return the hours of sound; `time` is the dimension of the features that is time."""
     return sum(item.features.shape[time] for item in items) / frame_rate / 3600

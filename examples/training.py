@@ -97,7 +97,7 @@ def fit(example: Example, train: DataLoader, dev: DataLoader, out: Path, *, ever
 
 
 def dev_curve(metrics: Path) -> list[str]:
-    """One line for each time that dev was measured, out of Lightning's metrics.csv."""
+    """Return one line for each time that dev was measured, from Lightning's metrics.csv."""
     with metrics.open() as file:
         rows = [row for row in csv.DictReader(file) if row.get("dev/loss")]
     return [
@@ -108,7 +108,7 @@ def dev_curve(metrics: Path) -> list[str]:
 
 
 def run(main: Callable[..., None]) -> None:
-    """Runs a script's main; bad input ends in one line and exit code 2."""
+    """Run a script's main; on bad input it prints one line and exits with code 2."""
     torch.manual_seed(0)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(main)

@@ -17,7 +17,7 @@ from mimotok.config import TokenizerConfig
 from mimotok.model.lengths import frames_needed
 from mimotok.model.receptive_field import Reach, decoder_reach, encoder_reach
 
-# The official pipeline cuts long audio into segments of 60 s at 100 Hz, encoded side by side without overlap.
+# The official pipeline cuts long audio into segments of 60 s at 100 Hz, encoded in parallel without overlap.
 SEGMENT_MEL_FRAMES = 6000
 # MiMo-Audio's streaming decoder: left context and tokens held back, for models without a bounded receptive field.
 OFFICIAL_CONTEXT = Reach(250, 40)

@@ -120,7 +120,7 @@ class TokenizerConfig:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # every field by itself, before anything is made out of it
+        # every field by itself, before anything is built from it
         check_fields(self, FIELD_TO_OFFICIAL)
         object.__setattr__(self, "codebook_sizes", _full_sizes(self.codebook_sizes, self.num_quantizers))
         for name in ("encoder_attn_window_size", "decoder_attn_window_size", "vocoder_attn_window_size"):

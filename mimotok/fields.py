@@ -21,13 +21,13 @@ _LIMITS = "limits"
 
 
 class Limits(Protocol):
-    """What a field may hold."""
+    """The limits of a field."""
 
     def allow(self, value: Any) -> bool:
-        """Whether the field may hold the value."""
+        """Return whether the field may hold the value."""
 
     def remedy(self) -> str:
-        """What to give instead of a value that is not allowed."""
+        """Return what to give instead of a value that is not allowed."""
 
 
 @dataclass(frozen=True)

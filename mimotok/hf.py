@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mimotok.config import TokenizerConfig
+from mimotok.config import MAX_FFT, TokenizerConfig
+from mimotok.fields import shortened
 from mimotok.model.lengths import valid_mask
 from mimotok.model.mel import hann_window
 from mimotok.model.quantizer import Codebook, ResidualQuantizer
@@ -96,7 +97,22 @@ class MimoAudioTokenizerFeatureExtractor(EncodecFeatureExtractor):
         >>> extractor = MimoAudioTokenizerFeatureExtractor(sampling_rate=24000)
         >>> extractor(torch.zeros(9600).numpy(), sampling_rate=24000, return_tensors="pt").input_values.shape
         torch.Size([1, 1, 9600])
+
+    Raises:
+        ValueError: for a rate that no model has, more than one channel, or chunks, to whose size sound would be padded.
     """
+
+    def __init__(self, feature_size: int = 1, sampling_rate: int = 24000, **values: Any) -> None:
+        # preprocessor_config.json comes from strangers, as config.json does
+        TokenizerConfig(sample_rate=sampling_rate, hop_length=MAX_FFT // 4, n_fft=MAX_FFT)
+        for name, value, only in (
+            ("feature_size", feature_size, 1),
+            ("chunk_length_s", values.get("chunk_length_s"), None),
+            ("overlap", values.get("overlap"), None),
+        ):
+            if value != only:
+                raise ValueError(f"{name}={shortened(value)}: this model takes whole clips of one channel, give {only}")
+        super().__init__(feature_size, sampling_rate, **values)
 
     @classmethod
     def get_feature_extractor_dict(

@@ -8,10 +8,11 @@ from typing import NamedTuple, overload
 import torch
 from torch import Tensor, nn
 
-from mimotok.batching import BatchFunction, map_in_groups
+from mimotok.batching import map_in_groups
 from mimotok.chunking import Chunking
 from mimotok.codes import check_entries, check_form
 from mimotok.config import TokenizerConfig
+from mimotok.identity import Identity, ModelIdentity
 from mimotok.io.levels import level_problem
 from mimotok.model.decoder import Decoder
 from mimotok.model.encoder import Encoder
@@ -26,8 +27,6 @@ from mimotok.weights import (
     read_header,
     resolve_folder,
     save_state,
-    sha256_of_file,
-    sha256_of_model,
     weights_path,
 )
 
@@ -72,7 +71,8 @@ class Tokenizer(nn.Module):
         self.decoder = Decoder(config)
         self.chunking = Chunking(config)
         self.folder: Path | None = None
-        self._sha256: str | None = None
+        self._identity = Identity(self)
+        self._group_samples = GROUP_SECONDS * config.sample_rate
         self.eval()
 
     @classmethod
@@ -110,7 +110,9 @@ class Tokenizer(nn.Module):
             model = cls(config, name=_name_of(source, folder))
         load_state(folder, model, device=device, dtype=dtype)
         _keep_freed_memory()
-        model.folder = folder
+        # the working directory may change
+        model.folder = folder.absolute()
+        model._identity = Identity(model, model.folder / WEIGHTS_NAME)
         return model
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
@@ -173,11 +175,18 @@ class Tokenizer(nn.Module):
 
     @property
     def weights_sha256(self) -> str:
-        """Hex SHA-256 of the weights file, or of the tensors where the model came from no file."""
-        if self._sha256 is None:
-            folder = self.folder
-            self._sha256 = sha256_of_model(self) if folder is None else sha256_of_file(folder / WEIGHTS_NAME)
-        return self._sha256
+        """Hex SHA-256 of the weights file, or of the tensors where these are no file's: see `identity`."""
+        return self.identity.sha256
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """What codes say of the model: its name, and the SHA-256 of its weights, both of what it holds now.
+
+        The weights are those of the file that they came from as long as they equal it, in the model's dtype: not after
+        `load_state_dict` of others, training, adapters, or another file in the place of the first. Then the name says
+        "(changed)", and the digest is that of the tensors.
+        """
+        return self._identity.of(self, self.name)
 
     @property
     def device(self) -> torch.device:
@@ -226,9 +235,12 @@ class Tokenizer(nn.Module):
         wav, lengths = self._checked(wav, lengths)
 
         def codes_of(wav: Tensor, lengths: Tensor | None) -> Tensor:
-            return self.encoder.quantizer.encode(self._latents_of(wav, lengths), n_q)
+            mel = log_mel(wav, lengths, self.config)
+            latents = self.chunking.encode(self.encoder, *mel)
+            return self.encoder.quantizer.encode(latents, n_q)
 
-        codes = self._map_clips(codes_of, wav, lengths, dim=2)
+        size = self.num_frames(wav.shape[1])
+        codes = map_in_groups(codes_of, wav, lengths, limit=self._group_samples, size=size, dim=2)
         if lengths is None:
             return codes
         frames = self.num_frames(lengths)
@@ -253,11 +265,19 @@ class Tokenizer(nn.Module):
             >>> latents.shape[1] == lengths[0] == 11
             tensor(True)
         """
+
+        def latents_of(wav: Tensor, lengths: Tensor | None) -> Tensor:
+            mel = log_mel(wav, lengths, self.config)
+            return self.chunking.encode(self.encoder, *mel)
+
         with torch.set_grad_enabled(gradients):
             wav, lengths = self._checked(wav, lengths)
-            latents = self._map_clips(self._latents_of, wav, lengths)
-            frames = self.num_frames(_full_lengths(wav) if lengths is None else lengths)
-            return Padded(latents if lengths is None else zero_padding(latents, frames), frames)
+            size = self.num_frames(wav.shape[1])
+            latents = map_in_groups(latents_of, wav, lengths, limit=self._group_samples, size=size)
+            if lengths is None:
+                return Padded(latents, self.num_frames(_full_lengths(wav)))
+            frames = self.num_frames(lengths)
+            return Padded(zero_padding(latents, frames), frames)
 
     @torch.no_grad()
     def quantize(self, latents: Tensor, lengths: Tensor | None = None, *, n_q: int | None = None) -> Tensor:
@@ -280,7 +300,9 @@ class Tokenizer(nn.Module):
             torch.Size([1, 2, 11])
         """
         codes = self.encoder.quantizer.encode(latents, self.config.checked_n_q(n_q))
-        return codes if lengths is None else codes * valid_mask(lengths, codes.shape[2])[:, None, :]
+        if lengths is None:
+            return codes
+        return codes * valid_mask(lengths, codes.shape[2])[:, None, :]
 
     @torch.no_grad()
     def dequantize(self, codes: Tensor) -> Tensor:
@@ -418,13 +440,6 @@ class Tokenizer(nn.Module):
         if lengths is None:
             return wav, None
         return wav, checked_lengths(lengths.to(wav.device), wav.shape[0], wav.shape[1], "samples")
-
-    def _map_clips(self, fn: BatchFunction, wav: Tensor, lengths: Tensor | None, *, dim: int = 1) -> Tensor:
-        limit = GROUP_SECONDS * self.sample_rate
-        return map_in_groups(fn, wav, lengths, limit=limit, size=self.num_frames(wav.shape[1]), dim=dim)
-
-    def _latents_of(self, wav: Tensor, lengths: Tensor | None) -> Tensor:
-        return self.chunking.encode(self.encoder, *log_mel(wav, lengths, self.config))
 
 
 def _full_lengths(batch: Tensor) -> Tensor:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mimotok.io.files import StrPath, require_writable, writing
+from mimotok.io.folders import search
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,14 +72,15 @@ def encode_file(
     wav = _Counted(read_blocks(source, rate), rate, total, progress)
     parts = [part[0].cpu().numpy().astype(np.uint16) for part in encode_blocks(tokenizer, wav, n_q=n_q)]
     codes = np.concatenate(parts, axis=1)
+    identity = tokenizer.identity
     codes_file = CodesFile(
         codes=codes,
         num_samples=wav.num_samples,
         sample_rate=tokenizer.sample_rate,
         frame_rate=tokenizer.frame_rate,
         codebook_sizes=tokenizer.codebook_sizes[: len(codes)],
-        model_name=tokenizer.name,
-        model_sha256=tokenizer.weights_sha256,
+        model_name=identity.name,
+        model_sha256=identity.sha256,
     )
     _make_folder(target, create_folders)
     save_codes(target, codes_file, overwrite=overwrite)
@@ -167,10 +168,13 @@ def require_fitting(tokenizer: Tokenizer, codes_file: CodesFile, *, force: bool 
         ours = getattr(tokenizer, field)
         if theirs != ours:
             raise ValueError(f"{field} {theirs:g} Hz does not fit {name} with {ours:g} Hz")
-    if not force and codes_file.model_sha256 != tokenizer.weights_sha256:
+    if force:
+        return
+    identity = tokenizer.identity
+    if codes_file.model_sha256 != identity.sha256:
         other = f"{codes_file.model_name!r} (sha256 {codes_file.model_sha256[:12]})"
         raise ValueError(
-            f"made by model {other}, not by {name} (sha256 {tokenizer.weights_sha256[:12]}); "
+            f"made by model {other}, not by model {identity.name!r} (sha256 {identity.sha256[:12]}); "
             "give the former (--model), or decode all the same (--force)"
         )
 
@@ -201,36 +205,46 @@ def _make_folder(target: StrPath, create_folders: bool) -> None:
             Path(target).parent.mkdir(parents=True, exist_ok=True)
 
 
-def plan_jobs(sources: Iterable[Path], out_dir: Path, suffixes: Collection[str], new_suffix: str) -> list[Job]:
+def plan_jobs(
+    sources: Iterable[Path],
+    out_dir: Path,
+    suffixes: Collection[str],
+    new_suffix: str,
+    *,
+    notify: Callable[[str], None] = lambda _: None,
+) -> list[Job]:
     """Choose the output in `out_dir` of each file, with `new_suffix` in place of its suffix.
 
     Folders are searched recursively for `suffixes`, and their layout is kept; a file is used whatever its suffix.
-    Raises ValueError where a folder holds no such file, and where two files would become one.
+    notify: receives a line on each folder that holds something else. Raises ValueError where a folder holds no such
+    file, and where two files would become one.
     """
     jobs: dict[Path, Path] = {}
     for source in sources:
-        found = files_below(source, suffixes) if source.is_dir() else [Path(source.name)]
+        folder = source
+        if source.is_dir():
+            found = files_below(source, suffixes, notify=notify)
+        else:
+            folder = source.parent
+            found = [Path(source.name)]
         for relative in found:
             target = out_dir / relative.with_suffix(new_suffix)
-            path = source / relative if source.is_dir() else source
+            path = folder / relative
             if target in jobs:
                 raise ValueError(f"{jobs[target]} and {path} would both become {target}: run the command for each")
             jobs[target] = path
     return [Job(path, target) for target, path in jobs.items()]
 
 
-def files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    """List the files below `folder` with one of `suffixes`, as relative paths in order."""
-
-    def unreadable(error: OSError) -> None:
-        raise ValueError(f"{error.filename}: cannot be read ({error.strerror})") from error
-
-    found = [
-        (Path(root) / name).relative_to(folder)
-        for root, _, names in os.walk(folder, onerror=unreadable)
-        for name in names
-        if Path(name).suffix.lower() in suffixes
-    ]
-    if not found:
-        raise ValueError(f"{folder}: no files ending in {' '.join(sorted(suffixes))} in this folder")
-    return sorted(found)
+def files_below(
+    folder: Path, suffixes: Collection[str], *, notify: Callable[[str], None] = lambda _: None
+) -> list[Path]:
+    """List the files below `folder` with one of `suffixes`, as relative paths in order; notify hears of other files."""
+    found = search(folder, suffixes)
+    left_out = found.left_out()
+    if not found.files:
+        held = f"; it holds {left_out}" if left_out else ""
+        raise ValueError(f"{folder}: no files ending in {' '.join(sorted(suffixes))} in this folder{held}")
+    if left_out:
+        notify(f"{folder}: not read: {left_out}")
+    return found.files

@@ -82,15 +82,15 @@ Header = Mapping[str, TensorInfo]
 
 
 def official_key(name: str) -> str:
-    """The official checkpoint's name for the parameter or buffer `name` of Tokenizer."""
+    """Return the official checkpoint's name for the parameter or buffer `name` of Tokenizer."""
     if not name.startswith(OUR_CODEBOOKS[0]):
         return name
-    index, field = name.removeprefix(OUR_CODEBOOKS[0]).split(OUR_CODEBOOKS[1])
+    index, field = name.removeprefix(OUR_CODEBOOKS[0]).split(OUR_CODEBOOKS[1], 1)
     return f"{OFFICIAL_CODEBOOKS[0]}{index}{OFFICIAL_CODEBOOKS[1]}{field}"
 
 
 def embedded_folder() -> Path:
-    """The embedded checkpoint's folder, in a source checkout or an installed wheel."""
+    """Return the embedded checkpoint's folder, in a source checkout or an installed wheel."""
     package = Path(__file__).parent
     for folder in (package / "checkpoints" / "default", package.parent / "checkpoints" / "default"):
         if (folder / CONFIG_NAME).is_file():
@@ -99,7 +99,7 @@ def embedded_folder() -> Path:
 
 
 def resolve_folder(source: str | Path | None, revision: str | None) -> Path:
-    """The local folder of a checkpoint: embedded (None), a folder, or a hub id fetched at `revision`.
+    """Return the local folder of a checkpoint: embedded (None), a folder, or a hub id fetched at `revision`.
 
     Raises ValueError where there is none, saying what was looked for.
     """
@@ -184,7 +184,7 @@ def check_sizes(path: Path, said: Mapping[str, int], header: Header, sizes: Size
 
 
 def _numbers(header: Header, prefix: str) -> set[int]:
-    """The numbers that follow a prefix in the names of tensors."""
+    """Return the numbers that follow a prefix in the names of tensors."""
     pattern = re.compile(re.escape(prefix) + r"(\d{1,9})\.")
     return {int(match[1]) for match in map(pattern.match, header) if match}
 
@@ -271,7 +271,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def save_state(folder: Path, model: nn.Module, config: TokenizerConfig, dtype: torch.dtype | None) -> None:
-    """Writes the official layout's files, and the one that transformers adds, each whole or not at all.
+    """Write the official layout's files, and the one that transformers adds, each whole or not at all.
 
     dtype: of the weights on disk, as they are where None; codebooks stay fp32.
     """
@@ -286,7 +286,7 @@ def save_state(folder: Path, model: nn.Module, config: TokenizerConfig, dtype: t
 
 
 def save_preprocessor(folder: Path, config: TokenizerConfig) -> None:
-    """Writes `preprocessor_config.json`, by which transformers' AutoFeatureExtractor knows the model's sound."""
+    """Write `preprocessor_config.json`, from which AutoFeatureExtractor reads the model's rate."""
     values = {"feature_extractor_type": "MimoAudioTokenizerFeatureExtractor", "sampling_rate": config.sample_rate}
     with atomic_path(folder / PREPROCESSOR_NAME) as temporary:
         temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
@@ -304,9 +304,3 @@ def sha256_of_file(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def sha256_of_model(model: nn.Module) -> str:
-    """Hex SHA-256 of what `save_state` would write: names a model that no file holds yet."""
-    state = {official_key(name): _on_disk(name, tensor, None) for name, tensor in model.state_dict().items()}
-    return hashlib.sha256(save(state)).hexdigest()

@@ -25,12 +25,12 @@ READ = {"cer": "probe CER ↓", "wer": "probe WER ↓"}
 
 
 def python(*words: object) -> None:
-    """Runs `python -m ...`. Raises CalledProcessError where it fails."""
+    """Run `python -m ...`. Raises CalledProcessError where it fails."""
     subprocess.run([sys.executable, "-m", *map(str, words)], check=True)
 
 
 def train(arm: str, runs: Path, manifest: Path, root: Path, steps: int, seed: int) -> Path:
-    """The folder of the exported arm, trained unless it is there."""
+    """Return the folder of the exported arm, which is trained first where it is missing."""
     budget = f"{steps}-steps-seed-{seed}"
     run = runs / budget / arm
     exported = runs / budget / "models" / arm
@@ -51,7 +51,7 @@ def train(arm: str, runs: Path, manifest: Path, root: Path, steps: int, seed: in
 
 
 def rows(results: dict[str, Any], probes: dict[str, Any]) -> list[list[str]]:
-    """A line of the table for each arm, in order."""
+    """Return a line of the table for each arm, in order."""
     measured = {Path(codec["label"]).name: codec["summary"] for codec in results["codecs"]}
     read = {Path(row["codec"]).name: row for row in probes["rows"]}
 
@@ -71,7 +71,7 @@ def rows(results: dict[str, Any], probes: dict[str, Any]) -> list[list[str]]:
 
 
 def report(out: Path, budget: str, command: str) -> str:
-    """Writes report.md from what eval wrote, and returns it."""
+    """Write report.md from what eval wrote, and return it."""
     results = json.loads((out / "results.json").read_text())
     probes = json.loads((out / "probe.json").read_text())
     header = ["encoder", "loss", *SIGNAL.values(), *READ.values()]

@@ -9,10 +9,20 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from mimotok.tokenizer import Tokenizer
 from tests.helpers.models import STREAMABLE, TINY, make_tokenizer
 from tests.helpers.paths import PARITY
+
+# By default an example may take 200 ms and the making of examples a second: results would depend on the machine's load.
+# Our fixtures of function scope make models and hold nothing, so that examples may share them.
+settings.register_profile(
+    "any speed",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("any speed")
 
 
 @pytest.fixture(scope="session")

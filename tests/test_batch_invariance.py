@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.utils.rnn import pad_sequence
 
@@ -32,7 +32,7 @@ CONFIGS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=8)
 @given(lengths=st.lists(st.integers(1, 20_000), min_size=2, max_size=4))
 def test_batch_equals_single(tiny: Callable[..., Tokenizer], name: str, lengths: list[int]) -> None:
     tokenizer = tiny(**CONFIGS[name])

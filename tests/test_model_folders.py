@@ -19,7 +19,7 @@ from mimotok import Tokenizer
 from mimotok.config import TokenizerConfig
 from mimotok.fields import limits_of
 from mimotok.info import read_info
-from mimotok.streaming.pipes import decode_live
+from mimotok.streaming.pipes import decode_pipe
 from mimotok.weights import MAX_HEADER, looks_like_path
 from tests.helpers.paths import PARITY
 
@@ -195,18 +195,33 @@ def test_the_transformers_adapter_refuses_them_too(what: str, tmp_path: Path) ->
     refusal(lambda: transformers.AutoModel.from_pretrained(folder))
 
 
+def test_feature_extractors_of_no_model_are_refused(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    import mimotok.hf
+
+    folder = folder_of(tmp_path)
+    good = {"feature_extractor_type": "MimoAudioTokenizerFeatureExtractor", "sampling_rate": 24000}
+    for changes in ({"sampling_rate": 2**62}, {"sampling_rate": True}, {"chunk_length_s": 1e9}, {"feature_size": 2}):
+        (folder / "preprocessor_config.json").write_text(json.dumps(good | changes))
+        assert next(iter(changes)) in refusal(lambda: transformers.AutoFeatureExtractor.from_pretrained(folder))
+    for rate in (8000, 24000, 192_000):
+        extractor = mimotok.hf.MimoAudioTokenizerFeatureExtractor(sampling_rate=rate)
+        extractor.save_pretrained(folder)
+        assert transformers.AutoFeatureExtractor.from_pretrained(folder).sampling_rate == rate
+
+
 def test_text_decoders_and_checkpoints_are_bounded_by_what_they_hold(tmp_path: Path) -> None:
     pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
-    from train.stages.text_decoder import TextDecoder, TextDecoderConfig
+    from train.stages.text_decoder import TextDecoder, TextDecoderConfig, load_text_decoder
     from train.tools.export import export
 
     small = TextDecoderConfig(hidden_size=16, num_layers=1, num_heads=2, ffn_dim=16)
     TextDecoder(8, small).save(tmp_path / "text")
-    TextDecoder.load(tmp_path / "text")
+    load_text_decoder(tmp_path / "text")
     good = json.loads((tmp_path / "text" / "config.json").read_text())
     for change in ({"num_layers": 256}, {"ffn_dim": 10**5}, {"hidden_size": 16384}, {"stack": 2.0}, {"ctc": 1}):
         (tmp_path / "text" / "config.json").write_text(json.dumps(good | change))
-        assert next(iter(change)) in refusal(lambda: TextDecoder.load(tmp_path / "text"))
+        assert next(iter(change)) in refusal(lambda: load_text_decoder(tmp_path / "text"))
     huge = CONFIG | {"d_model": 16384, "encoder_layers": 256}
     for config in (huge, None, {"encoder_layers": "x"}):
         torch.save({"state_dict": {}, "mimotok": {"config": config}}, tmp_path / "x.ckpt")
@@ -231,7 +246,7 @@ HEADER = {"format": "mimotok-stream-1", "model": "a", "sha256": "0" * 64, "n_q":
 def test_headers_of_streams_of_codes(header: Any, streamable: Callable[..., Tokenizer]) -> None:
     text = header if isinstance(header, str) else json.dumps(header)
     with pytest.raises(ValueError, match=r"not a stream of codes|n_q=") as told:
-        decode_live(streamable(), io.BytesIO(text.encode() + b"\n" + bytes(64)), io.BytesIO(), force=True)
+        decode_pipe(streamable(), io.BytesIO(text.encode() + b"\n" + bytes(64)), io.BytesIO(), force=True)
     assert "\n" not in str(told.value)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -22,7 +22,7 @@ def tokenizer(parity_dir: Path) -> Tokenizer:
     return Tokenizer.from_pretrained(parity_dir)
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=25)
 @given(samples=st.integers(1, 8_000), n_q=st.integers(1, 6), avg_pooler=st.sampled_from([1, 2]))
 def test_lengths(tiny: Callable[..., Tokenizer], samples: int, n_q: int, avg_pooler: int) -> None:
     tokenizer = tiny(avg_pooler=avg_pooler, num_quantizers=6)

@@ -213,11 +213,11 @@ def exported(place: Place) -> Any:
 
 def text_decoder(place: Place) -> Any:
     pytest.importorskip("transformers")
-    from train.stages.text_decoder import TextDecoder
+    from train.stages.text_decoder import load_text_decoder
 
     place.put("config.json", json.dumps({"d_model": 8, "tokenizer": "bytes"}).encode())
     place.put("model.safetensors")
-    return TextDecoder.load(place.folder)
+    return load_text_decoder(place.folder)
 
 
 def cached_clips(place: Place) -> Any:

@@ -13,6 +13,9 @@ import typer
 from mimotok.io.terminal import errors_in_one_line, run_command, say
 
 TOOLS = ("align", "average", "export", "prepare", "prune", "transcribe")
+AllowOutside = Annotated[
+    bool, typer.Option("--allow-outside", help="Paths of the manifest may leave its root and its folder.")
+]
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
@@ -60,6 +63,7 @@ def prune(
     vocoder: Annotated[int | None, typer.Option(help="Of a vocoder layer.")] = None,
     seconds: Annotated[float, typer.Option(help="Speech to hear, of the training part.")] = 300.0,
     dtype: Annotated[str, typer.Option(help="float16, bfloat16 or float32.")] = "float16",
+    allow_outside: AllowOutside = False,
 ) -> None:
     """Write a faster model with narrower feed-forward layers, from which training goes on.
 
@@ -68,7 +72,16 @@ def prune(
     from train.tools.prune import prune as write
 
     widths = {"encoder_ffn_dim": encoder, "decoder_ffn_dim": decoder, "vocoder_intermediate_dim": vocoder}
-    write(source, out, manifest, root=root, widths=widths, seconds=seconds, dtype=dtype)
+    write(
+        source,
+        out,
+        manifest,
+        root=root,
+        widths=widths,
+        seconds=seconds,
+        dtype=dtype,
+        allow_outside=allow_outside,
+    )
 
 
 @app.command()
@@ -77,6 +90,7 @@ def prepare(
     out: Annotated[str, typer.Option(help="Folder of the decoded clips: the data module's cache_dir.")],
     root: Annotated[str, typer.Option(help="Folder of relative audio paths.")] = ".",
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+    allow_outside: AllowOutside = False,
 ) -> None:
     """Decode a corpus once, so that training only reads samples; fit does it by itself where it has not been done.
 
@@ -84,7 +98,7 @@ def prepare(
     """
     from train.data.cache import prepare as decode
 
-    say(decode(manifest, root, out, workers=workers))
+    say(decode(manifest, root, out, workers=workers, allow_outside=allow_outside))
 
 
 @app.command()
@@ -92,6 +106,7 @@ def align(
     manifest: Annotated[list[str], typer.Option(help="JSONL manifest or Lhotse CutSet; may be given several times.")],
     out: Annotated[Path, typer.Option(help="File of phone labels to write; a second call goes on with it.")],
     root: Annotated[str, typer.Option(help="Folder of relative audio paths.")] = ".",
+    allow_outside: AllowOutside = False,
 ) -> None:
     """Find the phones of every English clip that has a text; needs pip install 'mimotok[align]'.
 
@@ -99,7 +114,7 @@ def align(
     """
     from train.tools.align import align as write
 
-    say(write(manifest, root, out))
+    say(write(manifest, root, out, allow_outside=allow_outside))
 
 
 @app.command()

@@ -37,7 +37,7 @@ class CopyCodec:
 
 
 class MelFrames(CopyCodec):
-    """The original, read as the mean log-mel spectrum of every 40 ms: what tokens are made of."""
+    """The original, read as the mean log-mel spectrum of every 40 ms: what tokens are computed from."""
 
     MEL = TokenizerConfig(sample_rate=SAMPLE_RATE)
 

@@ -35,7 +35,8 @@ class MimoCodec:
         self.sample_rate = self.tokenizer.sample_rate
         self.codebook_sizes = self.tokenizer.codebook_sizes[: self.n_q]
         self.nominal_bitrate: float | None = self.tokenizer.bitrate(self.n_q)
-        self.identity: dict[str, Any] = {"kind": "mimotok", "sha256": self.tokenizer.weights_sha256, "n_q": self.n_q}
+        self.model_identity = self.tokenizer.identity
+        self.identity: dict[str, Any] = {"kind": "mimotok", "sha256": self.model_identity.sha256, "n_q": self.n_q}
 
     def encode_decode(self, wav: np.ndarray) -> CodecResult:
         """Code wav [T] and reconstruct it, as `Codec.encode_decode`."""
@@ -65,8 +66,8 @@ class MimoCodec:
             sample_rate=model.sample_rate,
             frame_rate=model.frame_rate,
             codebook_sizes=self.codebook_sizes,
-            model_name=model.name,
-            model_sha256=model.weights_sha256,
+            model_name=self.model_identity.name,
+            model_sha256=self.model_identity.sha256,
         )
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "codes.npz")

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from eval.codecs.base import CodecResult, CodecSpec, Frames, Timer
+from eval.local_files import local_files
 from mimotok.weights import require_source
 
 PROBE_SECONDS = 10  # long enough that a last frame's padding does not show in the frame rate
@@ -67,6 +68,7 @@ class HuggingFaceCodec:
             "model": source,
             "revision": getattr(self.config, "_commit_hash", None),
             "n_q": self.n_q,
+            **local_files(source),
         }
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from eval.local_files import local_files
 from eval.metrics.base import AUTO, Column, missing_figures
 from eval.protocol import SAMPLE_RATE, resample
 from eval.testlists import Clip
@@ -104,7 +105,14 @@ def _faster_whisper(name: str, device: str) -> Recognizer:
         return " ".join(segment.text.strip() for segment in segments)
 
     kind = "cuda" if device.startswith("cuda") else "cpu"
-    identity = {"kind": "asr", "model": name, "library": "faster-whisper", "device": kind, **UNREPEATED}
+    identity = {
+        "kind": "asr",
+        "model": name,
+        "library": "faster-whisper",
+        "device": kind,
+        **UNREPEATED,
+        **local_files(name),
+    }
     languages = frozenset(model.supported_languages) if multilingual else ENGLISH
     return Recognizer(recognize, name, languages, identity)
 
@@ -134,7 +142,7 @@ def _transformers(name: str, device: str) -> Recognizer:
         return recognizer({"raw": wav, "sampling_rate": RATE}, **options)["text"]
 
     revision = getattr(recognizer.model.config, "_commit_hash", None)
-    identity = {"kind": "asr", "model": name, "library": "transformers", "revision": revision}
+    identity = {"kind": "asr", "model": name, "library": "transformers", "revision": revision, **local_files(name)}
     if whisper:
         identity |= UNREPEATED
     return Recognizer(recognize, name, ENGLISH if whisper and not multilingual else None, identity)

@@ -52,15 +52,15 @@ class PitchMetrics:
             raise ImportError(f"pitch needs: pip install 'mimotok[eval]' (librosa: {error})") from error
         self.identity: dict[str, Any] = {"kind": "pitch", "librosa": version("librosa"), "hop": HOP}
         # the original's pitch serves all codecs, which are measured one after another on the same clip
-        self._last_clip = ""
+        self._last_original = np.zeros(0)
         self._last_pitch: Pitch | None = None
 
-    def measure(self, original: np.ndarray, reconstruction: np.ndarray, clip: Clip) -> dict[str, float]:
+    def measure(self, original: np.ndarray, reconstruction: np.ndarray, clip: Clip) -> dict[str, float]:  # noqa: ARG002
         """Measure one clip, as `Metric.measure`. Silence on either side has no figures."""
         if min(np.abs(original).max(), np.abs(reconstruction).max()) < SILENCE:
             return missing_figures(self.columns)
-        if self._last_pitch is None or self._last_clip != clip.id:
-            self._last_clip = clip.id
+        if self._last_pitch is None or not np.array_equal(self._last_original, original):
+            self._last_original = original
             self._last_pitch = find_pitch(original)
         return compare_pitch(self._last_pitch, find_pitch(reconstruction))
 

@@ -14,10 +14,10 @@ from eval.testlists import Clip
 from mimotok.config import TokenizerConfig
 from mimotok.model.mel import log_mel
 
-# Longer clips have PESQ by pieces of this at most. The package has room for 50 utterances and writes past it: a clip of
+# Longer clips have PESQ by parts of this at most. The package has room for 50 utterances and writes past it: a clip of
 # 108 s ended the whole process. An utterance has 0.2 s at least and a pause of 0.19 s behind it, so that 49 need 19 s.
 PESQ_SECONDS = 18
-PESQ = f"package pesq; the mean over pieces where a clip is longer than {PESQ_SECONDS} s"
+PESQ = f"package pesq; the mean over parts where a clip is longer than {PESQ_SECONDS} s"
 STOI_RATE = 10000  # Hz: what STOI is defined at; resampled here, since pystoi has a resampler of its own
 # The floor lies above the noise of 16-bit storage in every band: below it there is nothing that a codec should keep.
 MEL = TokenizerConfig(sample_rate=SAMPLE_RATE, mel_floor=1e-2)
@@ -83,7 +83,7 @@ class SignalMetrics:
 
 
 def pesq_score(original: np.ndarray, reconstruction: np.ndarray, band: str) -> float:
-    """Compute PESQ; of a clip longer than PESQ_SECONDS the mean over pieces of equal length.
+    """Compute PESQ; of a clip longer than PESQ_SECONDS the mean over parts of equal length.
 
     Args:
         original: float32 [T] at the protocol's rate.
@@ -94,14 +94,14 @@ def pesq_score(original: np.ndarray, reconstruction: np.ndarray, band: str) -> f
         PESQ, or NaN where it finds no utterance.
     """
     count = -(-len(original) // (PESQ_SECONDS * SAMPLE_RATE))
-    pieces = zip(np.array_split(original, count), np.array_split(reconstruction, count), strict=True)
-    scores = [_pesq_of_piece(*pair, band) for pair in pieces]
+    parts = zip(np.array_split(original, count), np.array_split(reconstruction, count), strict=True)
+    scores = [_pesq_of_part(*pair, band) for pair in parts]
     # a piece without speech has no score, and takes nothing from those that have
     scores = [score for score in scores if not np.isnan(score)]
     return float(np.mean(scores)) if scores else MISSING
 
 
-def _pesq_of_piece(original: np.ndarray, reconstruction: np.ndarray, band: str) -> float:
+def _pesq_of_part(original: np.ndarray, reconstruction: np.ndarray, band: str) -> float:
     from pesq import PesqError, pesq
 
     if min(np.abs(original).max(), np.abs(reconstruction).max()) < SILENCE:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from eval.local_files import local_files
 from eval.metrics.base import AUTO, MISSING, Column
 from eval.protocol import SAMPLE_RATE, SILENCE, resample
 from eval.testlists import Clip
@@ -56,13 +57,14 @@ class SpeakerSimilarity:
         title = f"SIM ({speaker.name.partition(',')[0]})"
         self.columns: tuple[Column, ...] = (Column("sim", title, method, headline=True),)
         # the original's embedding serves all codecs, which are measured one after another on the same clip
-        self._last_clip = ""
+        self._last_original = np.zeros(0)
         self._last_embedding: np.ndarray | None = None
 
-    def measure(self, original: np.ndarray, reconstruction: np.ndarray, clip: Clip) -> dict[str, float]:
+    def measure(self, original: np.ndarray, reconstruction: np.ndarray, clip: Clip) -> dict[str, float]:  # noqa: ARG002
         """Measure one clip, as `Metric.measure`. Silence, and sound without a voice, have no figure."""
-        if self._last_clip != clip.id:
-            self._last_clip = clip.id
+        # by its samples: another run may call another recording so
+        if not np.array_equal(self._last_original, original):
+            self._last_original = original
             self._last_embedding = self._embedding(original)
         before = self._last_embedding
         after = self._embedding(reconstruction)
@@ -112,7 +114,8 @@ def _x_vector(model_id: str, device: str) -> SpeakerModel:
         return model(**inputs).embeddings[0].float().cpu().numpy()
 
     revision = getattr(model.config, "_commit_hash", None)
-    return SpeakerModel(embed, f"x-vectors of {model_id}", {"kind": "sim", "model": model_id, "revision": revision})
+    identity = {"kind": "sim", "model": model_id, "revision": revision, **local_files(model_id)}
+    return SpeakerModel(embed, f"x-vectors of {model_id}", identity)
 
 
 def _wavlm_ecapa(path: Path, device: str) -> SpeakerModel:

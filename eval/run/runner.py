@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,8 @@ from eval.run.steps import (
 )
 from eval.run.store import ORIGINAL, audio_path, file_hash
 from eval.run.tasks import Failed, one_thread, run_tasks
-from eval.testlists import Clip, LabelledClip
+from eval.testlists import Clip, LabelledClip, usable
+from mimotok.io.files import file_stamp
 
 # what a codec or a metric raises that cannot be used
 UNUSABLE = (ValueError, OSError, ImportError, RuntimeError)
@@ -110,14 +111,21 @@ def evaluate(settings: Settings, *, notify: Notify, progress: Progress) -> Run:
     Raises:
         ValueError: no clip can be read, or no codec can be used.
     """
+    # what an earlier run in this process opened may lie in other files now
+    open_codec.cache_clear()
+    open_metric.cache_clear()
     return _Evaluation(settings, notify, progress).result()
 
 
 class _Evaluation:
     def __init__(self, settings: Settings, notify: Notify, progress: Progress) -> None:
+        found = usable(settings.clips)
+        settings = replace(settings, clips=tuple(found.clips))
         self.run = Run(settings)
         self.notify = notify
         self.progress = progress
+        for line in found.problems:
+            self._failed(line)
         settings.out.mkdir(parents=True, exist_ok=True)
         # beside the report, so that it can be committed without the recordings wherever it lies
         (settings.out / ".gitignore").write_text("/audio/\n/cache.jsonl\n/.gitignore\n")
@@ -302,15 +310,9 @@ class _Evaluation:
 
 
 def _labels_hash(clips: tuple[LabelledClip, ...]) -> str:
-    """Hash the recordings, by their names, sizes and dates, with their labels."""
-    rows = [[clip.clip.id, clip.clip.speaker, *_stamp(clip.clip.audio), clip.phones] for clip in clips]
+    """Hash the recordings, by their names, paths, sizes and dates, with their labels."""
+    rows = [
+        [clip.clip.id, clip.clip.speaker, os.path.abspath(clip.clip.audio), file_stamp(clip.clip.audio), clip.phones]
+        for clip in clips
+    ]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-
-
-def _stamp(path: str) -> list[int]:
-    """Return a file's size and date, which tell whether it changed; nothing where there is no file."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return []
-    return [status.st_size, status.st_mtime_ns]

@@ -26,7 +26,7 @@ def latent_items(corpus: Corpus, split: str, tokenizer: Tokenizer) -> list[Item]
 
 
 def command(read: Callable[[Corpus, str, Tokenizer], list[Item]], name: str) -> Callable[..., None]:
-    """The script that trains on what `read` gives; it writes to runs/examples/`name`."""
+    """Return the script that trains on what `read` gives; it writes to runs/examples/`name`."""
 
     def main(
         manifest: str,

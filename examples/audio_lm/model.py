@@ -51,21 +51,21 @@ class SpeechLM(Example):
 
 
 def spoken(codes: Tensor, text: str, codebook_sizes: Sequence[int]) -> Positions:
-    """codes: [n_q, F]. The training sequence of a clip; an empty text makes it one for continuation."""
+    """Return the training sequence of a clip, codes [n_q, F]; an empty text makes it one for continuation."""
     before = torch.tensor([TEXT.bos, *TEXT.encode(text)])
     after = torch.tensor([TEXT.eos])
     return InterleavedLayout(tuple(codebook_sizes), SPECIAL).encode([before, codes, after])
 
 
 def speech_prompt(text: str, config: PatchConfig) -> Positions:
-    """What asks for the text's speech: everything up to START."""
+    """Return what asks for the text's speech: everything up to START."""
     ids = torch.tensor([TEXT.bos, *TEXT.encode(text), SPECIAL.start])
     layout = InterleavedLayout(config.codebook_sizes, SPECIAL, config.patch_size)
     return Positions(ids, layout.empty_patches(len(ids)))
 
 
 def continuation_prompt(codes: Tensor, config: PatchConfig) -> Positions:
-    """codes: [n_q, F]. What asks for more of the same: everything up to the last whole patch."""
+    """Return what asks for more of codes [n_q, F]: everything up to the last whole patch."""
     whole = codes[:, : codes.shape[1] // config.patch_size * config.patch_size]
     sequence = spoken(whole, "", config.codebook_sizes)
     # without END and eos

@@ -62,9 +62,9 @@ def encode(
     """Encode sound files into codes files (.npz). With --out-dir, several, or folders of them."""
     with one_line_errors():
         if stream:
-            from mimotok.streaming.pipes import encode_live
+            from mimotok.streaming.pipes import encode_pipe
 
-            _run_stream(partial(encode_live, n_q=n_q, raw=raw), paths, model, revision, device, dtype)
+            _run_stream(partial(encode_pipe, n_q=n_q, raw=raw), paths, model, revision, device, dtype)
             return
         if raw:
             raise ValueError("--raw is for --stream; give files a header, by sox or ffmpeg")
@@ -93,9 +93,9 @@ def decode(
     """Decode codes files into sound files (.wav; .flac and others by the name). With --out-dir, several."""
     with one_line_errors():
         if stream:
-            from mimotok.streaming.pipes import decode_live
+            from mimotok.streaming.pipes import decode_pipe
 
-            _run_stream(partial(decode_live, force=force), paths, model, revision, device, dtype)
+            _run_stream(partial(decode_pipe, force=force), paths, model, revision, device, dtype)
             return
         from mimotok.io.audio import WRITABLE
         from mimotok.transcode import CODES_SUFFIX, decode_file
@@ -159,7 +159,7 @@ def _jobs(
     from mimotok.transcode import Job, plan_jobs, require_target
 
     if out_dir is not None:
-        jobs = plan_jobs(paths, out_dir, read, written[0])
+        jobs = plan_jobs(paths, out_dir, read, written[0], notify=report_error)
     elif len(paths) != 2:
         raise ValueError("give one input and one output, or any number of inputs and --out-dir")
     elif paths[0].is_dir():
@@ -207,7 +207,7 @@ def _transcode(jobs: list[Job], fn: Callable[..., object]) -> None:
 
 
 def main() -> NoReturn:
-    """The entry point of `mimotok`."""
+    """Run the command `mimotok`."""
     run_command(app)
 
 

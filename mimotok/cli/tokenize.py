@@ -25,6 +25,9 @@ def tokenize(
     n_q: Annotated[int | None, typer.Option("--n-q", help="Codebooks to use; the model's default if left out.")] = None,
     format: Annotated[str, typer.Option(help="Of the shards: parquet, webdataset or shar.")] = "parquet",
     root: Annotated[str, typer.Option(help="Folder or URL of a manifest's relative paths.")] = ".",
+    allow_outside: Annotated[
+        bool, typer.Option("--allow-outside", help="Paths of a manifest may leave its root and its folder.")
+    ] = False,
     model: Model = None,
     revision: Revision = None,
     device: Device = "cpu",
@@ -65,6 +68,8 @@ def tokenize(
                 shard_hours=shard_hours,
                 ray=ray,
                 progress=progress,
+                allow_outside=allow_outside,
+                notify=report_error,
             )
         hours = f"{done.seconds / 3600:.2f} hours"
         say(f"{done.clips} clips, {hours}, {done.frames} frames in {done.shards} shards; {done.failed} failed")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import queue
 import tempfile
@@ -18,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mimotok.corpus.cuts import load_cut, make_cut
+from mimotok.corpus.cuts import files_in, load_cut, make_cut
 from mimotok.io.audio import read_blocks, resample_blocks
-from mimotok.io.files import open_regular, writing
+from mimotok.io.files import file_stamp, open_regular, writing
 from mimotok.io.remote import fetch, is_remote
 
 # blocks that wait for the consumer
@@ -36,14 +38,16 @@ class Item:
         seconds: its length, or an estimate where only decoding would tell. Only batching and progress depend on it.
         audio: where the sound is: {"path": file or URL}, with {"span": [first byte, bytes], "member": name} for a
             member of a tar, or {"cut": a Lhotse cut as a dict, "root": folder or address of its relative paths,
-            "folder": that of its manifest}.
+            "folder": that of its manifest, "outside": true where its files may lie anywhere}.
         metadata: JSON values that are stored with the tokens.
+        stamp: what shows that the sound was replaced, see `stamp_of`; "" where it was not looked at.
     """
 
     key: str
     seconds: float
     audio: dict[str, Any]
     metadata: dict[str, Any] = field(default_factory=dict)
+    stamp: str = ""
 
     @property
     def place(self) -> str:
@@ -69,6 +73,35 @@ def read_clip(clip: Item, sample_rate: int) -> Iterator[Tensor]:
     if "span" in clip.audio or is_remote(clip.audio["path"]):
         return _fetched_blocks(clip, sample_rate)
     return read_blocks(clip.audio["path"], sample_rate)
+
+
+def stamp_of(clip: Item) -> str:
+    """What tells later that a clip's sound is not the same any more; "" where its file is not there.
+
+    Of a file it is its size and time of modification, of a tar's member what the listing saw of it, of a cut its JSON
+    too, and of what lies behind an address that alone.
+    """
+    if clip.stamp:
+        return clip.stamp
+    if "cut" in clip.audio:
+        return _stamp_of_cut(clip.audio["cut"], clip.audio["root"])
+    path = clip.audio["path"]
+    if is_remote(path):
+        return digest_of(path)
+    stamp = file_stamp(path)
+    return "" if stamp is None else digest_of(stamp)
+
+
+def _stamp_of_cut(cut: dict[str, Any], root: str) -> str:
+    if is_remote(root):
+        return digest_of([cut, root])
+    stamps = [file_stamp(os.path.join(root, path)) for path in files_in(cut) if not is_remote(path)]
+    return "" if None in stamps else digest_of([cut, stamps])
+
+
+def digest_of(value: Any) -> str:
+    """A short digest of JSON values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=repr).encode()).hexdigest()[:16]
 
 
 class NoRoomError(Exception):
@@ -129,7 +162,7 @@ def _cut_blocks(clip: Item, sample_rate: int) -> Iterator[Tensor]:
 
 def cut_of(audio: dict[str, Any]) -> Any:
     """Build the Lhotse cut of `Item.audio`, checked. Raises ValueError where it names what may not be read."""
-    return make_cut(audio["cut"], audio["root"], audio.get("folder"))
+    return make_cut(audio["cut"], audio["root"], audio.get("folder"), allow_outside=audio.get("outside") is True)
 
 
 def load_clip(clip: Item, sample_rate: int, limit: float) -> Tensor | None:

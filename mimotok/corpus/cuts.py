@@ -7,8 +7,7 @@ and features may be pickles. Nothing of a cut is given to Lhotse before all of i
 from __future__ import annotations
 
 import copy
-import os
-import posixpath
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from mimotok.io.files import open_regular
 from mimotok.io.levels import level_problem
+from mimotok.io.places import Places
 from mimotok.io.remote import checked_address, fetch, is_remote
 
 _DATA_CUTS = ("MonoCut", "MultiCut", "Cut")
@@ -62,18 +62,19 @@ def is_cut(row: dict[str, Any]) -> bool:
     return str(row.get("type", "")).endswith("Cut")
 
 
-def make_cut(row: dict[str, Any], root: str = ".", folder: str | None = None) -> Any:
+def make_cut(row: dict[str, Any], root: str = ".", folder: str | None = None, *, allow_outside: bool = False) -> Any:
     """Build the Lhotse cut of a line of a CutSet, after a check.
 
     Args:
         row: the line.
         root: folder or address of relative paths.
         folder: folder of the manifest. All files lie below `root` or below this.
+        allow_outside: files may lie anywhere on this machine.
 
     Raises:
         ValueError: for sources and stored arrays of other kinds or in other places, and for what is no cut.
     """
-    checked = check_cut(row, root, folder)
+    checked = check_cut(row, root, folder, allow_outside=allow_outside)
     lhotse()
     from lhotse.serialization import deserialize_item
 
@@ -83,14 +84,16 @@ def make_cut(row: dict[str, Any], root: str = ".", folder: str | None = None) ->
         raise ValueError(f"{_name(row)}: not understood by Lhotse ({type(error).__name__}: {error})") from None
 
 
-def check_cut(row: dict[str, Any], root: str = ".", folder: str | None = None) -> dict[str, Any]:
+def check_cut(
+    row: dict[str, Any], root: str = ".", folder: str | None = None, *, allow_outside: bool = False
+) -> dict[str, Any]:
     """Copy a cut's JSON with its paths made absolute. Raises ValueError as `make_cut`."""
     try:
         _check_type(row, (*_DATA_CUTS, _MIXED))
         if not isinstance(row.get("custom") or {}, dict):
             raise ValueError(f"custom={str(row['custom'])[:40]!r}, expected an object")
         checked = copy.deepcopy(row)
-        _check_values(checked, _Places(root, folder), 0)
+        _check_values(checked, Places(root, folder, allow_outside=allow_outside), 0)
     except ValueError as error:
         raise ValueError(f"{_name(row)}: {error}") from None
     except RecursionError:
@@ -132,35 +135,16 @@ def with_memory(row: dict[str, Any], recording: dict[str, Any], data: bytes, roo
     return cut
 
 
-class _Places:
-    """The folders in which the files of a cut may lie."""
-
-    def __init__(self, root: str, folder: str | None) -> None:
-        self.root = root
-        places = [place for place in (root, folder) if place is not None and not is_remote(place)]
-        self.folders = [os.path.abspath(place) for place in places]
-
-    def file(self, path: Any) -> str:
-        """Return an absolute path, or an address below a root that is one."""
-        if not isinstance(path, str) or not path or "\0" in path:
-            raise ValueError(f"{path!r} is no path of a file")
-        if is_remote(path):
-            return checked_address(path)
-        if is_remote(self.root) and not os.path.isabs(path):
-            # addresses have no links: what leaves the root does so by its name
-            inner = posixpath.normpath(path)
-            if inner.startswith(".."):
-                raise ValueError(f"{path}: leaves the root {self.root}")
-            return checked_address(posixpath.join(self.root, inner))
-        whole = os.path.abspath(path if is_remote(self.root) else os.path.join(self.root, path))
-        # by its name, or where that leads: a folder may itself stand behind a link
-        if not any(_below(whole, place) or _below(os.path.realpath(whole), place) for place in self.folders):
-            raise ValueError(f"{path}: outside of the root {self.root}; name a folder above it as the root (--root)")
-        return whole
-
-
-def _below(path: str, folder: str) -> bool:
-    return any(os.path.commonpath([path, place]) == place for place in (folder, os.path.realpath(folder)))
+def files_in(row: Any) -> Iterator[str]:
+    """Yield the paths of the sound files that a cut, given as JSON, names anywhere."""
+    if isinstance(row, list):
+        for item in row:
+            yield from files_in(item)
+    if isinstance(row, dict):
+        if row.get("type") == "file" and isinstance(row.get("source"), str):
+            yield row["source"]
+        for value in row.values():
+            yield from files_in(value)
 
 
 def _name(row: dict[str, Any]) -> str:
@@ -168,18 +152,26 @@ def _name(row: dict[str, Any]) -> str:
 
 
 def _check_type(cut: Any, kinds: tuple[str, ...]) -> None:
-    kind = cut.get("type") if isinstance(cut, dict) else None
+    kind = _field(cut, "type")
     if not isinstance(kind, str) or kind not in kinds:
         raise ValueError(f"type={kind!r}, expected one of {', '.join(kinds)}")
     if kind != _MIXED:
         return
-    tracks = [*_list(cut.get("tracks")), *([cut["snr_reference"]] if "snr_reference" in cut else [])]
+    tracks = _list(cut.get("tracks"))
+    if "snr_reference" in cut:
+        tracks = [*tracks, cut["snr_reference"]]
     for track in tracks:
-        inner = track.get("cut") if isinstance(track, dict) else None
+        inner = _field(track, "cut")
         if not isinstance(inner, dict):
             raise ValueError("a track of a MixedCut has a `cut`")
         # Lhotse puts the track's type in the place of the cut's
         _check_type({**inner, "type": track.get("type")}, (*_DATA_CUTS, _PADDING))
+
+
+def _field(value: Any, name: str) -> Any:
+    if isinstance(value, dict):
+        return value.get(name)
+    return None
 
 
 def _list(value: Any) -> list[Any]:
@@ -188,7 +180,7 @@ def _list(value: Any) -> list[Any]:
     return value
 
 
-def _check_values(value: Any, places: _Places, depth: int) -> None:
+def _check_values(value: Any, places: Places, depth: int) -> None:
     """Check all that Lhotse could read as a recording, an array or a transform, at any place in the cut."""
     if depth > _DEEPEST:
         raise ValueError("nested too deeply")
@@ -199,16 +191,23 @@ def _check_values(value: Any, places: _Places, depth: int) -> None:
         return
     if "storage_type" in value:
         _check_storage(value, places)
-    for source in value["sources"] if isinstance(value.get("sources"), list) else ():
-        if isinstance(source, dict):
+    sources = value.get("sources")
+    if isinstance(sources, list):
+        for source in filter(_is_object, sources):
             _check_source(source, places)
-    for transform in value["transforms"] if isinstance(value.get("transforms"), list) else ():
-        _check_transform(transform)
+    transforms = value.get("transforms")
+    if isinstance(transforms, list):
+        for transform in transforms:
+            _check_transform(transform)
     for item in value.values():
         _check_values(item, places, depth + 1)
 
 
-def _check_source(source: dict[str, Any], places: _Places) -> None:
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _check_source(source: dict[str, Any], places: Places) -> None:
     kind = source.get("type")
     if kind == "file":
         source["source"] = places.file(source.get("source"))
@@ -224,7 +223,7 @@ def _check_source(source: dict[str, Any], places: _Places) -> None:
 
 
 def _check_transform(transform: Any) -> None:
-    name = transform.get("name") if isinstance(transform, dict) else None
+    name = _field(transform, "name")
     if not isinstance(name, str) or name not in _TRANSFORMS:
         raise ValueError(f"transform {name!r} is not allowed; those that are: {', '.join(sorted(_TRANSFORMS))}")
     arguments = transform.get("kwargs")
@@ -232,7 +231,7 @@ def _check_transform(transform: Any) -> None:
         raise ValueError("transform 'Narrowband' is allowed with codec='mulaw' only")
 
 
-def _check_storage(array: dict[str, Any], places: _Places) -> None:
+def _check_storage(array: dict[str, Any], places: Places) -> None:
     kind = array["storage_type"]
     path = array.get("storage_path")
     key = array.get("storage_key")

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch.distributed
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 
 from mimotok.corpus.formats import Record, checked_format, read_shard
 from mimotok.corpus.ledger import SHARDS, read_entries, read_settings
-from mimotok.corpus.sequences import MODES, Position, Sequence, sequences
+from mimotok.corpus.sequences import MODES, Lane, Position, Sequence, sequences
 from mimotok.io.files import StrPath
 
 
@@ -90,13 +90,15 @@ class TokenDataset(IterableDataset[Sequence]):
         self.seed = seed
         self.mix = mix
         self.shards = _shards(folders if isinstance(folders, list) else [folders])
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if rank is None:
-            rank = torch.distributed.get_rank() if distributed else 0
-        if world_size is None:
-            world_size = torch.distributed.get_world_size() if distributed else 1
-        self.rank = rank
-        self.world_size = world_size
+        self.rank = 0
+        self.world_size = 1
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            self.rank = torch.distributed.get_rank()
+            self.world_size = torch.distributed.get_world_size()
+        if rank is not None:
+            self.rank = rank
+        if world_size is not None:
+            self.world_size = world_size
         if not 0 <= self.rank < self.world_size:
             raise ValueError(f"rank={self.rank} of world_size={self.world_size}: ranks go from 0")
         self.epoch = 0
@@ -114,11 +116,9 @@ class TokenDataset(IterableDataset[Sequence]):
         self.position = Position()
 
     def __iter__(self) -> Iterator[Sequence]:
-        worker = get_worker_info()
-        lane = self.lane
-        if lane is None:
-            lane = worker.id if worker else 0
-        lanes = worker.num_workers if worker else 1
+        lane, lanes = Lane.current()
+        if self.lane is not None:
+            lane = self.lane
         slices = self._share(self.rank * lanes + lane, self.world_size * lanes)
         clips = self._clips(slices, self.position.clips)
         for sequence, after in sequences(clips, self.mode, self.length, self.position):

@@ -6,7 +6,7 @@ Clips are decoded ahead and encoded in batches; long recordings are encoded bloc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,6 +104,8 @@ def run_parts(
         if left[load.shard] == 0:
             encoded = [records[i] for i in sorted(records)]
             entry = write_shard(out, part.number, encoded, settings) if encoded else None
+            if entry is not None:
+                entry = replace(entry, stamps=[part.clips[i].stamp for i in sorted(records)])
             yield Finished(entry, [failures[i] for i in sorted(failures)], part)
             records = {}
             failures = {}

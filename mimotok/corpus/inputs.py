@@ -8,22 +8,29 @@ import math
 import os
 import posixpath
 import tarfile
-from collections.abc import Container, Iterator, Sequence
+import zlib
+from collections import Counter
+from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import soundfile
 
-from mimotok.corpus.clips import Item
+from mimotok.corpus.clips import Item, digest_of, stamp_of
 from mimotok.corpus.cuts import is_cut, lhotse
 from mimotok.corpus.ledger import Failure
 from mimotok.corpus.loading import one_line
-from mimotok.corpus.supervisions import said_in
+from mimotok.corpus.supervisions import MOST_SECONDS, said_in
 from mimotok.io.audio import AUDIO_SUFFIXES
 from mimotok.io.clips import clip_of
+from mimotok.io.encoding import encoding_problem
 from mimotok.io.files import open_regular
 from mimotok.io.manifest import MAX_LINE, read_rows
+from mimotok.io.places import Places
 from mimotok.io.remote import file_system, is_remote, open_file, without_scheme
 from mimotok.transcode import files_below
 
@@ -32,6 +39,7 @@ _BYTES_PER_SECOND = {".wav": 32_000, ".flac": 20_000}
 _OTHER_BYTES_PER_SECOND = 6_000
 _UNKNOWN_SECONDS = 10.0
 _PROBES = 8  # headers read at a time
+_STAMPED_BYTES = 1 << 14
 
 
 class Listing(NamedTuple):
@@ -40,40 +48,83 @@ class Listing(NamedTuple):
     Attributes:
         clips: in order, each key once.
         failed: what could not even be listed.
+        notes: lines on what is not read.
+        changed: keys of known clips whose sound was replaced.
     """
 
     clips: list[Item]
     failed: list[Failure]
+    notes: list[str] = []  # noqa: RUF012  (never changed)
+    changed: list[str] = []  # noqa: RUF012
 
 
-def read_input(source: str, *, root: str = ".", known: Container[str] = ()) -> Listing:
+def read_input(
+    source: str,
+    *,
+    root: str = ".",
+    known: Container[str] = (),
+    stamps: Mapping[str, str] = MappingProxyType({}),
+    allow_outside: bool = False,
+) -> Listing:
     """List the clips of `source`, without those whose keys are `known`.
 
     Args:
-        source: a folder or address of sound files (key: path below it) or of WebDataset tars (key: tar and sample), one
-            tar, a JSONL manifest (key: id, or else audio; see `mimotok.io.clips`), or a Lhotse CutSet in JSONL (key:
-            the cut's id); .gz too.
+        source: a folder or address of sound files (key: path below it) and of WebDataset tars (key: tar and sample),
+            one tar, a JSONL manifest (key: id, or else audio; see `mimotok.io.clips`), or a Lhotse CutSet in JSONL
+            (key: the cut's id); .gz too.
         root: folder or address of a manifest's relative paths.
         known: keys to leave out.
+        stamps: `stamp_of` known clips when they were read, by key.
+        allow_outside: a manifest's files may lie elsewhere than below `root` and the manifest's folder.
 
     Raises:
         ValueError: where the source does not exist, a line is not understood, or two clips have one key.
     """
-    listing = _listed(source, root)
+    listing = _listed(source, root, allow_outside)
     seen: set[str] = set()
     for clip in listing.clips:
         if clip.key in seen:
             raise ValueError(f"{source}: two clips are called {clip.key!r}; give them different ids")
         seen.add(clip.key)
-    clips = [clip for clip in listing.clips if clip.key not in known]
-    return Listing(_probed(clips), [failure for failure in listing.failed if failure.key not in known])
+    if not listing.clips and not listing.failed:
+        hint = f" ({'; '.join(listing.notes)})" if listing.notes else ""
+        raise ValueError(f"{source}: no sound in it{hint}")
+    unwritable = {clip.key: problem for clip in listing.clips if (problem := _problem(clip)) is not None}
+    failed = listing.failed + [
+        Failure(clip.key, clip.place, unwritable[clip.key]) for clip in listing.clips if clip.key in unwritable
+    ]
+    clips = [clip for clip in listing.clips if clip.key not in known and clip.key not in unwritable]
+    with ThreadPoolExecutor(_PROBES) as pool:
+        changed = pool.map(partial(_changed, stamps), listing.clips, chunksize=64)
+        return Listing(
+            list(pool.map(_looked_at, clips, chunksize=64)),
+            [failure for failure in failed if failure.key not in known],
+            listing.notes,
+            [clip.key for clip, another in zip(listing.clips, changed, strict=True) if another],
+        )
 
 
-def _listed(source: str, root: str) -> Listing:
+def _problem(clip: Item) -> str | None:
+    """Why a clip cannot be kept in any shard: its own trouble, which must not stop the others."""
+    if "\0" in clip.key or "\0" in str(clip.audio.get("path", "")):
+        return "a name with a NUL character"
+    return encoding_problem([clip.key, clip.audio, clip.metadata])
+
+
+def _changed(stamps: Mapping[str, str], clip: Item) -> bool:
+    then = stamps.get(clip.key)
+    if not then:
+        return False
+    now = stamp_of(clip)
+    # what is not there any more was there then
+    return bool(now) and now != then
+
+
+def _listed(source: str, root: str, allow_outside: bool) -> Listing:
     source = _absolute(source)
     try:
         if source.endswith((".jsonl", ".jsonl.gz", ".json")):
-            return Listing(list(_manifest(source, root)), [])
+            return Listing(list(_manifest(source, root, allow_outside)), [])
         if source.endswith(".tar"):
             return _tars([(source, posixpath.basename(source))])
         return _folder(source)
@@ -91,32 +142,44 @@ def _absolute(path: str) -> str:
 
 def _folder(source: str) -> Listing:
     suffixes = AUDIO_SUFFIXES | {".tar"}
+    notes: list[str] = []
     if is_remote(source):
-        sizes = _remote_files(source, suffixes)
+        sizes = _remote_files(source, suffixes, notes)
     else:
         if not Path(source).is_dir():
-            kinds = "a folder, .jsonl, .jsonl.gz or .tar"
-            raise ValueError(f"{source}: {'not ' + kinds if Path(source).exists() else 'no such file or folder'}")
+            if not Path(source).exists():
+                raise ValueError(f"{source}: no such file or folder")
+            raise ValueError(f"{source}: not a folder, .jsonl, .jsonl.gz or .tar")
         # sizes are not needed here: headers tell the length
-        sizes = dict.fromkeys((path.as_posix() for path in files_below(Path(source), suffixes)), 0)
-    sounds = [name for name in sizes if not name.endswith(".tar")]
-    if not sounds:
-        return _tars([(posixpath.join(source, name), name) for name in sizes])
-    paths = {name: posixpath.join(source, name) for name in sounds}
-    return Listing([Item(name, _estimate(name, sizes[name]), {"path": paths[name]}) for name in sounds], [])
+        found = files_below(Path(source), suffixes, notify=notes.append)
+        sizes = dict.fromkeys((path.as_posix() for path in found), 0)
+    tars = {name: None for name in sizes if name.lower().endswith(".tar")}
+    paths = {name: posixpath.join(source, name) for name in sizes}
+    files = {name: size for name, size in sizes.items() if name not in tars}
+    sounds = [Item(name, _estimate(name, size), {"path": paths[name]}) for name, size in files.items()]
+    inside = _tars([(paths[name], name) for name in tars])
+    if sounds and tars:
+        notes.append(f"{source}: {len(sounds)} sound files and {len(tars)} tars, both of which are read")
+    return Listing(sounds + inside.clips, inside.failed, notes + inside.notes)
 
 
-def _remote_files(source: str, suffixes: Container[str]) -> dict[str, int]:
-    """Return bytes by path below a remote folder, in order."""
+def _remote_files(source: str, suffixes: Container[str], notes: list[str]) -> dict[str, int]:
+    """Bytes by path below a remote folder, in order; a line goes to `notes` where other files are there too."""
     system, inner = file_system(source)
     inner = inner.rstrip("/")
-    found = {
-        path[len(inner) :].lstrip("/"): int(status.get("size") or 0)
-        for path, status in sorted(system.find(inner, detail=True).items())
-        if posixpath.splitext(path)[1].lower() in suffixes
-    }
+    found = {}
+    others: Counter[str] = Counter()
+    for path, status in sorted(system.find(inner, detail=True).items()):
+        suffix = posixpath.splitext(path)[1].lower()
+        if suffix in suffixes:
+            found[path[len(inner) :].lstrip("/")] = int(status.get("size") or 0)
+        else:
+            others[suffix] += 1
+    left_out = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in others.most_common())
     if not found:
-        raise ValueError(f"{source}: no sound files and no tars in it")
+        raise ValueError(f"{source}: no sound files and no tars in it{f'; it holds {left_out}' if left_out else ''}")
+    if left_out:
+        notes.append(f"{source}: not read: {left_out}")
     return found
 
 
@@ -127,10 +190,9 @@ def _estimate(name: str, size: int) -> float:
     return size / _BYTES_PER_SECOND.get(posixpath.splitext(name)[1].lower(), _OTHER_BYTES_PER_SECOND)
 
 
-def _probed(clips: list[Item]) -> list[Item]:
-    """Give local files of unknown length the length that their header declares."""
-    with ThreadPoolExecutor(_PROBES) as pool:
-        return list(pool.map(_probe, clips, chunksize=64))
+def _looked_at(clip: Item) -> Item:
+    """Return the clip with its stamp, and with the length in its header where none was given."""
+    return replace(_probe(clip), stamp=stamp_of(clip))
 
 
 def _probe(clip: Item) -> Item:
@@ -143,69 +205,126 @@ def _probe(clip: Item) -> Item:
         seconds = soundfile.info(path).duration
     except Exception:  # decoding will tell what is wrong with it
         return clip
-    return Item(clip.key, seconds, clip.audio, clip.metadata)
+    return replace(clip, seconds=seconds)
 
 
-def _manifest(source: str, root: str) -> Iterator[Item]:
+def _manifest(source: str, root: str, allow_outside: bool) -> Iterator[Item]:
+    folder = posixpath.dirname(source)
+    places = Places(_absolute(root), folder, allow_outside=allow_outside)
     count = 0
     for count, row in read_rows(source):
+        place = f"{source}:{count}"
         if is_cut(row):
-            if "id" not in row:
-                raise ValueError(f"{source}:{count}: a cut needs an `id`")
-            yield _cut_clip(row, _absolute(root), posixpath.dirname(source))
+            if row.get("id") is None:
+                raise ValueError(f"{place}: a cut needs an `id`")
+            yield _cut_clip(row, places.root, folder, allow_outside)
             continue
-        clip = clip_of(row, _absolute(root), place=f"{source}:{count}")
+        clip = clip_of(row, places, place=place)
         seconds = _UNKNOWN_SECONDS if math.isnan(clip.duration) else clip.duration
-        yield Item(clip.id, seconds, {"path": _absolute(clip.audio)}, clip.metadata)
+        yield Item(clip.id, seconds, {"path": clip.audio}, clip.metadata)
     if not count:
         raise ValueError(f"{source}: empty, no clips in it")
 
 
-def _cut_clip(row: dict[str, Any], root: str, folder: str) -> Item:
+def _cut_clip(row: dict[str, Any], root: str, folder: str, allow_outside: bool) -> Item:
     lhotse()
     texts = {name: value for name, value in said_in(row)._asdict().items() if value is not None}
-    seconds = float(row.get("duration") or _UNKNOWN_SECONDS)
-    return Item(str(row["id"]), seconds, {"cut": row, "root": root, "folder": folder}, texts)
+    duration = row.get("duration")
+    # JSON has whole numbers that no float holds
+    seconds = float(duration) if isinstance(duration, int | float) and 0 < duration < MOST_SECONDS else _UNKNOWN_SECONDS
+    audio = {"cut": row, "root": root, "folder": folder, **({"outside": True} if allow_outside else {})}
+    return Item(str(row["id"]), seconds, audio, texts)
 
 
 def _tars(tars: Sequence[tuple[str, str]]) -> Listing:
     clips: list[Item] = []
     failed: list[Failure] = []
+    others: Counter[str] = Counter()
+    empty = 0
     for path, name in tars:
+        before = len(clips)
         try:
             with open_file(path) as raw:
-                for clip in _tar_clips(raw, path, name):
+                for clip in _tar_clips(raw, path, name, others):
                     clips.append(clip)
         except (tarfile.TarError, EOFError, OSError, ValueError) as error:
             if len(tars) == 1 and not isinstance(error, tarfile.TarError | EOFError):
                 raise
             # the samples before the break are good
             failed.append(Failure(name, path, f"{path}: damaged tar ({one_line(error)}); get a whole copy"))
-    return Listing(clips, failed)
+        else:
+            empty += len(clips) == before
+    left_out = [f"{count} {what}" for what, count in others.most_common()]
+    notes = [f"in tars, not read: {', '.join(left_out)}"] if left_out else []
+    if empty:
+        notes.append(f"{empty} of {len(tars)} tars hold no sound")
+    return Listing(clips, failed, notes)
 
 
-def _tar_clips(raw: Any, path: str, name: str) -> Iterator[Item]:
-    """Yield the samples of a tar: members with one name up to the first dot, namely a sound and its .json and .txt."""
-    sounds: dict[str, tuple[str, int, int]] = {}
+class _Member(NamedTuple):
+    """A sound in a tar. sample, stem: its name up to the first and to the last dot of its base."""
+
+    name: str
+    sample: str
+    stem: str
+    first: int
+    size: int
+    stamp: str
+
+
+def _tar_clips(raw: Any, path: str, name: str, others: Counter[str]) -> Iterator[Item]:
+    """The samples of a tar: members with one name up to the first dot; one of them sound, .json and .txt about it.
+
+    Several sounds that share a name so far are a sample each, under their whole names; what is said of one of them has
+    its name up to the last dot, what is said of all the name that they share. others: counts what is not read.
+    """
+    sounds: list[_Member] = []
     metadata: dict[str, dict[str, Any]] = {}
     try:
         with tarfile.open(fileobj=raw, mode="r:") as tar:
             for member in tar:
                 folder, base = posixpath.split(member.name)
-                key, _, extension = base.partition(".")
-                key = posixpath.join(folder, key)
-                suffix = posixpath.splitext(base)[1].lower()
-                if suffix in AUDIO_SUFFIXES and member.isfile():
-                    sounds[key] = (member.name, member.offset_data, member.size)
-                elif extension in ("json", "txt") and (file := tar.extractfile(member)) is not None:
-                    metadata.setdefault(key, {}).update(_about(file.read(MAX_LINE), extension))
+                stem, suffix = posixpath.splitext(base)
+                # a hidden file's first dot begins its name
+                sample = posixpath.join(folder, base[:1] + base[1:].partition(".")[0])
+                stem = posixpath.join(folder, stem)
+                if not member.isfile():
+                    others["links and devices"] += not member.isdir()
+                elif suffix.lower() in AUDIO_SUFFIXES:
+                    stamp = _member_stamp(tar, member, path)
+                    sounds.append(_Member(member.name, sample, stem, member.offset_data, member.size, stamp))
+                elif suffix in (".json", ".txt") and (file := tar.extractfile(member)) is not None:
+                    metadata.setdefault(stem, {}).update(_about(file.read(MAX_LINE), suffix[1:]))
+                else:
+                    others[suffix or "without a suffix"] += 1
     finally:
-        for key, (member_name, first, size) in sounds.items():
-            about = metadata.get(key, {})
-            declared = about.get("duration")
-            seconds = float(declared) if isinstance(declared, int | float) else _estimate(member_name, size)
-            audio = {"path": path, "span": [first, size], "member": member_name}
-            yield Item(f"{name}/{key}", seconds, audio, about)
+        yield from _named(sounds, metadata, path, name)
+
+
+def _named(sounds: list[_Member], metadata: dict[str, dict[str, Any]], path: str, tar_name: str) -> Iterator[Item]:
+    in_sample = Counter(sound.sample for sound in sounds)
+    uses: Counter[str] = Counter()
+    for sound in sounds:
+        alone = in_sample[sound.sample] == 1
+        key = sound.sample if alone else sound.name
+        uses[key] += 1
+        if uses[key] > 1:
+            # a tar may hold several members of one name, as after `tar --append`
+            key = f"{key}#{uses[key]}"
+        about = metadata.get(sound.sample, {}) | metadata.get(sound.stem, {})
+        duration = about.get("duration")
+        seconds = _estimate(sound.name, sound.size)
+        if isinstance(duration, int | float) and 0 <= duration < float("inf"):
+            seconds = float(duration)
+        audio = {"path": path, "span": [sound.first, sound.size], "member": sound.name}
+        yield Item(f"{tar_name}/{key}", seconds, audio, about, sound.stamp)
+
+
+def _member_stamp(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> str:
+    """By its header and, where that costs nothing, its first bytes: tars are often written without times."""
+    file = None if is_remote(path) or member.issparse() else tar.extractfile(member)
+    start = b"" if file is None else file.read(_STAMPED_BYTES)
+    return digest_of([member.name, member.size, member.mtime, zlib.crc32(start)])
 
 
 def _about(data: bytes, extension: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,6 +82,8 @@ class Entry:
         keys: of its clips, in order.
         frames: of all clips.
         seconds: of sound.
+        stamps: of the sounds that the clips were made of, in the keys' order, as `Item.stamp`; none where an earlier
+            version wrote the entry.
     """
 
     number: int
@@ -89,6 +91,7 @@ class Entry:
     keys: list[str]
     frames: int
     seconds: float
+    stamps: list[str] = field(default_factory=list)
 
 
 def read_settings(out: StrPath) -> Settings:
@@ -175,6 +178,7 @@ class Ledger:
         entries = read_entries(out)
         failures = read_failures(out)
         self.done = {key for entry in entries for key in entry.keys}
+        self.stamps = {key: stamp for entry in entries for key, stamp in zip(entry.keys, entry.stamps, strict=False)}
         self.failed = {failure.key for failure in failures} - self.done
         self.next_number = max((entry.number for entry in entries), default=-1) + 1
         known = {name for entry in entries for name in entry.files}
@@ -197,9 +201,17 @@ class Ledger:
 
 def _append(path: Path, rows: list[dict[str, Any]]) -> None:
     with writing(path), path.open("ab") as file:
-        file.write(b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
+        file.write(b"".join(_line(row) for row in rows))
         file.flush()
         _to_disk(file.fileno())
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    try:
+        text = json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # names that are not UTF-8 come back as they were only if they are escaped
+        text = json.dumps(row).encode()
+    return text + b"\n"
 
 
 def _mend(path: Path) -> None:

@@ -6,10 +6,10 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset
 
 from mimotok.corpus.dataset import TokenDataset
-from mimotok.corpus.sequences import SequenceBatch, collate
+from mimotok.corpus.sequences import Lane, SequenceBatch, collate
 
 
 class _Lanes(IterableDataset[Any]):
@@ -22,10 +22,9 @@ class _Lanes(IterableDataset[Any]):
         self.first = first
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, Any], SequenceBatch]]:
-        worker = get_worker_info()
-        lanes = worker.num_workers if worker else 1
+        number, lanes = Lane.current()
         # the DataLoader asks its workers in turn, from worker 0 on, wherever the last run stopped
-        lane = (self.first + (worker.id if worker else 0)) % lanes
+        lane = (self.first + number) % lanes
         dataset = copy.copy(self.dataset)
         dataset.lane = lane
         if lane in self.states:

@@ -57,7 +57,7 @@ class Decoded(NamedTuple):
 
 
 def one_line(error: BaseException) -> str:
-    """An error as one line of bounded length."""
+    """Return an error as one line of bounded length."""
     return " ".join(str(error).split())[:500] or type(error).__name__
 
 

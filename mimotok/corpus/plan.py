@@ -41,4 +41,6 @@ def split_shards(lengths: Sequence[float], size: float) -> list[range]:
             shards.append(range(start, i + 1))
             start = i + 1
             total = 0.0
-    return shards + ([range(start, len(lengths))] if start < len(lengths) else [])
+    if start < len(lengths):
+        shards.append(range(start, len(lengths)))
+    return shards

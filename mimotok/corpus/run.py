@@ -69,6 +69,8 @@ def tokenize_corpus(
     shard_hours: float = 4.0,
     ray: str | None = None,
     progress: Callable[[Progress], None] | None = None,
+    allow_outside: bool = False,
+    notify: Callable[[str], None] = lambda _: None,
 ) -> Summary:
     """Encode every clip of a corpus into a folder of shards, except those that the folder has already.
 
@@ -89,6 +91,8 @@ def tokenize_corpus(
         ray: address of a Ray cluster to work on, "local" for one of this machine; `out` then lies on a file system that
             the whole cluster shares.
         progress: called with a `Progress` as clips are finished.
+        allow_outside: a manifest's paths may leave its root and its folder.
+        notify: called with a line on what of the source is not read.
 
     Returns:
         What the folder holds now.
@@ -107,7 +111,7 @@ def tokenize_corpus(
     checked_format(format)
     settings = settings_of(tokenizer, n_q, format)
     with open_ledger(out, settings) as ledger:
-        parts = _plan(source, root, ledger, shard_hours)
+        parts = _plan(source, root, ledger, shard_hours, allow_outside=allow_outside, notify=notify)
         reporter = _Reporter(parts, progress)
         run = _runner(tokenizer, options, ray, reporter)
         for finished in run(parts, settings, Path(out)):
@@ -119,9 +123,10 @@ def tokenize_corpus(
 def settings_of(tokenizer: Tokenizer, n_q: int | None, format: str) -> Settings:
     """Return the settings of the tokens that this model makes."""
     n_q = tokenizer.config.checked_n_q(n_q)
+    identity = tokenizer.identity
     return Settings(
-        model=tokenizer.name,
-        sha256=tokenizer.weights_sha256,
+        model=identity.name,
+        sha256=identity.sha256,
         dtype=str(tokenizer.dtype).removeprefix("torch."),
         sample_rate=tokenizer.sample_rate,
         frame_rate=tokenizer.frame_rate,
@@ -131,9 +136,25 @@ def settings_of(tokenizer: Tokenizer, n_q: int | None, format: str) -> Settings:
     )
 
 
-def _plan(source: str, root: str, ledger: Ledger, shard_hours: float) -> list[Part]:
+def _plan(
+    source: str,
+    root: str,
+    ledger: Ledger,
+    shard_hours: float,
+    *,
+    allow_outside: bool,
+    notify: Callable[[str], None],
+) -> list[Part]:
     """List the clips that are left, in parts of one shard each."""
-    listing = read_input(source, root=root, known=ledger.done | ledger.failed)
+    known = ledger.done | ledger.failed
+    listing = read_input(source, root=root, known=known, stamps=ledger.stamps, allow_outside=allow_outside)
+    for note in listing.notes:
+        notify(note)
+    if listing.changed:
+        raise ValueError(
+            f"{ledger.out}: has tokens of {len(listing.changed)} clips whose sound is another one now, e.g. "
+            f"{listing.changed[0]!r}; name a new folder, or the source that it was made of"
+        )
     ledger.add(None, listing.failed)
     shards = split_shards([clip.seconds for clip in listing.clips], 3600 * shard_hours)
     first = ledger.next_number

@@ -9,10 +9,26 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from mimotok.corpus.formats import Record
 
 MODES = ("whole", "cut", "pack")
+
+
+class Lane(NamedTuple):
+    """The number of this DataLoader worker, and how many there are; (0, 1) in the main process."""
+
+    number: int
+    lanes: int
+
+    @classmethod
+    def current(cls) -> Lane:
+        """Return the lane of this process."""
+        worker = get_worker_info()
+        if worker is None:
+            return cls(0, 1)
+        return cls(worker.id, worker.num_workers)
 
 
 class Position(NamedTuple):

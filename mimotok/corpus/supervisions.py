@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 
 TOLERANCE = 0.05  # seconds that a supervision may reach beyond its cut
 
+MOST_SECONDS = 1e9  # of a place in a recording
+
 
 class Said(NamedTuple):
-    """The text of all that is heard in a cut, who speaks and in which language; None where that is not known."""
+    """The text of a whole cut, its speaker and its language; None where that is not known."""
 
     text: str | None = None
     speaker: str | None = None
@@ -33,7 +35,7 @@ def said_in(row: dict[str, Any]) -> Said:
 
 
 def _supervisions(row: dict[str, Any], offset: float) -> Iterator[tuple[float, dict[str, Any]]]:
-    """The supervisions of a cut, or of a mix of cuts, with the seconds at which they begin in it."""
+    """List the supervisions of a cut, or of a mix of cuts, with the seconds at which they begin in it."""
     for supervision in _dicts(row.get("supervisions")):
         yield offset + _number(supervision.get("start"), 0.0), supervision
     for track in _dicts(row.get("tracks")):
@@ -52,9 +54,11 @@ def _dicts(value: Any) -> list[dict[str, Any]]:
 
 
 def _number(value: Any, default: float) -> float:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else default
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    # JSON has whole numbers that no float holds, and Python's reader takes NaN
+    return float(value) if is_number and abs(value) < MOST_SECONDS else default
 
 
 def _text(value: Any) -> str | None:
-    """A text that says something; None for all else."""
+    """Return a text without blank ends; None where nothing is left or the value is no text."""
     return value.strip() or None if isinstance(value, str) else None

@@ -70,10 +70,14 @@ def verify_corpus(out: StrPath, tokenizer: Tokenizer | None = None, *, sample: i
     verdict = Verdict()
     entries = read_entries(out)
     known = {name for entry in entries for name in entry.files}
-    strays = sorted(path.name for path in folder.iterdir() if path.name not in known) if folder.is_dir() else []
+    strays: list[str] = []
+    if folder.is_dir():
+        strays = sorted(path.name for path in folder.iterdir() if path.name not in known)
     # a run that was killed, or that is still at work: the next run removes them
     verdict.problems += [f"{folder / name}: not in the ledger; run tokenize again" for name in strays]
-    wanted = _drawn(sum(len(entry.keys) for entry in entries), sample, seed) if tokenizer is not None else set()
+    wanted: set[int] = set()
+    if tokenizer is not None:
+        wanted = _drawn(sum(len(entry.keys) for entry in entries), sample, seed)
     for entry in entries:
         records = _check_shard(folder, entry, settings, verdict)
         for i, record in enumerate(records):
@@ -89,10 +93,11 @@ def _check_model(out: StrPath, settings: Settings, tokenizer: Tokenizer | None) 
     if tokenizer is None:
         return
     # first the weights: another model may not even have as many codebooks
-    same = tokenizer.weights_sha256 == settings.sha256
-    problem = settings.differences(settings_of(tokenizer, settings.n_q, settings.format)) if same else ""
-    if not same or problem:
-        problem = problem or f"sha256 {settings.sha256}, not {tokenizer.weights_sha256}"
+    if tokenizer.weights_sha256 == settings.sha256:
+        problem = settings.differences(settings_of(tokenizer, settings.n_q, settings.format))
+    else:
+        problem = f"sha256 {settings.sha256}, not {tokenizer.weights_sha256}"
+    if problem:
         raise ValueError(f"{out}: holds tokens of {problem}; give the model that made them (--model)")
 
 
@@ -161,7 +166,9 @@ def _check_codes(tokenizer: Tokenizer, record: Record, verdict: Verdict) -> None
         return
     verdict.encoded += 1
     exact = tokenizer.dtype == torch.float32
-    same = np.array_equal(again.codes, record.codes) if exact else again.codes.shape == record.codes.shape
+    same = again.codes.shape == record.codes.shape
+    if exact:
+        same = np.array_equal(again.codes, record.codes)
     if not same:
         verdict.problems.append(f"{record.key}: {clip.place} gives other codes now")
 

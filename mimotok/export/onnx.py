@@ -108,7 +108,7 @@ def dft_kernels(n_fft: int, window_size: int) -> Tensor:
 
 
 def export_onnx(tokenizer: Tokenizer, folder: StrPath, *, n_q: int | None = None, int8: bool = False) -> None:
-    """Writes encoder.onnx, decoder.onnx, mimotok.json and run_onnx.py into the new `folder`, all of them or none.
+    """Write encoder.onnx, decoder.onnx, mimotok.json and run_onnx.py into the new `folder`, all of them or none.
 
     n_q: codebooks of both graphs, the model's default where None. int8: the decoder's matrices in 8 bits, and what they
     are multiplied with rounded as it comes; never the encoder's, whose codes would change. Batch and length are free,
@@ -142,6 +142,7 @@ def export_onnx(tokenizer: Tokenizer, folder: StrPath, *, n_q: int | None = None
 def export_facts(tokenizer: Tokenizer, n_q: int, *, int8: bool = False) -> dict[str, Any]:
     """Return what mimotok.json says of an export of these codebooks, as JSON gives it back."""
     config = tokenizer.config
+    identity = tokenizer.identity
     chunking = tokenizer.chunking
     most = chunking.chunk_frames
     decoder_windows = config.decoder_windows() + config.vocoder_windows()
@@ -149,8 +150,8 @@ def export_facts(tokenizer: Tokenizer, n_q: int, *, int8: bool = False) -> dict[
     most_encoder_frames = None if config.encoder_is_bounded else most
     most_decoder_frames = None if decoder_has_windows else most
     return {
-        "model": tokenizer.name,
-        "weights_sha256": tokenizer.weights_sha256,
+        "model": identity.name,
+        "weights_sha256": identity.sha256,
         "sample_rate": config.sample_rate,
         "n_fft": config.n_fft,
         "hop_length": config.hop_length,
@@ -188,17 +189,17 @@ def _quantize(path: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, _quiet():
-        made = Path(folder) / path.name
+        rewritten = Path(folder) / path.name
         # Without reduce_range, CPUs that lack VNNI add pairs of products in 16 bits, which saturate.
         quantize_dynamic(
             path,
-            made,
+            rewritten,
             op_types_to_quantize=["MatMul", "Gemm"],
             per_channel=True,
             reduce_range=True,
             weight_type=QuantType.QInt8,
         )
-        made.replace(path)
+        rewritten.replace(path)
 
 
 def _require_exporter() -> None:
@@ -211,7 +212,7 @@ def _require_exporter() -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter's own notes are of no use to whoever exports."""
+    """Silence the exporter's own notes, which do not concern the user."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", None)]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

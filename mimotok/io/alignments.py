@@ -43,7 +43,7 @@ def read_alignments(path: str | Path) -> dict[str, tuple[Phone, ...]]:
     Raises ValueError where the file cannot be read, or names the line that does not fit.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: no alignments can be read from it ({error})") from error
     found: dict[str, tuple[Phone, ...]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -112,7 +113,8 @@ def _open_for_reading(path: Path) -> Iterator[_ForwardFile]:
             if (tag := mp3_tag(raw)) and tag.cut_short:
                 raise _truncated(path, f"{tag.present} of {tag.declared} bytes")
         marked = with_end_mark(path)
-        file = _ForwardFile(path if marked is None else marked)
+        # bytes: the name may be no UTF-8, of which soundfile would make some
+        file = _ForwardFile(os.fsencode(path) if marked is None else marked)
     except soundfile.LibsndfileError as error:
         raise ValueError(f"{path}: not audio ({_reason(error)}); give wav, flac, mp3 or ogg") from error
     except TypeError as error:  # soundfile asks for rate and channels by the suffix alone

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-import os
 import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from mimotok.io.alignments import Phone
+from mimotok.io.encoding import encoding_problem
 from mimotok.io.manifest import read_rows
-from mimotok.io.remote import is_remote, without_scheme
+from mimotok.io.places import Places
+from mimotok.io.remote import without_scheme
 
 # values of `text_source` that are not a recogniser
 HUMAN_SOURCES = (None, "human", "exact")
+# fields that hold texts
+TEXTS = ("id", "text", "text_source", "language", "speaker", "source", "split")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Clip:
         pcm: where the decoded samples are; it goes before `cut` and `audio`.
         cut: the Lhotse cut that gives the sound; it goes before `audio`.
         metadata: the manifest's line without `audio` and `id`.
+        problem: why this clip alone cannot be used, None where nothing is known against it.
     """
 
     id: str
@@ -61,6 +64,7 @@ class Clip:
     pcm: Pcm | None = None
     cut: Any = field(default=None, hash=False)
     metadata: dict[str, Any] = field(default_factory=dict, hash=False, compare=False, repr=False)
+    problem: str | None = None
 
     @property
     def machine_text(self) -> bool:
@@ -71,62 +75,80 @@ class Clip:
         return self.text_source not in HUMAN_SOURCES
 
 
-def read_clips(path: str, root: str = ".", *, need_duration: bool = False) -> Iterator[Clip]:
+def read_clips(
+    path: str, root: str = ".", *, need_duration: bool = False, allow_outside: bool = False
+) -> Iterator[Clip]:
     """Read a JSONL manifest, plain or as .gz.
 
     Args:
         path: file or address of the manifest.
-        root: folder or address of relative audio paths.
+        root: folder or address of relative audio paths. All audio lies below it or below the manifest's folder.
         need_duration: whether each line must have `duration`.
+        allow_outside: audio may lie anywhere on this machine.
 
     Yields:
         The clips in order. A line has `audio`, and optionally `id`, `duration` in seconds, `text`, `text_source`,
-        `language`, `speaker`, `source` and `split`.
+        `language`, `speaker`, `source` and `split`. Whole numbers are texts too: pandas writes a column of digits so.
 
     Raises:
-        ValueError: the file cannot be read, or a line is not understood; the message names the line.
+        ValueError: the file cannot be read, a line is not understood, or a path leaves the root; the message names the
+            line.
     """
+    places = Places(root, posixpath.dirname(path) or ".", allow_outside=allow_outside)
     for number, row in read_rows(path):
-        clip = clip_of(row, root, place=f"{path}:{number}")
+        clip = clip_of(row, places, place=f"{path}:{number}")
         if need_duration and math.isnan(clip.duration):
             raise ValueError(f"{path}:{number}: a clip needs `audio` and `duration`, this has {sorted(row)}")
         yield clip
 
 
-def clip_of(row: dict[str, Any], root: str = ".", *, place: str) -> Clip:
+def clip_of(row: dict[str, Any], places: Places, *, place: str) -> Clip:
     """Make a clip of a manifest's line. Raises ValueError, naming `place`, where it is not understood."""
-    if not isinstance(row.get("audio"), str):
-        raise ValueError(f"{place}: a clip needs `audio`, a path; this has {sorted(row)}")
-    audio = without_scheme(row["audio"])
-    name = row.get("id")
+    try:
+        return _checked(row, places)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
+
+
+def _checked(row: dict[str, Any], places: Places) -> Clip:
+    audio = row.get("audio")
+    if not isinstance(audio, str) or not audio:
+        said = f"audio={audio!r}" if "audio" in row else f"this has {sorted(row)}"
+        raise ValueError(f"a clip needs `audio`, a path; {said}")
+    texts = {name: text for name in TEXTS if (text := _text(name, row.get(name))) is not None}
+    # metadata too has them as texts
+    row = row | {name: text for name, text in texts.items() if not isinstance(row[name], str)}
+    # what a single clip suffers from is no reason to stop for the others
+    problem = "a path with a NUL character" if "\0" in audio else encoding_problem(row)
     return Clip(
-        id=audio if name in (None, "") else str(name),
-        audio=_joined(root, audio),
-        text=_text(row.get("text")),
-        language=row.get("language"),
-        speaker=row.get("speaker"),
-        source=row.get("source") or "",
-        duration=_seconds(row.get("duration"), place),
-        split=row.get("split") or "",
-        text_source=row.get("text_source"),
+        id=texts.get("id") or without_scheme(audio),
+        audio=audio if "\0" in audio else places.file(audio),
+        text=texts.get("text", "").strip() or None,
+        language=texts.get("language"),
+        speaker=texts.get("speaker"),
+        source=texts.get("source", ""),
+        duration=_seconds(row.get("duration")),
+        split=texts.get("split", ""),
+        text_source=texts.get("text_source"),
         metadata={name: value for name, value in row.items() if name not in ("audio", "id")},
+        problem=problem,
     )
 
 
-def _text(value: Any) -> str | None:
-    """Return a text without outer spaces, or None where there is none."""
-    return (value.strip() or None) if isinstance(value, str) else None
+def _text(name: str, value: Any) -> str | None:
+    """Return a text, or None where there is none."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise ValueError(f"{name}={str(value)[:40]!r} is a {type(value).__name__}, expected a text")
+    return value
 
 
-def _joined(root: str, path: str) -> str:
-    if is_remote(path) or os.path.isabs(path):
-        return path
-    return posixpath.join(root, path) if is_remote(root) else str(Path(root, path))
-
-
-def _seconds(value: Any, place: str) -> float:
+def _seconds(value: Any) -> float:
     if value is None:
         return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise ValueError(f"{place}: duration={value!r}, expected seconds")
+        raise ValueError(f"duration={str(value)[:40]!r}, expected seconds")
     return float(value)

@@ -30,6 +30,24 @@ def open_regular(path: StrPath) -> BinaryIO:
         raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
+def file_stamp(path: StrPath) -> list[int] | None:
+    """Return a file's size and its time of modification, which tell whether it changed; None where there is no file."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
+def folder_stamp(path: StrPath) -> dict[str, list[int] | None]:
+    """Return the stamp of a file, or of every file below a folder, by name; nothing where there is neither."""
+    top = Path(path)
+    if top.is_file():
+        return {top.name: file_stamp(top)}
+    files = sorted(file for file in top.rglob("*") if file.is_file()) if top.is_dir() else []
+    return {file.relative_to(top).as_posix(): file_stamp(file) for file in files}
+
+
 def require_writable(path: StrPath, *, overwrite: bool = True, create_folders: bool = False) -> None:
     """Check that a file could be written, before the work that leads to it.
 

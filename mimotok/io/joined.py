@@ -49,7 +49,7 @@ def find_more_sound(path: Path, container: str) -> str | None:
 
 
 def _declared_end(data: mmap.mmap, container: str) -> int | None:
-    """Where the file ends by its own account; None where it gives none."""
+    """Return the end that the file declares; None where it declares none."""
     if container in ("WAV", "WAVEX", "AIFF", "SVX"):
         size = int.from_bytes(data[4:8], "little" if data[:4] == b"RIFF" else "big")
         return None if is_placeholder(size) or size == 0 else 8 + size + size % 2
@@ -78,7 +78,7 @@ def _end_of_caf(data: mmap.mmap) -> int | None:
 
 
 def _sound_behind(data: mmap.mmap, end: int) -> str | None:
-    """What sound begins at `end`, or a byte earlier or later, as an odd chunk is padded or not. Tags are no sound."""
+    """Return the format of sound that begins near `end`, as odd chunks may be padded; tags are no sound."""
     end = max(0, _behind_tags(data, end))
     for place in range(max(0, end - 1), end + 2):
         start = data[place : place + SIGNATURE_BYTES]
@@ -89,7 +89,7 @@ def _sound_behind(data: mmap.mmap, end: int) -> str | None:
 
 
 def _behind_tags(data: mmap.mmap, place: int) -> int:
-    """The first byte from `place` on that belongs to no ID3 tag."""
+    """Return the first byte from `place` on that belongs to no ID3 tag."""
     while data[place : place + 3] in (b"ID3", b"TAG"):
         place += _id3_bytes(data[place : place + 10]) if data[place : place + 3] == b"ID3" else _ID3V1
     return place
@@ -101,7 +101,7 @@ def _id3_bytes(head: bytes) -> int:
 
 
 def _another_start(data: mmap.mmap, container: str) -> str | None:
-    """A second header, by the bytes that the first begins with: libsndfile takes it for sound, or stops before it."""
+    """Find a second header like the first: libsndfile reads it as sound, or stops before it."""
     own = data[: _OWN_START.get(container, _COMMON_START)]
     place = data.find(own, len(own))
     while place >= 0:
@@ -112,7 +112,7 @@ def _another_start(data: mmap.mmap, container: str) -> str | None:
 
 
 def _more_behind_au(data: mmap.mmap) -> str | None:
-    """There are no chunks in this format, so that all behind the sound is more sound, or nothing."""
+    """Find sound after the declared end: this format has no chunks, so that all bytes after it are more sound."""
     order: Literal["little", "big"] = "little" if data[:4] == b"dns." else "big"
     end = int.from_bytes(data[4:8], order) + int.from_bytes(data[8:12], order)
     rest = data[end:]
@@ -131,7 +131,7 @@ def _more_in_ogg(data: mmap.mmap) -> str | None:
 
 
 def _more_in_mp3(data: mmap.mmap, place: int, declared: int) -> str | None:
-    """The tag in the first frame counts those that follow; a decoder stops behind them."""
+    """Find frames after those that the tag in the first frame counts; a decoder stops after the counted ones."""
     count = -1
     while declared and place < len(data):
         size = _mp3_frame_bytes(data[place : place + 4])
@@ -152,7 +152,7 @@ def _more_in_mp3(data: mmap.mmap, place: int, declared: int) -> str | None:
 
 
 def _next_mp3_frame(data: mmap.mmap, place: int) -> int:
-    """The place of the next frame that another one follows; the end where there is none."""
+    """Return the place of the next frame that another one follows; the end where no frame does."""
     found = data.find(b"\xff", place)
     while found >= 0:
         if _is_mp3(data, found):
@@ -162,13 +162,13 @@ def _next_mp3_frame(data: mmap.mmap, place: int) -> int:
 
 
 def _is_mp3(data: mmap.mmap, place: int) -> bool:
-    """Whether a frame begins there that another one follows."""
+    """Return whether a frame that another one follows begins at this place."""
     size = _mp3_frame_bytes(data[place : place + 4])
     return bool(size and _mp3_frame_bytes(data[place + size : place + size + 4]))
 
 
 def _mp3_frame_bytes(header: bytes) -> int:
-    """The size of the frame that begins so, 0 where none does."""
+    """Return the size of the frame with this header, 0 where it is none."""
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
         return 0
     version = header[1] >> 3 & 3

@@ -18,5 +18,6 @@ def level_problem(low: float, high: float) -> str | None:
     bits = next((bits for bits in (8, 16, 24, 32) if peak <= 2 ** (bits - 1)), None)
     cause = "" if bits is None else f" (integers stored as floats? divide {bits}-bit ones by {2 ** (bits - 1)})"
     return (
-        f"absurdly large samples, peak {peak:g}: sound lies in [-1, 1], and no more than {MAX_PEAK:g} is taken{cause}"
+        f"absurdly large samples, peak {peak:g}: sound lies in [-1, 1], and no more than {MAX_PEAK:g} is accepted"
+        f"{cause}"
     )

@@ -23,6 +23,8 @@ MAX_HEADER = 1000  # characters of an array's header; longer ones are slow to pa
 # What damaged or forged archives make zipfile and numpy raise.
 _DAMAGE = (
     zipfile.BadZipFile,
+    # a place before the file's beginning
+    OSError,
     EOFError,
     NotImplementedError,
     RuntimeError,

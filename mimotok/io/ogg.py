@@ -106,7 +106,7 @@ def with_end_mark(path: Path) -> mmap.mmap | None:
 
 
 def _checksum(page: bytes | bytearray) -> int:
-    """The CRC of a page (RFC 3533): polynomial 0x04c11db7, not reflected, from 0."""
+    """Compute the CRC of a page (RFC 3533): polynomial 0x04c11db7, not reflected, from 0."""
     value = 0
     for byte in page:
         value ^= byte << 24

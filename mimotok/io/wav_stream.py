@@ -18,7 +18,7 @@ _FLOAT = 3
 _ALAW = 6
 _MULAW = 7
 _EXTENSIBLE = 0xFFFE
-_FORMAT_BYTES = 40  # of the longest "fmt " chunk that tells us anything
+_FORMAT_BYTES = 40  # of the longest "fmt " chunk that is read
 # the rest of the GUID whose first two bytes are the format's number
 _GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")
 
@@ -104,7 +104,7 @@ class SoundStream:
     def finish(self) -> None:
         """Read what follows the sound, to the end. Raises ValueError where sound was cut short, or more of it follows.
 
-        The sound was given all the same: a stream cannot be taken back.
+        The sound was yielded all the same: a stream cannot be undone.
         """
         if self._problem is not None:
             raise ValueError(f"standard input: {self._problem}")
@@ -121,7 +121,7 @@ class SoundStream:
             if not self._skip(size + size % 2 - 4):
                 break
         while self._source.read(BLOCK_BYTES):
-            pass  # whoever writes it must not be told that nobody listens
+            pass  # the writer must not get an error because nobody reads
 
     def _read_header(self, big_endian: bool, promised: int) -> WavFormat:
         """Read the chunks before the sound. promised: bytes in all, by the header."""
@@ -136,10 +136,10 @@ class SoundStream:
             place += 8 + size + size % 2
             if name == b"data":
                 break
-            taken = self._source.read(min(size, _FORMAT_BYTES)) if name == b"fmt " else b""
+            head = self._source.read(min(size, _FORMAT_BYTES)) if name == b"fmt " else b""
             if name == b"fmt ":
-                form = _checked_format(taken, big_endian)
-            if not self._skip(size + size % 2 - len(taken)):
+                form = _checked_format(head, big_endian)
+            if not self._skip(size + size % 2 - len(head)):
                 raise ValueError("standard input: a wav without data")
         if form is None:
             raise ValueError("standard input: a wav that does not tell its format")
@@ -207,7 +207,7 @@ def _read_24_bits(data: bytes, big_endian: bool) -> np.ndarray:
 
 
 def _alaw_table() -> np.ndarray:
-    """The 13-bit values of A-law's 256 codes (ITU-T G.711), full scale at 1."""
+    """Compute the 13-bit values of A-law's 256 codes (ITU-T G.711), full scale at 1."""
     code = np.arange(256) ^ 0x55
     exponent = (code >> 4) & 7
     mantissa = code & 15
@@ -216,7 +216,7 @@ def _alaw_table() -> np.ndarray:
 
 
 def _mulaw_table() -> np.ndarray:
-    """The 14-bit values of mu-law's 256 codes (ITU-T G.711), full scale at 1."""
+    """Compute the 14-bit values of mu-law's 256 codes (ITU-T G.711), full scale at 1."""
     code = ~np.arange(256) & 0xFF
     value = ((((code & 15) << 3) + 132) << ((code >> 4) & 7)) - 132
     return (np.where(code & 0x80, -value, value) / 32768).astype(np.float32)

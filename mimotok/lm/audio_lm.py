@@ -72,7 +72,7 @@ class AudioLM(nn.Module):
         self.patch_decoder = PatchDecoder(config, dim, embedding)
 
     def forward(self, sequences: Sequences) -> AudioLosses:
-        """The losses of predicting each position from those before it."""
+        """Compute the losses of predicting each position from those before it."""
         text, patches, lengths = sequences
         lengths = checked_lengths(lengths, text.shape[0], text.shape[1], "positions")
         # the padding is on the right, where causal attention hides it without a mask
@@ -107,7 +107,7 @@ class AudioLM(nn.Module):
         audio_sampling: Sampling | Sequence[Sampling] = PLAIN,
         generator: torch.Generator | None = None,
     ) -> Positions:
-        """The prompt and up to `limit` further positions, up to and with the first `stop_id`.
+        """Continue a prompt by up to `limit` positions, up to and with the first `stop_id`; the prompt is returned too.
 
         Text and audio alternate as `InterleavedLayout.decode` wants it: audio that the limit cuts off is ended
         by one more position. Raises ValueError for a prompt or a limit of 0 positions.

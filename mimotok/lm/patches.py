@@ -165,7 +165,7 @@ class PatchDecoder(nn.Module):
 
 
 def checked_sampling(sampling: Sampling | Sequence[Sampling], n_q: int) -> list[Sampling]:
-    """One `Sampling` for each channel."""
+    """Return one `Sampling` for each channel."""
     if isinstance(sampling, Sampling):
         return [sampling] * n_q
     if len(sampling) != n_q:

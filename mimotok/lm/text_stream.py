@@ -29,7 +29,7 @@ class Span(NamedTuple):
 def align_words(
     words: Sequence[Span], frames: int, *, pad_id: int, epad_id: int, frame_rate: float = FRAME_RATE
 ) -> Tensor:
-    """The text stream [frames] of words in order of time; where there is room, `epad_id` announces a word.
+    """Write words in order of time into a text stream [frames]; where frames are free, `epad_id` announces a word.
 
     A word that would begin within the one before follows it at once. Raises ValueError for a text id that is `pad_id`,
     `epad_id` or negative, and where the text does not fit.
@@ -51,7 +51,7 @@ def read_words(stream: Tensor, *, pad_id: int, epad_id: int, frame_rate: float =
 def align_sentences(
     sentences: Sequence[Span], frames: int, *, pad_id: int, wait_id: int, frame_rate: float = FRAME_RATE
 ) -> Tensor:
-    """The text stream [frames] of sentences in order of time: the text at once, then `wait_id` until its end.
+    """Write sentences in order of time into a text stream [frames]: the text at once, then `wait_id` until its end.
 
     A sentence that would begin within the text of the one before follows it at once; one that begins while the one
     before waits cuts the waiting short. Errors as in `align_words`.
@@ -98,7 +98,7 @@ def _placed(spans: Sequence[Span], frames: int, frame_rate: float, special: Coll
 
 
 def _runs(stream: Tensor, special: Collection[int]) -> list[tuple[int, tuple[int, ...]]]:
-    """The stretches of text ids: the frame of the first one, and the ids."""
+    """Yield the runs of text ids: the frame of the first one, and the ids."""
     runs: list[tuple[int, list[int]]] = []
     inside = False
     for frame, text_id in enumerate(stream.tolist()):

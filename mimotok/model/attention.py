@@ -3,7 +3,7 @@
 Padded batches in half precision on CUDA are packed, without their padding, for torch's varlen attention, where this
 torch has it. All else is scaled_dot_product_attention. Layers that see everything go to it whole (its fused kernels
 need memory linear in length). A bounded window goes in blocks of queries, one row of the kernel's batch each, beside
-just the keys they may see, so that time and memory grow linearly with length too. No T x T mask is ever made.
+just the keys they may see, so that time and memory grow linearly with length too. No T x T mask is ever built.
 """
 
 from __future__ import annotations
@@ -181,7 +181,9 @@ def _mask(window: Window, hidden: Tensor, lengths: Tensor | None, block: int) ->
         if lengths is None:
             return None
         return _additive(valid_mask(lengths, hidden.shape[1])[:, None, None, :], hidden.dtype)
-    return _banded_mask(window, hidden, lengths, block) if min(window) >= 0 else None
+    if min(window) < 0:
+        return None
+    return _banded_mask(window, hidden, lengths, block)
 
 
 def _banded_mask(window: Window, hidden: Tensor, lengths: Tensor | None, block: int) -> Tensor:
@@ -203,7 +205,7 @@ def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _traced(x: Tensor) -> bool:
-    """Whether x: [B, T, *] is on its way into an exported graph, where the length is a symbol."""
+    """Return whether x, [B, T, *], is traced into an exported graph, where the length is a symbol."""
     return isinstance(x.shape[1], torch.SymInt)
 
 
@@ -215,9 +217,13 @@ def _attend_traced(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan) -> Tens
     (left, right) = plan.window
     (batch, size, heads, dim) = q.shape
     bounded = min(plan.window) >= 0
-    block = max(TRACED_BLOCK, left + right) if bounded else size
-    count = frames_needed(size, block) if bounded else 1
-    reach = torch.arange(-left, block + right, device=q.device) if bounded else torch.arange(size, device=q.device)
+    block = size
+    count = 1
+    reach = torch.arange(size, device=q.device)
+    if bounded:
+        block = max(TRACED_BLOCK, left + right)
+        count = frames_needed(size, block)
+        reach = torch.arange(-left, block + right, device=q.device)
     start = torch.arange(count, device=q.device)[:, None] * block
     key = start + reach
     offset = reach - torch.arange(block, device=q.device)[:, None]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mimotok.config import TokenizerConfig
 from mimotok.model.lengths import frames_needed, valid_mask, zero_invalid, zero_padding
+from mimotok.model.linear import dtype_of, is_plain
 from mimotok.model.state import StreamState
 from mimotok.model.transformer import Frames, Stack, StackShape, make_norm
 from mimotok.model.vocoder import Vocoder
@@ -23,7 +27,8 @@ class Upsample(nn.Module):
     def __init__(self, in_dim: int, out_dim: int, kernel_size: int, stride: int, upsample_norm: str) -> None:
         super().__init__()
         self.conv = nn.ConvTranspose1d(in_dim, out_dim, kernel_size, stride)
-        self.norm = nn.GroupNorm(1, out_dim) if upsample_norm == "group" else nn.LayerNorm(out_dim)
+        self.norm_spans_time = upsample_norm == "group"
+        self.norm = nn.GroupNorm(1, out_dim) if self.norm_spans_time else nn.LayerNorm(out_dim)
         self.stride = stride
         self.overhang = kernel_size - stride
 
@@ -42,11 +47,16 @@ class Upsample(nn.Module):
         return joined[:, past * self.stride :]
 
     def _norm(self, hidden: Tensor, lengths: Tensor | None) -> Tensor:
-        if isinstance(self.norm, nn.LayerNorm):
+        if not self.norm_spans_time:
             return self.norm(hidden)
         if lengths is None:
             return self.norm(hidden.transpose(1, 2)).transpose(1, 2)
-        return masked_group_norm(hidden, lengths + self.overhang, self.norm)
+        lengths = lengths + self.overhang
+        if is_plain(self.norm, nn.GroupNorm):
+            return masked_group_norm(hidden, lengths, cast(nn.GroupNorm, self.norm))
+        # something of the user's: it sees each item alone
+        items = [self.norm(item[None, :size].mT).mT for item, size in zip(hidden, lengths.tolist(), strict=True)]
+        return torch.cat([F.pad(item, (0, 0, 0, hidden.shape[1] - item.shape[1])) for item in items])
 
 
 def masked_group_norm(hidden: Tensor, lengths: Tensor, norm: nn.GroupNorm) -> Tensor:
@@ -83,7 +93,7 @@ class Decoder(nn.Module):
 
         They are those of `decoder_reach(config).right` mel frames ago. The receptive field must be bounded.
         """
-        hidden = zero_invalid(quantized.to(self.dconv2.conv.weight.dtype), valid)
+        hidden = zero_invalid(quantized.to(dtype_of(self.dconv2.conv)), valid)
         if self.dconv1 is not None:
             hidden = self.dconv1.step(state.scope("dconv1"), hidden)
             valid = valid.repeat_interleave(self.dconv1.stride, 1)
@@ -94,7 +104,7 @@ class Decoder(nn.Module):
 
     def coarse_mel(self, quantized: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """quantized: [B, F, D]. Returns the vocoder's input [B, T, n_mels] at the mel rate and its lengths."""
-        hidden = quantized.to(self.dconv2.conv.weight.dtype)
+        hidden = quantized.to(dtype_of(self.dconv2.conv))
         if self.dconv1 is not None:
             hidden, lengths = self.dconv1(hidden, lengths)
         hidden = self.layer_norm(self.layers(hidden, lengths))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mimotok.config import TokenizerConfig
 from mimotok.model.lengths import frames_needed, zero_invalid, zero_padding
+from mimotok.model.linear import dtype_of
 from mimotok.model.quantizer import ResidualQuantizer
 from mimotok.model.receptive_field import encoder_lag, stem_reach
 from mimotok.model.state import StreamState
@@ -38,7 +39,7 @@ class Encoder(nn.Module):
 
         F is T / frame_stride, rounded up. Latents past an item's length are meaningless.
         """
-        hidden = _convolved(self.conv1, _padded(mel.to(self.conv1.weight.dtype)))
+        hidden = _convolved(self.conv1, _padded(mel.to(dtype_of(self.conv1))))
         # conv1's bias fills the padding, and the strided conv would read one frame past the end
         hidden = _convolved(self.conv2, _padded(zero_padding(hidden, lengths)))
         if lengths is not None:
@@ -53,7 +54,7 @@ class Encoder(nn.Module):
 
         Returns latents [B, F, D] of `encoder_reach(config).right` code frames ago. Every window must be bounded.
         """
-        hidden, valid = self._stem_step(state, mel.to(self.conv1.weight.dtype), valid)
+        hidden, valid = self._stem_step(state, mel.to(dtype_of(self.conv1)), valid)
         hidden, valid = self.layers.step(state.scope("layers"), hidden, valid)
         hidden = zero_invalid(self.layer_norm(hidden), valid)
         # the downsampler must join what it joins in the whole file

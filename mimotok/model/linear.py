@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import module as _module
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
 # oneDNN's names for the same functions; GELU by the error function, not by tanh
@@ -24,19 +25,47 @@ _HAS_ONEDNN = (
 
 
 class Linear(nn.Linear):
-    """nn.Linear, followed by the activation of that name."""
-
-    def __init__(self, in_dim: int, out_dim: int, *, bias: bool = True, activation: str | None = None) -> None:
-        super().__init__(in_dim, out_dim, bias=bias)
-        self.activation = activation
+    """nn.Linear, computed by oneDNN where that is faster."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [..., in_dim] -> [..., out_dim]."""
         if _HAS_ONEDNN and _is_plain_inference(x):
-            name, algorithm = _FUSED[self.activation]
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, name, [], algorithm)
-        out = F.linear(x, self.weight, self.bias)
-        return out if self.activation is None else ACTIVATIONS[self.activation](out)
+            return _pointwise(x, self.weight, self.bias, None)
+        return F.linear(x, self.weight, self.bias)
+
+
+def activated(layer: nn.Module, x: Tensor, activation: str) -> Tensor:
+    """Return the activation of that name of layer(x), in one pass where the layer is our Linear and nothing else.
+
+    What a user puts on a layer, or in its place, works on its product, before the activation: an adapter, a hook, a
+    parametrization, a wrapper, a class of their own.
+    """
+    if _HAS_ONEDNN and _is_plain_inference(x) and is_plain(layer, Linear):
+        return _pointwise(x, layer.weight, layer.bias, activation)  # type: ignore[arg-type]
+    return ACTIVATIONS[activation](layer(x))
+
+
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a module is of exactly this class and computed by its `forward` alone: then its parts may be used."""
+    if torch.compiler.is_compiling():  # a graph has no hooks
+        return type(module) is kind
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return (
+        type(module) is kind
+        and "forward" not in module.__dict__
+        and not any(hooks)
+        and not _module._has_any_global_hook()
+    )
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """The dtype that a module computes in: that of its first floating point parameter, whatever stands around it."""
+    return next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), torch.float32)
+
+
+def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
+    name, algorithm = _FUSED[activation]
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
 
 
 def _is_plain_inference(x: Tensor) -> bool:

@@ -56,7 +56,7 @@ class ResidualQuantizer(nn.Module):
         self.layers = nn.ModuleList(Codebook(size, config.d_model) for size in config.codebook_sizes)
 
     def codebooks(self) -> list[Codebook]:
-        """The codebooks in order, typed."""
+        """Return the codebooks in order, typed."""
         return [cast(Codebook, layer) for layer in self.layers]
 
     def encode(self, latents: Tensor, n_q: int) -> Tensor:

@@ -3,7 +3,7 @@
 A step costs the same however long the stream has been running.
 
 Each layer has a `step` beside its `forward`. A step takes the next frames of B streams at once and returns as many
-frames, a fixed number of frames later. A mask tells which frames are valid: frames before a stream's first one, and
+frames, a fixed number of frames later. A mask says which frames are valid: frames before a stream's first one, and
 those that are pushed after its last one to bring out what is still inside, are not, and every layer masks them out.
 All buffers have a constant size and start as zeros, which is the state of a stream that nothing has entered.
 """
@@ -55,6 +55,6 @@ class StreamState:
         self._tensors.update((name, tensor.clone()) for name, tensor in tensors.items())
 
     def reset(self, rows: Tensor) -> None:
-        """rows: bool [B]. Make these rows of the batch ready for new streams; what is still inside them is lost."""
+        """Make rows, bool [B], of the batch ready for new streams; what is still inside them is lost."""
         for tensor in self._tensors.values():
             tensor[rows] = 0

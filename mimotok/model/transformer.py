@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mimotok.config import TokenizerConfig, Window
 from mimotok.model.attention import AttentionPlan, attention, buffered_attention, plan_attention
-from mimotok.model.linear import Linear
+from mimotok.model.linear import Linear, activated
 from mimotok.model.state import StreamState
 
 
@@ -30,21 +30,21 @@ class StackShape:
 
     @classmethod
     def of_encoder(cls, config: TokenizerConfig) -> StackShape:
-        """The encoder's stack."""
+        """Return the shape of the encoder's stack."""
         return cls._of(
             config, config.d_model, config.encoder_ffn_dim, config.encoder_attention_heads, config.encoder_windows()
         )
 
     @classmethod
     def of_decoder(cls, config: TokenizerConfig) -> StackShape:
-        """The decoder's stack."""
+        """Return the shape of the decoder's stack."""
         return cls._of(
             config, config.d_model, config.decoder_ffn_dim, config.decoder_attention_heads, config.decoder_windows()
         )
 
     @classmethod
     def of_vocoder(cls, config: TokenizerConfig) -> StackShape:
-        """The vocoder's stack."""
+        """Return the shape of the vocoder's stack."""
         dim = config.vocoder_dim
         ffn_dim = config.vocoder_intermediate_dim
         return cls._of(config, dim, ffn_dim, config.vocoder_attention_heads, config.vocoder_windows())
@@ -154,13 +154,14 @@ class SelfAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + fc2(fc1(norm(x))), fc1 with the activation."""
+    """x + attention(norm(x)), then x + fc2(activation(fc1(norm(x))))."""
 
     def __init__(self, shape: StackShape, window: Window) -> None:
         super().__init__()
         self.self_attn = SelfAttention(shape.dim, shape.heads, window)
         self.self_attn_layer_norm = make_norm(shape.ln_type, shape.dim)
-        self.fc1 = Linear(shape.dim, shape.ffn_dim, activation=shape.activation_function)
+        self.activation = shape.activation_function
+        self.fc1 = Linear(shape.dim, shape.ffn_dim)
         self.fc2 = Linear(shape.ffn_dim, shape.dim)
         self.final_layer_norm = make_norm(shape.ln_type, shape.dim)
 
@@ -174,7 +175,7 @@ class Block(nn.Module):
         return self._feed_forward(state.delay("residual", self.self_attn.window[1], hidden) + attended)
 
     def _feed_forward(self, hidden: Tensor) -> Tensor:
-        return hidden + self.fc2(self.fc1(self.final_layer_norm(hidden)))
+        return hidden + self.fc2(activated(self.fc1, self.final_layer_norm(hidden), self.activation))
 
 
 class Stack(nn.ModuleList):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mimotok.config import TokenizerConfig
 from mimotok.model.lengths import frames_needed, valid_mask
-from mimotok.model.linear import Linear
+from mimotok.model.linear import Linear, dtype_of
 from mimotok.model.mel import hann_window
 from mimotok.model.receptive_field import istft_reach
 from mimotok.model.state import StreamState
@@ -60,7 +60,7 @@ class ISTFTHead(nn.Module):
         """hidden: [B, T, dim]. Returns magnitude and phase (radians), each float32 [B, T, n_fft // 2 + 1]."""
         # a phase of ten radians in bf16 is off by 0.03: under autocast the projection stays in the weights' dtype
         with torch.autocast(hidden.device.type, enabled=False):
-            log_magnitude, phase = self.out(hidden.to(self.out.weight.dtype)).float().chunk(2, dim=-1)
+            log_magnitude, phase = self.out(hidden.to(dtype_of(self.out))).float().chunk(2, dim=-1)
         return log_magnitude.exp().clamp(max=MAX_MAGNITUDE), phase
 
     def _frames(self, hidden: Tensor) -> Tensor:

@@ -22,16 +22,18 @@ class MelStream:
 
     @property
     def state(self) -> dict[str, Tensor]:
-        """A copy of everything that the next frames depend on; assign it to go on from there."""
+        """A copy of everything that the next frames depend on; assigned to a stream, it continues the stream."""
         if self.pending is None:
             return {}
         return {"pending": self.pending.clone(), "started": torch.tensor(self.started)}
 
     @state.setter
     def state(self, tensors: Mapping[str, Tensor]) -> None:
-        """A copy of everything that the next frames depend on; assigned to a stream, it continues the stream."""
-        self.pending = tensors["pending"].clone() if tensors else None
-        self.started = bool(tensors["started"]) if tensors else False
+        self.pending = None
+        self.started = False
+        if tensors:
+            self.pending = tensors["pending"].clone()
+            self.started = bool(tensors["started"])
 
     def push(self, wav: Tensor) -> Tensor:
         """wav: [B, t]. Returns the frames that it completes, [B, n, n_mels], n possibly 0.
@@ -44,7 +46,9 @@ class MelStream:
         if not self.started and self.pending.shape[1] > self.half:
             self.pending = reflect_pad(self.pending, None, self.half, 0)
             self.started = True
-        return self._frames(self.pending) if self.started else self._no_frames(self.pending)
+        if not self.started:
+            return self._no_frames(self.pending)
+        return self._frames(self.pending)
 
     def flush(self) -> Tensor:
         """Return the last frames, [B, n, n_mels]. Raises ValueError where no sample was pushed."""

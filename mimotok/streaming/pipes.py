@@ -1,4 +1,4 @@
-"""Live sound through pipes: `arecord ... | mimotok encode --stream | mimotok decode --stream | aplay`.
+"""Sound through pipes: `arecord ... | mimotok encode --stream | mimotok decode --stream | aplay`.
 
 The stream of codes is a line of JSON (`format`, `model`, `sha256`, `n_q`, `sample_rate`, `frame_rate`), then frame
 after frame n_q little-endian uint16. Sound is wav, or raw 16-bit little-endian mono at the model's rate if asked for.
@@ -29,7 +29,7 @@ PCM = 1
 UNKNOWN_SIZE = 0xFFFFFFFF  # what programs write that do not know how much will follow
 
 
-def encode_live(
+def encode_pipe(
     tokenizer: Tokenizer, source: BinaryIO, target: BinaryIO, *, n_q: int | None = None, raw: bool = False
 ) -> None:
     """Sound from `source` to codes in `target`, each frame written as soon as it is final.
@@ -50,7 +50,7 @@ def encode_live(
     stream.finish()
 
 
-def decode_live(tokenizer: Tokenizer, source: BinaryIO, target: BinaryIO, *, force: bool = False) -> None:
+def decode_pipe(tokenizer: Tokenizer, source: BinaryIO, target: BinaryIO, *, force: bool = False) -> None:
     """Codes from `source` to a wav in `target`, samples written as soon as they are final.
 
     force: decode codes that other weights made. Raises ValueError for what is not a stream of codes, or not this
@@ -67,13 +67,14 @@ def decode_live(tokenizer: Tokenizer, source: BinaryIO, target: BinaryIO, *, for
 
 
 def _header(tokenizer: Tokenizer, n_q: int) -> bytes:
-    values = {"format": FORMAT, "model": tokenizer.name, "sha256": tokenizer.weights_sha256, "n_q": n_q}
+    identity = tokenizer.identity
+    values = {"format": FORMAT, "model": identity.name, "sha256": identity.sha256, "n_q": n_q}
     rates = {"sample_rate": tokenizer.sample_rate, "frame_rate": tokenizer.frame_rate}
     return json.dumps(values | rates).encode() + b"\n"
 
 
 def _read_header(tokenizer: Tokenizer, source: BinaryIO, force: bool) -> int:
-    """The number of codebooks, once the stream is known to be this model's."""
+    """Read the header and return the number of codebooks. Raises ValueError for another model's stream."""
     try:
         values = parse_object(source.readline(MAX_HEADER))
     except ValueError:
@@ -87,16 +88,17 @@ def _read_header(tokenizer: Tokenizer, source: BinaryIO, force: bool) -> int:
     if values.get("format") != FORMAT or not named or not whole:
         raise ValueError("standard input: not a stream of codes; it should come from mimotok encode --stream")
     tokenizer.config.checked_n_q(n_q)
-    if sha256 != tokenizer.weights_sha256 and not force:
+    identity = tokenizer.identity
+    if sha256 != identity.sha256 and not force:
         raise ValueError(
-            f"codes made by model {name!r} (sha256 {sha256[:12]}), not by {tokenizer.name!r} "
-            f"(sha256 {tokenizer.weights_sha256[:12]}); give the former (--model), or --force"
+            f"codes made by model {name!r} (sha256 {sha256[:12]}), not by {identity.name!r} "
+            f"(sha256 {identity.sha256[:12]}); give the former (--model), or --force"
         )
     return n_q
 
 
 def _sound(stream: SoundStream, sample_rate: int) -> Iterator[Tensor]:
-    """wav float32 [1, t] at `sample_rate`, as it comes in."""
+    """Yield wav float32 [1, t] at `sample_rate`, as it comes in."""
     if stream.form is None:
         return
     rate = stream.form.sample_rate
@@ -120,7 +122,7 @@ def _checked(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 def _whole(source: BinaryIO, size: int) -> Iterator[bytes]:
-    """What comes in, in blocks of whole units of `size` bytes; waits for no more than there is."""
+    """Yield what comes in, in blocks of whole units of `size` bytes, without waiting for more."""
     read = getattr(source, "read1", source.read)
     held = b""
     while block := read(BLOCK_BYTES):
@@ -134,19 +136,19 @@ def _whole(source: BinaryIO, size: int) -> Iterator[bytes]:
 
 
 def _wav_header(sample_rate: int) -> bytes:
-    """Of 16-bit mono sound without end."""
+    """Return the header of 16-bit mono sound without end."""
     body = struct.pack("<HHIIHH", PCM, 1, sample_rate, sample_rate * 2, 2, 16)
     chunks = struct.pack("<4sI", b"fmt ", len(body)) + body + struct.pack("<4sI", b"data", UNKNOWN_SIZE)
     return struct.pack("<4sI4s", b"RIFF", UNKNOWN_SIZE, b"WAVE") + chunks
 
 
 def _write_codes(target: BinaryIO, codes: Tensor) -> None:
-    """codes: [1, n_q, f]."""
+    """Write codes, [1, n_q, f]."""
     target.write(codes[0].T.cpu().numpy().astype("<u2").tobytes())
     target.flush()
 
 
 def _write_sound(target: BinaryIO, wav: Tensor) -> None:
-    """wav: [1, t]."""
+    """Write wav, [1, t]."""
     target.write((wav[0].clamp(-1, 1) * 32767).round().cpu().numpy().astype("<i2").tobytes())
     target.flush()

@@ -153,13 +153,12 @@ class StreamEncoder:
 
     @property
     def state(self) -> dict[str, Tensor]:
-        """A copy of everything that the next codes depend on; assign it to go on from there, here or elsewhere."""
+        """A copy of everything that the next codes depend on; assigned to an encoder, it continues the stream."""
         own = {"held": self._held} if self._held is not None else {}
         return _named("layers", self._streams.state.tensors()) | _named("mel", self._mel.state) | _copied(own)
 
     @state.setter
     def state(self, tensors: Mapping[str, Tensor]) -> None:
-        """A copy of everything that the next codes depend on; assigned to an encoder, it continues the stream."""
         self.reset()
         self._streams.state.load(_below("layers", tensors))
         self._mel.state = _below("mel", tensors)
@@ -244,12 +243,11 @@ class StreamDecoder:
 
     @property
     def state(self) -> dict[str, Tensor]:
-        """A copy of everything that the next samples depend on; assign it to go on from there, here or elsewhere."""
+        """A copy of everything that the next samples depend on; assigned to a decoder, it continues the stream."""
         return self._inner.state
 
     @state.setter
     def state(self, tensors: Mapping[str, Tensor]) -> None:
-        """A copy of everything that the next samples depend on; assigned to a decoder, it continues the stream."""
         self._inner.state = dict(tensors)
         self._ended = False
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from mimotok.corpus import TokenDataset, TokenLoader, dataset
+from mimotok.corpus import TokenDataset, TokenLoader, sequences
 from mimotok.corpus.sequences import Sequence
 from tests.helpers.corpus_tools import FAKE, fake_corpus
 
@@ -27,7 +27,7 @@ corpora = st.lists(st.lists(st.integers(1, 20), min_size=1, max_size=8), min_siz
 
 
 def as_worker(monkeypatch: pytest.MonkeyPatch, number: int, count: int) -> None:
-    monkeypatch.setattr(dataset, "get_worker_info", lambda: SimpleNamespace(id=number, num_workers=count))
+    monkeypatch.setattr(sequences, "get_worker_info", lambda: SimpleNamespace(id=number, num_workers=count))
 
 
 def frames_heard(items: list[Sequence]) -> dict[str, np.ndarray]:

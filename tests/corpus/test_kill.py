@@ -62,7 +62,7 @@ def test_killed_at_any_moment(sounds, tmp_path: Path) -> None:
     out, kills = tmp_path / "tokens", 4
     arguments = [sounds.manifest, sounds.folder, out, MODEL, SHARD_HOURS, kills]
     command = [sys.executable, "-c", KILLED, *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= kills // 2
     for folder in (out, tmp_path / "tokens-whole"):

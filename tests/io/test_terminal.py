@@ -93,7 +93,7 @@ def shell(line: str, *arguments: object, **options: object) -> subprocess.Comple
     """A line of sh in which "$@" is `python -m mimotok` with the arguments."""
     command = ["sh", "-c", line, "sh", sys.executable, "-m", "mimotok", *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=250, check=False, **options)  # type: ignore[call-overload]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, **options)  # type: ignore[call-overload]
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_a_stream_without_a_reader_ends(line: str) -> None:
     sound = np.zeros(24000 * 30, "<i2").tobytes()
     command = ["sh", "-c", line, "sh", sys.executable, "-m", "mimotok", "encode", "--stream"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, input=sound, capture_output=True, env=environment, timeout=250, check=False)
+    done = subprocess.run(command, input=sound, capture_output=True, env=environment, check=False)
     assert done.stderr.split() == [b"0"]
 
 

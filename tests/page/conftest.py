@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -13,7 +13,13 @@ from mimotok.page.runtime import find_runtime
 from tests.helpers.models import STREAMABLE, make_tokenizer
 
 # few layers: what takes long is the exporter's reasoning about every one of them
-FEW = {"encoder_layers": 1, "encoder_skip_layer_id": None, "decoder_layers": 1, "vocoder_num_layers": 1, "default_n_q": 3}
+FEW: dict[str, Any] = {
+    "encoder_layers": 1,
+    "encoder_skip_layer_id": None,
+    "decoder_layers": 1,
+    "vocoder_num_layers": 1,
+    "default_n_q": 3,
+}
 
 
 class Built(NamedTuple):

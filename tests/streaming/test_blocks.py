@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimotok import Tokenizer, chunking
@@ -16,7 +16,7 @@ from mimotok.streaming.blocks import MelStream, decode_blocks, encode_blocks
 pytestmark = pytest.mark.slow
 
 cuts = st.lists(st.integers(0, 4_000), max_size=12)
-fixture_ok = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fixture_ok = settings(deadline=None, max_examples=25)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_mel_stream_equals_whole(streamable: Callable[..., Tokenizer], length: i
 
 @pytest.mark.usefixtures("short_segments")
 @pytest.mark.parametrize("changes", [{}, {"avg_pooler": 1}, {"encoder_attn_window_size": (-1, -1)}])
-@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=12)
 @given(length=st.integers(1, 40_000), sizes=cuts)
 def test_encode_blocks_equals_whole(
     streamable: Callable[..., Tokenizer], changes: dict, length: int, sizes: list[int]
@@ -61,7 +61,7 @@ def test_encode_blocks_equals_whole(
 
 @pytest.mark.usefixtures("short_segments")
 @pytest.mark.parametrize("changes", [{}, {"avg_pooler": 1}, {"hop_length": 256, "n_fft": 1024, "window_size": 1024}])
-@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=12)
 @given(frames=st.integers(1, 60), cut=st.integers(0, 900))
 def test_decode_blocks_equals_whole(streamable: Callable[..., Tokenizer], changes: dict, frames: int, cut: int) -> None:
     tokenizer = streamable(**changes)
@@ -74,7 +74,7 @@ def test_decode_blocks_equals_whole(streamable: Callable[..., Tokenizer], change
 
 
 @pytest.mark.usefixtures("short_segments")
-@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=12)
 @given(frames=st.lists(st.integers(1, 60), min_size=2, max_size=4))
 def test_a_long_batch_gives_what_each_clip_gives(streamable: Callable[..., Tokenizer], frames: list[int]) -> None:
     tokenizer, lengths = streamable(), torch.tensor(frames)

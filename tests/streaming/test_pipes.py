@@ -16,7 +16,7 @@ import soxr
 import torch
 
 from mimotok import Tokenizer
-from mimotok.streaming.pipes import decode_live, encode_live
+from mimotok.streaming.pipes import decode_pipe, encode_pipe
 
 pytestmark = pytest.mark.slow
 
@@ -42,11 +42,11 @@ def sound() -> np.ndarray:
 
 def test_raw_sound_and_back(streamable: Callable[..., Tokenizer], sound: np.ndarray) -> None:
     tokenizer, coded, heard = streamable(), io.BytesIO(), io.BytesIO()
-    encode_live(tokenizer, io.BytesIO(pcm(sound)), coded, n_q=3, raw=True)
+    encode_pipe(tokenizer, io.BytesIO(pcm(sound)), coded, n_q=3, raw=True)
     exact = torch.from_numpy(np.frombuffer(pcm(sound), "<i2").astype(np.float32) / 32768)[None]
     wanted = tokenizer.encode(exact, n_q=3)
     assert np.array_equal(codes_of(coded.getvalue(), 3), wanted[0].numpy())
-    decode_live(tokenizer, io.BytesIO(coded.getvalue()), heard)
+    decode_pipe(tokenizer, io.BytesIO(coded.getvalue()), heard)
     samples = np.frombuffer(heard.getvalue()[44:], "<i2") / 32767
     np.testing.assert_allclose(samples, tokenizer.decode(wanted)[0].clamp(-1, 1).numpy(), atol=1e-4)
     assert heard.getvalue()[:4] == b"RIFF"
@@ -55,7 +55,7 @@ def test_raw_sound_and_back(streamable: Callable[..., Tokenizer], sound: np.ndar
 @pytest.mark.parametrize(("rate", "channels"), [(24_000, 1), (16_000, 2), (44_100, 1)])
 def test_wav_of_any_rate(streamable: Callable[..., Tokenizer], sound: np.ndarray, rate: int, channels: int) -> None:
     tokenizer, coded = streamable(), io.BytesIO()
-    encode_live(tokenizer, io.BytesIO(wav_file(np.stack([sound] * channels, 1), rate)), coded)
+    encode_pipe(tokenizer, io.BytesIO(wav_file(np.stack([sound] * channels, 1), rate)), coded)
     exact = np.frombuffer(pcm(sound), "<i2").astype(np.float32) / 32768
     wanted = tokenizer.encode(torch.from_numpy(soxr.resample(exact, rate, 24_000, "VHQ"))[None])[0].numpy()
     got = codes_of(coded.getvalue(), 4)
@@ -68,7 +68,7 @@ def test_raw_sound_is_not_what_has_a_header_and_ends_with_a_sample(
 ) -> None:
     for given, message in ((wav_file(sound, 24_000), "leave --raw out"), (b"\0\0\0", "ends within a sample")):
         with pytest.raises(ValueError, match=message):
-            encode_live(streamable(), io.BytesIO(given), io.BytesIO(), raw=True)
+            encode_pipe(streamable(), io.BytesIO(given), io.BytesIO(), raw=True)
 
 
 @pytest.mark.parametrize(
@@ -86,12 +86,12 @@ def test_raw_sound_is_not_what_has_a_header_and_ends_with_a_sample(
 )
 def test_bad_sound(streamable: Callable[..., Tokenizer], given: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        encode_live(streamable(), io.BytesIO(given), io.BytesIO())
+        encode_pipe(streamable(), io.BytesIO(given), io.BytesIO())
 
 
 def test_bad_codes(streamable: Callable[..., Tokenizer], sound: np.ndarray) -> None:
     tokenizer, coded = streamable(), io.BytesIO()
-    encode_live(tokenizer, io.BytesIO(pcm(sound)), coded, raw=True)
+    encode_pipe(tokenizer, io.BytesIO(pcm(sound)), coded, raw=True)
     for given, message in (
         (b"", "not a stream of codes"),
         (b"{}\n", "not a stream of codes"),
@@ -101,11 +101,11 @@ def test_bad_codes(streamable: Callable[..., Tokenizer], sound: np.ndarray) -> N
         (coded.getvalue().replace(b'"n_q": 4', b'"n_q": 9'), "n_q=9"),
     ):
         with pytest.raises(ValueError, match=message):
-            decode_live(tokenizer, io.BytesIO(given), io.BytesIO())
+            decode_pipe(tokenizer, io.BytesIO(given), io.BytesIO())
     other = streamable(n_mels=24)
     with pytest.raises(ValueError, match="codes made by model 'tiny'"):
-        decode_live(other, io.BytesIO(coded.getvalue()), io.BytesIO())
-    decode_live(other, io.BytesIO(coded.getvalue()), io.BytesIO(), force=True)
+        decode_pipe(other, io.BytesIO(coded.getvalue()), io.BytesIO())
+    decode_pipe(other, io.BytesIO(coded.getvalue()), io.BytesIO(), force=True)
 
 
 def test_command_line_answers_while_the_sound_is_still_coming(

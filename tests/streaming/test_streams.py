@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimotok import Tokenizer
@@ -28,7 +28,7 @@ MODELS: dict[str, Any] = {
     "looking decoder": {"decoder_causal": False, "decoder_attn_window_size": (3, 2)},
     "wide kernel": {"decoder_kernel_size": 5, "ln_type": "RMSNorm"},
 }
-examples = settings(deadline=None, max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+examples = settings(deadline=None, max_examples=6)
 
 
 def pieces(whole: torch.Tensor, sizes: list[int]) -> list[torch.Tensor]:

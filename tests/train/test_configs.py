@@ -19,8 +19,8 @@ from train.stages.joint import JointStage
 
 pytestmark = pytest.mark.slow
 
-# narrow.yaml says only where it differs from crops.yaml
-ALONE = [path for path in sorted(CONFIGS.glob("*.yaml")) if path.stem != "narrow"]
+# narrow.yaml says only where it differs from crops.yaml, base.yaml what all share
+ALONE = [path for path in sorted(CONFIGS.glob("*.yaml")) if path.stem not in ("narrow", "base")]
 RUNS = [
     *([path] for path in ALONE),
     [CONFIGS / "crops.yaml", CONFIGS / "narrow.yaml"],
@@ -36,6 +36,20 @@ def test_config_parses(paths: list[Path], capsys: pytest.CaptureFixture[str]) ->
         StageCLI(args=["fit", *words, "--print_config"])
     assert stopped.value.code == 0
     assert "class_path: train." in capsys.readouterr().out
+
+
+def test_values_are_given_once_and_a_run_lies_in_its_folder(tmp_path: Path) -> None:
+    given = {"seed_everything": 3, "trainer.max_steps": 9, "trainer.default_root_dir": tmp_path}
+    words = [f"--{name}={value}" for name, value in given.items()]
+    with mock.patch.object(StageCLI, "_run_subcommand"):
+        cli = StageCLI(args=["fit", "--config", str(CONFIGS / "tiny.yaml"), *words])
+    assert cli.datamodule.seed == cli.model.config.seed == 3
+    assert cli.model.config.optimizer.max_steps == 9
+    assert cli.trainer.check_val_every_n_epoch is None, "base.yaml is read by itself"
+    assert cli.trainer.checkpoint_callback.dirpath == str(tmp_path / "checkpoints")
+    assert [logger.log_dir for logger in cli.trainer.loggers] == [
+        str(tmp_path / name / "version_0") for name in ("tensorboard", "csv")
+    ]
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "models").glob("*.json")), ids=lambda path: path.stem)

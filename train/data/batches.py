@@ -93,7 +93,9 @@ class Render(NamedTuple):
             else:
                 wav = wav[: planned.samples]
                 parts.append(Part(wav, text, clip.id, self._phones(clip, item, len(wav))))
-        return Loaded(self._collate(parts, planned.samples) if parts else None, skipped)
+        if not parts:
+            return Loaded(None, skipped)
+        return Loaded(self._collate(parts, planned.samples), skipped)
 
     def _item(self, clip: Clip, item: Item, rng: np.random.Generator) -> tuple[np.ndarray, str | None]:
         # a whole clip is read to its end, to see whether the manifest has its duration right

@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import json
 import logging
+import os
 import wave
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -21,9 +22,10 @@ from typing import Any
 
 import numpy as np
 
+from mimotok.corpus.cuts import files_in
 from mimotok.io.audio import resample
 from mimotok.io.clips import Clip, Pcm
-from mimotok.io.files import atomic_path
+from mimotok.io.files import atomic_path, file_stamp
 from mimotok.io.manifest import read_rows
 from mimotok.io.progress import with_progress
 from mimotok.io.terminal import end_on_signals, one_line
@@ -36,12 +38,21 @@ INDEX = "cuts.jsonl.gz"
 SKIPPED = "skipped.json"
 
 
-def prepare(manifest: str | list[str], root: str, out: str, *, sample_rate: int = 24000, workers: int = 1) -> Path:
+def prepare(
+    manifest: str | list[str],
+    root: str,
+    out: str,
+    *,
+    sample_rate: int = 24000,
+    workers: int = 1,
+    allow_outside: bool = False,
+) -> Path:
     """Decode every clip of a manifest into a folder under `out`.
 
-    The folder is named by a hash of the clips, so that one `out` serves many manifests. It holds `cuts.jsonl.gz`, a
-    Lhotse CutSet, its WAV shards, and `skipped.json`, the clips left out and why. A second call returns at once; a
-    killed one continues with the shards that are missing. Clips whose file was missing are tried again once it exists.
+    The folder is named by a hash of the clips and their paths, so that one `out` serves many manifests. It holds
+    `cuts.jsonl.gz`, a Lhotse CutSet, its WAV shards, and `skipped.json`, the clips left out and why. A second call
+    returns at once; a killed one continues with the shards that are missing. Shards of which a file has changed since,
+    by its size or time, has gone or has come are decoded again; what lies behind addresses is known by these alone.
 
     Args:
         manifest: JSONL or Lhotse CutSet file(s).
@@ -49,6 +60,7 @@ def prepare(manifest: str | list[str], root: str, out: str, *, sample_rate: int 
         out: folder of caches.
         sample_rate: Hz; clips of a higher rate are resampled to it.
         workers: processes.
+        allow_outside: audio may lie elsewhere than below `root` or the manifest's folder.
 
     Returns:
         The folder.
@@ -56,14 +68,23 @@ def prepare(manifest: str | list[str], root: str, out: str, *, sample_rate: int 
     Raises:
         ValueError: where no clip at all can be read.
     """
-    clips = read_manifest(manifest, root)
+    clips = read_manifest(manifest, root, allow_outside=allow_outside)
     folder = Path(out) / _fingerprint(clips, sample_rate)
     folder.mkdir(parents=True, exist_ok=True)
     shards = _shards(clips)
-    todo = [number for number, shard in enumerate(shards) if not _is_done(folder, number, shard)]
+    stamps = [_stamp(shard) for shard in shards]
+    todo = [number for number, stamp in enumerate(stamps) if not _is_done(folder, number, stamp)]
     if not todo and (folder / INDEX).exists():
         return folder
-    jobs = ([shards[number] for number in todo], repeat(folder), todo, repeat(sample_rate))
+    # an index of shards that are being replaced must not outlive an interruption
+    (folder / INDEX).unlink(missing_ok=True)
+    jobs = (
+        [shards[number] for number in todo],
+        repeat(folder),
+        todo,
+        [stamps[number] for number in todo],
+        repeat(sample_rate),
+    )
     if workers > 1 and len(todo) > 1:
         # spawn: forking a process that runs torch's threads can deadlock
         count = min(workers, len(todo))
@@ -91,11 +112,23 @@ def read_prepared(folder: str | Path) -> tuple[list[Clip], dict[str, str]]:
 
 
 def _fingerprint(clips: list[Clip], sample_rate: int) -> str:
-    digest = hashlib.sha256(f"1 {sample_rate}".encode())
+    digest = hashlib.sha256(f"2 {sample_rate}".encode())
     for clip in clips:
         fields = (clip.id, clip.duration, clip.source, clip.text, clip.split, clip.speaker, clip.language)
-        digest.update(json.dumps(fields).encode())
+        where = None if clip.cut is None else clip.cut.to_dict()
+        # repr: sound in memory is bytes
+        digest.update(json.dumps((*fields, os.path.abspath(clip.audio), where), default=repr).encode())
     return digest.hexdigest()[:12]
+
+
+def _stamp(clips: list[Clip]) -> str:
+    """A hash of the sizes and times of all files that the clips are read from."""
+    files = [file_stamp(path) for clip in clips for path in _files(clip)]
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:8]
+
+
+def _files(clip: Clip) -> list[str]:
+    return [clip.audio] if clip.cut is None else list(files_in(clip.cut.to_dict()))
 
 
 def _shards(clips: list[Clip]) -> list[list[Clip]]:
@@ -114,17 +147,21 @@ def _names(folder: Path, number: int) -> tuple[Path, Path]:
     return folder / f"shard-{number:05d}.jsonl", folder / f"shard-{number:05d}.skipped.json"
 
 
-def _is_done(folder: Path, number: int, clips: list[Clip]) -> bool:
-    index, skipped = _names(folder, number)
-    if not index.exists() or not skipped.exists():
-        return False
-    reasons = json.loads(skipped.read_text(encoding="utf-8"))
-    missing = {name for name, reason in reasons.items() if reason == "missing"}
-    return not any(clip.id in missing and Path(clip.audio).exists() for clip in clips)
+def _stamp_file(folder: Path, number: int) -> Path:
+    return folder / f"shard-{number:05d}.stamp"
 
 
-def _write_shard(clips: list[Clip], folder: Path, number: int, sample_rate: int) -> None:
-    """Write one shard: a WAV file per rate, the clips skipped, and at last the cuts."""
+def _is_done(folder: Path, number: int, stamp: str) -> bool:
+    written = _stamp_file(folder, number)
+    return all(path.exists() for path in (*_names(folder, number), written)) and written.read_text() == stamp
+
+
+def _write_shard(clips: list[Clip], folder: Path, number: int, stamp: str, sample_rate: int) -> None:
+    """Write one shard: a WAV file per rate, the clips skipped, the cuts, and at last the stamp of its sources.
+
+    The stamp is in the WAV's name too: whoever still reads what was there before never hears something else.
+    """
+    stem = f"shard-{number:05d}-{stamp}"
     samples: dict[int, list[np.ndarray]] = {}
     filled: dict[int, int] = {}
     cuts = []
@@ -139,17 +176,21 @@ def _write_shard(clips: list[Clip], folder: Path, number: int, sample_rate: int)
             wav = resample(wav, rate, sample_rate)
             rate = sample_rate
         pcm = np.round(np.clip(wav, -1, 32767 / 32768) * 32768).astype("<i2")
-        path = folder / f"shard-{number:05d}-{rate}.wav"
+        path = folder / f"{stem}-{rate}.wav"
         cuts.append(_to_cut(clip, Pcm(str(path.resolve()), rate, filled.get(rate, 0), len(pcm))))
         samples.setdefault(rate, []).append(pcm)
         filled[rate] = filled.get(rate, 0) + len(pcm)
     for rate, parts in samples.items():
-        _write_wav(folder / f"shard-{number:05d}-{rate}.wav", np.concatenate(parts), rate)
+        _write_wav(folder / f"{stem}-{rate}.wav", np.concatenate(parts), rate)
         for cut in (c for c in cuts if c["recording"]["sampling_rate"] == rate):
             cut["recording"].update(num_samples=filled[rate], duration=filled[rate] / rate)
     index, skipped_file = _names(folder, number)
     _write(skipped_file, json.dumps(skipped, ensure_ascii=False).encode())
     _write(index, "".join(json.dumps(cut, ensure_ascii=False) + "\n" for cut in cuts).encode())
+    _write(_stamp_file(folder, number), stamp.encode())
+    for path in folder.glob(f"shard-{number:05d}-*.wav"):
+        if not path.name.startswith(stem):
+            path.unlink(missing_ok=True)
 
 
 def _write_index(folder: Path, count: int) -> dict[str, str]:

@@ -17,6 +17,7 @@ from mimotok.corpus.supervisions import said_in
 from mimotok.io.alignments import Phone, read_alignments
 from mimotok.io.audio import load_audio
 from mimotok.io.clips import Clip, read_clips
+from mimotok.io.encoding import encoding_problem, escaped
 from mimotok.io.manifest import read_rows
 
 WAV_HEADER = 44  # bytes: a canonical RIFF header, as the standard library's `wave` writes it
@@ -39,13 +40,17 @@ def decode(clip: Clip) -> tuple[np.ndarray, int]:
         float32 [T], mono, and the clip's own rate in Hz.
 
     Raises:
-        BadClipError: for a missing, unreadable, empty or silent file.
+        BadClipError: for a missing, unreadable, empty or silent file, and for a clip with a problem.
     """
+    if clip.problem is not None:
+        raise BadClipError(clip.problem)
     if (clip.audio or clip.cut is None) and not Path(clip.audio).is_file():
         # of a pipe nothing may ever come
-        raise BadClipError("not a regular file" if Path(clip.audio).exists() else "missing")
+        if Path(clip.audio).exists():
+            raise BadClipError("not a regular file")
+        raise BadClipError("missing")
     try:
-        wav, rate = _cut_audio(clip.cut) if clip.cut is not None else _file_audio(clip.audio)
+        wav, rate = _audio(clip)
     except Exception as error:  # every backend has its own errors, and none may stop a run
         raise BadClipError(f"corrupt: {type(error).__name__}: {error}".replace("\n", " ")[:200]) from error
     if not len(wav):
@@ -55,13 +60,11 @@ def decode(clip: Clip) -> tuple[np.ndarray, int]:
     return wav, rate
 
 
-def _file_audio(path: str) -> tuple[np.ndarray, int]:
-    rate = sf.info(path).samplerate
-    return load_audio(path, rate)[0].numpy(), rate
-
-
-def _cut_audio(cut: Any) -> tuple[np.ndarray, int]:
-    return load_cut(cut), cut.sampling_rate
+def _audio(clip: Clip) -> tuple[np.ndarray, int]:
+    if clip.cut is not None:
+        return load_cut(clip.cut), clip.cut.sampling_rate
+    rate = sf.info(clip.audio).samplerate
+    return load_audio(clip.audio, rate)[0].numpy(), rate
 
 
 def read(clip: Clip, start: float = 0.0, seconds: float = 1e6) -> tuple[np.ndarray, int]:
@@ -96,22 +99,26 @@ def read(clip: Clip, start: float = 0.0, seconds: float = 1e6) -> tuple[np.ndarr
     return part.astype(np.float32) / 32768, rate
 
 
-def read_manifest(paths: str | Iterable[str], root: str = ".") -> list[Clip]:
+def read_manifest(paths: str | Iterable[str], root: str = ".", *, allow_outside: bool = False) -> list[Clip]:
     """Read the clips of one or several manifests, in order.
 
     Args:
         paths: JSONL manifests (see `mimotok.io.clips.read_clips`; `duration` is needed), or Lhotse CutSets (.jsonl or
             .jsonl.gz; needs lhotse). A clip without `source` gets the file's name, one without `split` is for training.
         root: folder of relative audio paths.
+        allow_outside: audio may lie elsewhere than below `root` or the manifest's folder.
 
     Raises:
         ValueError: for a file that cannot be read, a line that is not understood, and a folder (Shar is streamed).
     """
     clips: list[Clip] = []
-    for path in [paths] if isinstance(paths, str) else paths:
+    if isinstance(paths, str):
+        paths = [paths]
+    for path in paths:
         if Path(path).is_dir():
             raise ValueError(f"{path}: a folder; a Shar folder is for training only, and needs no preparation")
-        clips += _read_cuts(path, root) if _is_cut_set(path) else _read_jsonl(path, root)
+        read_one = _read_cuts if _is_cut_set(path) else _read_jsonl
+        clips += read_one(path, root, allow_outside)
     return clips
 
 
@@ -120,18 +127,31 @@ def _is_cut_set(path: str) -> bool:
     return first is not None and is_cut(first[1])
 
 
-def _read_jsonl(path: str, root: str) -> list[Clip]:
+def _read_jsonl(path: str, root: str, allow_outside: bool) -> list[Clip]:
     source = Path(path).name.split(".")[0]
-    # without the metadata, which nobody needs here: a corpus may have millions of clips
     return [
-        replace(clip, source=clip.source or source, split=clip.split or "train", metadata={})
-        for clip in read_clips(path, root, need_duration=True)
+        _for_training(clip, source) for clip in read_clips(path, root, need_duration=True, allow_outside=allow_outside)
     ]
 
 
-def _read_cuts(path: str, root: str) -> list[Clip]:
+def _for_training(clip: Clip, source: str) -> Clip:
+    # without the metadata, which nobody needs here: a corpus may have millions of clips
+    clip = replace(clip, source=clip.source or source, split=clip.split or "train", metadata={})
+    if clip.problem is None:
+        return clip
+    # it will be skipped, under a name that can be written down
+    return replace(clip, id=escaped(clip.id), source=escaped(clip.source), text=None, speaker=None, language=None)
+
+
+def _read_cuts(path: str, root: str, allow_outside: bool) -> list[Clip]:
     source = Path(path).name.split(".")[0]
-    return [cut_clip(cut, source) for cut in read_cuts(path, lambda row: make_cut(row, root, str(Path(path).parent)))]
+
+    def make(row: dict[str, Any]) -> Any:
+        if not isinstance(row.get("id"), str):
+            raise ValueError("a cut needs an `id`, a text")
+        return make_cut(row, root, str(Path(path).parent), allow_outside=allow_outside)
+
+    return [cut_clip(cut, source) for cut in read_cuts(path, make)]
 
 
 def read_cuts(path: str, make: Callable[[dict[str, Any]], Any]) -> Iterator[Any]:
@@ -148,16 +168,18 @@ def cut_clip(cut: Any, source: str) -> Clip:
     custom = cut.custom or {}
     said = said_in(cut.to_dict())
     files = _files(cut)
+    problem = encoding_problem([cut.id, *said, custom.get("source"), custom.get("split")])
     return Clip(
-        id=cut.id,
+        id=escaped(cut.id),
         audio=next(iter(files), ""),
         duration=cut.duration,
         source=custom.get("source") or source,
-        text=said.text,
+        text=said.text if problem is None else None,
         split=custom.get("split") or "train",
         speaker=said.speaker,
         language=said.language,
         cut=cut,
+        problem=problem,
     )
 
 

@@ -6,6 +6,7 @@ import hashlib
 import logging
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 
@@ -33,6 +34,7 @@ class SpeechDataModule(L.LightningDataModule):
     Args:
         manifest: JSONL or Lhotse CutSet file(s), or Lhotse Shar folder(s); see train/README.md.
         root: folder of relative audio paths.
+        allow_outside: audio may lie elsewhere than below `root` or the manifest's folder.
         val_manifest: JSONL or CutSet file(s) for validation, instead of the manifest's own dev split.
         sample_rate: Hz.
         batch_seconds: padded audio in a batch, to the nearest whole number of clips.
@@ -40,7 +42,7 @@ class SpeechDataModule(L.LightningDataModule):
         crop_seconds: shortest and longest crop. Clips shorter than their crop come whole.
         min_seconds: shorter training clips are skipped.
         pad_samples: padded lengths are multiples of this many samples, so a compiled model sees few shapes.
-        source_weights: how often a source's clips are heard per epoch, by glob pattern of the source's name, e.g.
+        source_weights: how often a source's clips are used per epoch, by glob pattern of the source's name, e.g.
             {"*kerstin*": 2}; the first match counts, and others have 1.
         augment: see `AugmentConfig`; null for none.
         cache_dir: clips are decoded into it once, at first use; null decodes them every time. Not for Shar.
@@ -69,11 +71,13 @@ class SpeechDataModule(L.LightningDataModule):
         frame_rate: float = 25.0,
         num_workers: int = 0,
         seed: int = 0,
+        allow_outside: bool = False,
     ) -> None:
         super().__init__()
         self.manifest = manifest
         self.root = root
         self.val_manifest = val_manifest
+        self.allow_outside = allow_outside
         self.plan_config = PlanConfig(
             sample_rate=sample_rate,
             batch_seconds=batch_seconds,
@@ -104,13 +108,20 @@ class SpeechDataModule(L.LightningDataModule):
     def _prepare(self, manifest: str | list[str], cache_dir: str) -> Path:
         rate = self.plan_config.sample_rate
         workers = max(1, self.num_workers)
-        return prepare(manifest, self.root, cache_dir, sample_rate=rate, workers=workers)
+        return prepare(
+            manifest,
+            self.root,
+            cache_dir,
+            sample_rate=rate,
+            workers=workers,
+            allow_outside=self.allow_outside,
+        )
 
     def _read(self, manifest: str | list[str]) -> tuple[list[Clip], dict[str, str]]:
         if _is_shar(manifest):
             return [], {}
         if self.cache_dir is None:
-            return read_manifest(manifest, self.root), {}
+            return read_manifest(manifest, self.root, allow_outside=self.allow_outside), {}
         return read_prepared(self._prepare(manifest, self.cache_dir))
 
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002
@@ -136,7 +147,8 @@ class SpeechDataModule(L.LightningDataModule):
         """Return this rank's endless training batches; `len` is an epoch's, equal on all ranks."""
         self.setup()
         rank, world_size = self._ranks()
-        dataset = self._shards(rank, world_size) if _is_shar(self.manifest) else self._clips(rank, world_size)
+        dataset_of = self._shards if _is_shar(self.manifest) else self._clips
+        dataset = dataset_of(rank, world_size)
         log.info("train: %d batches an epoch on each of %d ranks", dataset.epoch_batches, world_size)
         return ResumableLoader(
             dataset,
@@ -174,19 +186,24 @@ class SpeechDataModule(L.LightningDataModule):
         )
 
     def _ranks(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+        if self.trainer is None:
+            return 0, 1
+        return self.trainer.global_rank, self.trainer.world_size
 
     def _digest(self) -> str:
         clips = [(clip.id, clip.duration, clip.text, clip.source) for clip in self.train_clips]
-        sources = find_shards(self.manifest) if _is_shar(self.manifest) else []
-        # only Shar's order depends on the workers
-        streams = [(Path(s.cuts).name, s.source) for s in sources] + [self.num_workers] * bool(sources)
+        streams: list[Any] = []
+        if _is_shar(self.manifest):
+            # only Shar's order depends on the workers
+            streams = [(Path(s.cuts).name, s.source) for s in find_shards(self.manifest)] + [self.num_workers]
         what = (self.seed, self.plan_config, self.augment, clips, streams)
         return hashlib.sha256(repr(what).encode()).hexdigest()[:16]
 
 
 def _is_shar(manifest: str | list[str]) -> bool:
-    return Path(manifest if isinstance(manifest, str) else manifest[0]).is_dir()
+    if isinstance(manifest, list):
+        manifest = manifest[0]
+    return Path(manifest).is_dir()
 
 
 def _epoch_plan(

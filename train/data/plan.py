@@ -123,7 +123,7 @@ def _items(
         return [Item(index, 0.0, clip.duration, s, True) for s in speeds]
     seconds = crop * speed
     count = _round(weight * clip.duration / seconds, rng)
-    # one crop per equal stretch of the clip: random places, and still all of it is heard
+    # one crop per equal stretch of the clip: random places, and still all of it is used
     starts = (np.arange(count) + rng.random(count)) * (clip.duration - seconds) / max(count, 1)
     return [Item(index, float(start), seconds, speed, False) for start in starts]
 

@@ -43,7 +43,9 @@ class Shard(NamedTuple):
 def find_shards(folders: str | list[str]) -> list[Shard]:
     """List all shards of Shar folders, by name. Raises ValueError where cuts and recordings do not pair."""
     shards: list[Shard] = []
-    for folder in [folders] if isinstance(folders, str) else folders:
+    if isinstance(folders, str):
+        folders = [folders]
+    for folder in folders:
         cuts, recordings = (sorted(map(str, Path(folder).glob(f"{field}.*"))) for field in ("cuts", "recording"))
         if not cuts or len(cuts) != len(recordings):
             found = f"{len(cuts)} cuts files and {len(recordings)} recording files"

@@ -90,9 +90,9 @@ class CharacterReader(nn.Module):
         frames: [B, F, D], lengths: [B] frames.
         """
         spelled = [spelling(text) for text in texts]
-        told = [i for i, ids in enumerate(spelled) if ids]
+        spellable = [i for i, ids in enumerate(spelled) if ids]
         # one clip without a target where there is none: among several ranks, every parameter takes part in each step
-        used = told or [0]
+        used = spellable or [0]
         targets = [torch.tensor(spelled[i] or [1]) for i in used]
         lengths = lengths[used]
         log_probs = self(frames[used], lengths)
@@ -104,7 +104,7 @@ class CharacterReader(nn.Module):
             # a text that has more letters than the clip has frames cannot be spelled
             zero_infinity=True,
         )
-        return loss if told else 0 * loss
+        return loss if spellable else 0 * loss
 
     @torch.no_grad()
     def transcribe(self, frames: Tensor, lengths: Tensor) -> list[str]:

@@ -167,7 +167,9 @@ def stoi_loss(prediction: Tensor, target: Tensor, lengths: Tensor | None = None,
         mask = frame_mask(envelopes[1], lengths, hop).unfold(1, STOI_FRAMES, 1).amin(-1)
         mask = mask * (energy > STOI_RANGE * energy.amax(1, keepdim=True))
         correlation = _correlation(predicted, wanted)
-        return 1 - (correlation * mask).sum() / mask.sum() if mask.any() else prediction.sum() * 0
+        if not mask.any():
+            return prediction.sum() * 0
+        return 1 - (correlation * mask).sum() / mask.sum()
 
 
 def _correlation(predicted: Tensor, wanted: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The losses of both stages as pure functions of tensors; their weights are data and live in the config.
+"""The losses of both stages as pure functions of tensors; their weights are data of the config.
 
 Equation numbers are those of "MiMo-Audio: Audio Language Models are Few-Shot Learners", section 2.2.
 """
@@ -13,9 +13,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from mimotok.model.lengths import mel_frames, valid_mask
+from mimotok.model.lengths import valid_mask
 from mimotok.model.mel import mel_filterbank
-from train.losses.spectra import frame_mean, prepared, stft
+from train.losses.spectra import frame_mask, frame_mean, prepared, stft
 
 MelScale = tuple[int, int, int]
 Resolution = tuple[int, int]
@@ -137,10 +137,9 @@ def stft_loss(
         predicted = stft(prediction, window, hop).abs() + floor / MEL_GAIN
         wanted = stft(target, window, hop).abs() + floor / MEL_GAIN
         log_error = (predicted.log() - wanted.log()).abs()
-        if lengths is not None:
-            mask = valid_mask(mel_frames(lengths, hop), wanted.shape[1])[..., None]
-            predicted = predicted * mask
-            wanted = wanted * mask
+        mask = frame_mask(wanted, lengths, hop)[..., None]
+        predicted = predicted * mask
+        wanted = wanted * mask
         error = torch.linalg.vector_norm(predicted - wanted, dim=(1, 2))
         level = torch.linalg.vector_norm(wanted, dim=(1, 2))
         total = total + (error / level).mean() + frame_mean(log_error, lengths, hop)

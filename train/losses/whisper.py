@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mimotok.model.lengths import frames_needed, valid_mask
 from mimotok.model.mel import hann_window, reflect_pad
+from train.losses.spectra import power
 
 RATE = 16000
 WINDOW = 400
@@ -204,8 +205,7 @@ def whisper_log_mel(wav: Tensor, lengths: Tensor, n_mels: int) -> Tensor:
     with torch.autocast(wav.device.type, enabled=False):
         window = hann_window(WINDOW, wav.device)
         spectrum = torch.stft(padded, WINDOW, HOP, window=window, center=False, return_complex=True)[..., :frames]
-        power = spectrum.real.square() + spectrum.imag.square()
-        mel = (_slaney_filterbank(n_mels).to(wav.device) @ power).clamp(min=1e-10).log10()
+        mel = (_slaney_filterbank(n_mels).to(wav.device) @ power(spectrum)).clamp(min=1e-10).log10()
         valid = valid_mask(frames_needed(lengths, HOP), frames)[:, None]
         peak = mel.detach().masked_fill(~valid, -10.0).amax((1, 2), keepdim=True)
         return (torch.maximum(mel, peak - 8) + 4) / 4 * valid

@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from train.data.module import SpeechDataModule
 from train.run.checkpoints import require_room
 from train.run.progress import StepProgress
-from train.stages.optim import DivergedError, OptimizerConfig
+from train.stages.optim import DivergedError
 from train.stages.plain import require_plain
 
 # What jsonargparse prints around the line that says what is wrong.
@@ -53,11 +53,24 @@ class StageCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Link values that several parts need. Called by LightningCLI."""
-        for target in ("data.seed", "model.init_args.training.seed"):
-            parser.link_arguments("seed_everything", target, compute_fn=_seed)
-        for optimizer in ("training.optimizer", "discriminator_optimizer"):
-            parser.link_arguments("trainer.max_steps", f"model.init_args.{optimizer}.max_steps", compute_fn=_schedule)
+        """Link the data's seed to the run's. Called by LightningCLI."""
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=_seed)
+
+    def before_instantiate_classes(self) -> None:
+        """Give the stage the run's seed, and its schedules the run's steps. Called by LightningCLI.
+
+        jsonargparse silently ignores links into dataclasses of a subclass's arguments.
+        """
+        config = self.config[str(self.subcommand)]
+        arguments = config.model.init_args
+        training = arguments.get("training")
+        if training is not None:
+            training.seed = _seed(config.seed_everything)
+        # without an end of the run, the schedule keeps its own
+        if config.trainer.max_steps > 0:
+            for optimizer in (training and training.optimizer, arguments.get("discriminator_optimizer")):
+                if optimizer is not None:
+                    optimizer.max_steps = config.trainer.max_steps
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing. Called by LightningCLI.
@@ -95,19 +108,16 @@ class StageCLI(LightningCLI):
         require_room(self.trainer, self.model)
         callback = self.trainer.checkpoint_callback
         folder = getattr(callback, "dirpath", None)
-        last = None if folder is None else Path(folder) / "last.ckpt"
-        if last is not None and last.is_file() and self.config.fit.ckpt_path is None:
+        if folder is None or self.config.fit.ckpt_path is not None:
+            return
+        last = Path(folder) / "last.ckpt"
+        if last.is_file():
             self.config_init.fit.ckpt_path = str(last)
 
 
 def _seed(seed: bool | int) -> int:
     """Return the seed of data and stage: that of the run, or 0 where Lightning draws one."""
     return 0 if isinstance(seed, bool) else seed
-
-
-def _schedule(max_steps: int) -> int:
-    """Return the steps of the learning rate's schedule: those of the run, or the default of a run without an end."""
-    return max_steps if max_steps > 0 else OptimizerConfig.max_steps
 
 
 def run_lightning() -> None:

@@ -45,7 +45,9 @@ class Pace:
         """Return audio-seconds per second; 0 before the first step."""
         first = self._marks[0]
         last = self._marks[-1]
-        return (last.audio_seconds - first.audio_seconds) / (last.time - first.time) if last.time > first.time else 0.0
+        if last.time <= first.time:
+            return 0.0
+        return (last.audio_seconds - first.audio_seconds) / (last.time - first.time)
 
     def seconds_left(self, max_steps: int) -> float | None:
         """Return the seconds until step `max_steps`; None before the first step, and for a run without end (-1)."""

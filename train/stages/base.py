@@ -230,5 +230,5 @@ class Stage(PlainLoading):
         facts = checkpoint.get("mimotok")
         hours = facts.get("audio_hours") if isinstance(facts, dict) else None
         if not isinstance(hours, float | int):
-            raise ValueError("the checkpoint is not one that a run of ours wrote: it does not say how much was heard")
+            raise ValueError("the checkpoint is not one that a run of ours wrote: it does not count its audio")
         self.audio_seconds = hours * 3600

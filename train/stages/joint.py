@@ -15,10 +15,16 @@ from train.losses.meaning import CharacterConfig, CharacterReader, PhoneClassifi
 from train.losses.semantic import SemanticConfig, SemanticReader
 from train.losses.speech import SpeechFeatureLoss
 from train.stages.base import RECONSTRUCTION_LOSSES, Reconstruction, Stage, StageConfig
-from train.stages.optim import clip_gradients, make_optimizer
+from train.stages.optim import clip_gradients, optimize_groups, parameter_groups
 from train.stages.quantizer import TrainingQuantizer
 from train.stages.sharding import replicate, shard_text_decoder, shard_tokenizer
-from train.stages.text_decoder import TextDecoder, TextDecoderConfig
+from train.stages.text_decoder import (
+    AudioToText,
+    PretrainedTextDecoderConfig,
+    TextDecoderConfig,
+    build_text_decoder,
+    load_text_decoder,
+)
 
 PUBLISHED_WEIGHTS = {"text": 10.0, "mel": 1.0, "commitment": 1.0}
 
@@ -49,8 +55,8 @@ class JointStage(Stage):
     loss_weights: of text, mel and commitment losses (eq. 1 and 2 by default); ctc (see TextDecoder), the
     RECONSTRUCTION_LOSSES, phone and characters (see `train.losses.meaning`), semantic (see `train.losses.semantic`)
     and speech (see `train.losses.speech`), where they have a weight. model: as in Stage. text_decoder: the shape of a
-    new one, or the folder of an exported one to go on from. characters: of the network that spells. semantic: of the
-    speech encoder that is distilled. speech: of the speech feature loss.
+    new one, the language model that one starts from, or the folder of an exported one to go on from. characters: of
+    the network that spells. semantic: of the speech encoder that is distilled. speech: of the speech feature loss.
     """
 
     LOSSES = ("text", "ctc", "phone", "characters", "semantic", "mel", *RECONSTRUCTION_LOSSES, "speech", "commitment")
@@ -61,7 +67,7 @@ class JointStage(Stage):
         *,
         loss_weights: dict[str, float] | None = None,
         training: StageConfig | None = None,
-        text_decoder: TextDecoderConfig | str | None = None,
+        text_decoder: TextDecoderConfig | PretrainedTextDecoderConfig | str | None = None,
         quantizer: QuantizerConfig | None = None,
         characters: CharacterConfig | None = None,
         semantic: SemanticConfig | None = None,
@@ -90,14 +96,17 @@ class JointStage(Stage):
         self.speech_loss = (speech or SpeechFeatureLoss()) if self.uses("speech") else None
         self.sharded = False
 
-    def _build_text_decoder(self, source: TextDecoderConfig | str | None) -> TextDecoder:
+    def _build_text_decoder(self, source: TextDecoderConfig | PretrainedTextDecoderConfig | str | None) -> AudioToText:
+        width = self.tokenizer.config.d_model
+        if isinstance(source, PretrainedTextDecoderConfig):
+            if self.uses("ctc"):
+                raise ValueError("loss_weights: a pretrained text decoder has no CTC head; leave ctc out")
+            return build_text_decoder(width, source)
         if not isinstance(source, str):
-            return TextDecoder(
-                self.tokenizer.config.d_model, replace(source or TextDecoderConfig(), ctc=self.uses("ctc"))
-            )
-        decoder = TextDecoder.load(source)
-        if decoder.config.ctc != self.uses("ctc"):
-            has = "has" if decoder.config.ctc else "lacks"
+            return build_text_decoder(width, replace(source or TextDecoderConfig(), ctc=self.uses("ctc")))
+        decoder = load_text_decoder(source)
+        if decoder.has_ctc != self.uses("ctc"):
+            has = "has" if decoder.has_ctc else "lacks"
             raise ValueError(f"text_decoder={source} {has} a CTC head: give loss_weights ctc where there is one")
         return decoder.train()
 
@@ -191,8 +200,8 @@ class JointStage(Stage):
             self._validate_first_codebook(latents, lengths, batch)
         if self.text_decoder is not None:
             texts = [text if text and normalize_text(text) else None for text in batch.text]
-            told = len(texts) - texts.count(None)
-            self._log_mean(self._read_tokens(self.text_decoder, reconstruction.quantized, lengths, texts), told)
+            texted = len(texts) - texts.count(None)
+            self._log_mean(self._read_tokens(self.text_decoder, reconstruction.quantized, lengths, texts), texted)
         return reconstruction
 
     def _validate_first_codebook(self, latents: Tensor, lengths: Tensor, batch: Batch) -> None:
@@ -202,8 +211,8 @@ class JointStage(Stage):
             phones = self.phone_classifier.score(first, self._phone_labels(batch))
             self._log_mean({"phone_loss": phones.loss, "phone_accuracy": phones.accuracy}, phones.frames)
         if self.character_reader is not None:
-            told = sum(spelling(text) is not None for text in batch.text)
-            self._log_mean({"characters_loss": self.character_reader.loss(first, lengths, batch.text)}, told)
+            texted = sum(spelling(text) is not None for text in batch.text)
+            self._log_mean({"characters_loss": self.character_reader.loss(first, lengths, batch.text)}, texted)
         if self.semantic_reader is not None:
             loss = self.semantic_reader.loss(first, lengths, batch.wav, batch.lengths)
             self._log_mean({"semantic_loss": loss}, len(lengths))
@@ -215,13 +224,13 @@ class JointStage(Stage):
                 self.log(f"val/{name}", value, batch_size=weight, sync_dist=True)
 
     def _read_tokens(
-        self, decoder: TextDecoder, quantized: Tensor, lengths: Tensor, texts: list[str | None]
+        self, decoder: AudioToText, quantized: Tensor, lengths: Tensor, texts: list[str | None]
     ) -> dict[str, Tensor | float]:
-        told = [i for i, text in enumerate(texts) if text]
+        texted = [i for i, text in enumerate(texts) if text]
         losses = text_losses(decoder, quantized, lengths, texts)
         # also without a text: where weights are sharded, they are gathered from every rank
-        heard = decoder.transcribe(quantized[told or [0]], lengths[told or [0]])
-        rates = error_rates([texts[i] or "" for i in told], heard) if told else ErrorRates(0.0, 0.0)
+        heard = decoder.transcribe(quantized[texted or [0]], lengths[texted or [0]])
+        rates = error_rates([texts[i] or "" for i in texted], heard) if texted else ErrorRates(0.0, 0.0)
         return {**{f"{name}_loss": loss for name, loss in losses.items()}, **rates._asdict()}
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
@@ -236,18 +245,23 @@ class JointStage(Stage):
         return super().facts() | {"text_decoder": asdict(self.text_decoder.config)}
 
     def configure_optimizers(self) -> Any:
-        readers = (self.phone_classifier, self.character_reader, self.semantic_reader)
-        modules = (self.tokenizer, self.text_decoder, *readers)
-        return make_optimizer([module for module in modules if module is not None], self.config.optimizer)
+        config = self.config.optimizer
+        groups = parameter_groups(self.tokenizer, config)
+        if self.text_decoder is not None:
+            groups += self.text_decoder.parameter_groups(config)
+        for reader in (self.phone_classifier, self.character_reader, self.semantic_reader):
+            if reader is not None:
+                groups += parameter_groups(reader, config)
+        return optimize_groups(groups, config)
 
 
-def text_losses(decoder: TextDecoder, quantized: Tensor, lengths: Tensor, texts: list[str | None]) -> dict[str, Tensor]:
+def text_losses(decoder: AudioToText, quantized: Tensor, lengths: Tensor, texts: list[str | None]) -> dict[str, Tensor]:
     """Eq. 1, and CTC where the decoder has it, over the clips that have a text; zero where none has.
 
     quantized: [B, F, D], lengths: [B] frames.
     """
-    told = [i for i, text in enumerate(texts) if text]
+    texted = [i for i, text in enumerate(texts) if text]
     # an empty text where there is none: among several ranks, every parameter must take part in each step of each
-    used = told or [0]
+    used = texted or [0]
     losses = decoder(quantized[used], lengths[used], [texts[i] or "" for i in used])._asdict()
-    return {name: loss if told else 0 * loss for name, loss in losses.items() if loss is not None}
+    return {name: loss if texted else 0 * loss for name, loss in losses.items() if loss is not None}

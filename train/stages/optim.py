@@ -177,7 +177,11 @@ def warmup_stable_decay(step: int, *, warmup_steps: int, max_steps: int, decay_f
 
 def make_optimizer(modules: Sequence[nn.Module], config: OptimizerConfig) -> dict[str, Any]:
     """Optimizer and per-step schedule as Lightning takes them."""
-    groups = [group for module in modules for group in parameter_groups(module, config)]
+    return optimize_groups([group for module in modules for group in parameter_groups(module, config)], config)
+
+
+def optimize_groups(groups: list[dict[str, Any]], config: OptimizerConfig) -> dict[str, Any]:
+    """Make what `make_optimizer` does of parameter groups; one with its own lr keeps that in place of the config's."""
     optimizer = MuonAdamW(groups, config.lr, betas=config.betas)
     factor = partial(
         warmup_stable_decay,

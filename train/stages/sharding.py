@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from mimotok.tokenizer import Tokenizer
-from train.stages.text_decoder import TextDecoder
+from train.stages.text_decoder import AudioToText
 
 
 def replicate(module: nn.Module, device: torch.device) -> None:
@@ -37,7 +37,7 @@ def shard_tokenizer(tokenizer: Tokenizer, mesh: DeviceMesh) -> None:
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
 
 
-def shard_text_decoder(text_decoder: TextDecoder, mesh: DeviceMesh) -> None:
+def shard_text_decoder(text_decoder: AudioToText, mesh: DeviceMesh) -> None:
     """Shard the text decoder as one: ranks write texts of different lengths, and must not wait for each other's."""
     fully_shard(text_decoder, mesh=mesh, reshard_after_forward=True)
     register_fsdp_forward_method(text_decoder, "transcribe")

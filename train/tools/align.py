@@ -105,7 +105,9 @@ class Aligner:
             alignment = self._decoder.get_alignment()
         except RuntimeError:
             return None
-        return None if alignment is None else list(_merged(phone for word in alignment for phone in word))
+        if alignment is None:
+            return None
+        return list(_merged(phone for word in alignment for phone in word))
 
     def _hear(self, pcm: bytes) -> None:
         self._decoder.start_utt()
@@ -119,7 +121,9 @@ def _possessive(last: str) -> str:
     """Return the phones of an s after a word that ends in the phone `last`."""
     if last in ("S", "Z", "SH", "ZH", "CH", "JH"):
         return "IH Z"
-    return "S" if last in ("P", "T", "K", "F", "TH") else "Z"
+    if last in ("P", "T", "K", "F", "TH"):
+        return "S"
+    return "Z"
 
 
 def spell(text: str) -> list[str]:
@@ -136,13 +140,20 @@ def spell(text: str) -> list[str]:
 def _number(value: int) -> list[str]:
     if value >= 1000:
         century, year = divmod(value, 100)
-        return _number(century) + (["hundred"] if year == 0 else ["oh"] * (year < 10) + _number(year))
+        if year == 0:
+            return [*_number(century), "hundred"]
+        return [*_number(century), *["oh"] * (year < 10), *_number(year)]
     if value >= 100:
-        rest = value % 100
-        return [ONES[value // 100], "hundred", *(_number(rest) if rest else [])]
+        words = [ONES[value // 100], "hundred"]
+        if value % 100:
+            words += _number(value % 100)
+        return words
     if value < 20:
         return [ONES[value]]
-    return [TENS[value // 10], *([ONES[value % 10]] if value % 10 else [])]
+    words = [TENS[value // 10]]
+    if value % 10:
+        words.append(ONES[value % 10])
+    return words
 
 
 def fitted(phones: Iterable[Phone], margin: float, seconds: float) -> list[Phone]:
@@ -179,13 +190,13 @@ def _merged(entries: Iterable[Any]) -> Iterator[Phone]:
         yield held
 
 
-def align(manifest: str | list[str], root: str, out: str | Path) -> str:
+def align(manifest: str | list[str], root: str, out: str | Path, *, allow_outside: bool = False) -> str:
     """Write the phones of every English clip of one or several manifests to `out` (see `mimotok.io.alignments`).
 
     A second call continues after the clips that `out` has. Returns a line that counts the aligned clips, and the others
     by reason.
     """
-    clips = read_manifest(manifest, root)
+    clips = read_manifest(manifest, root, allow_outside=allow_outside)
     counts = _resume(Path(out))
     done = {name for name, _ in counts}
     aligner = Aligner()
@@ -247,4 +258,5 @@ def _resume(out: Path) -> list[tuple[str, str]]:
 
 def _manifest_path(clip: Clip, root: str) -> str:
     path = Path(clip.audio)
-    return str(path.relative_to(root)) if path.is_relative_to(root) else clip.audio
+    folder = os.path.abspath(root)
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else clip.audio

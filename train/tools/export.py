@@ -12,7 +12,7 @@ from mimotok.io.files import atomic_path
 from mimotok.tokenizer import Tokenizer
 from mimotok.weights import check_finite
 from train.stages.plain import read_plain
-from train.stages.text_decoder import TextDecoder, TextDecoderConfig
+from train.stages.text_decoder import build_text_decoder, text_decoder_config
 
 AVERAGED = "averaged.module."
 TEXT_DECODER = "text_decoder."
@@ -30,7 +30,7 @@ def export(checkpoint: str | Path, out: str | Path, *, dtype: str = "float16") -
     folder = Path(out)
     tokenizer.save_pretrained(folder, dtype=stored)
     if "text_decoder" in facts:
-        decoder = TextDecoder(tokenizer.config.d_model, TextDecoderConfig(**facts["text_decoder"]))
+        decoder = build_text_decoder(tokenizer.config.d_model, text_decoder_config(facts["text_decoder"]))
         decoder.load_state_dict(_part(state, TEXT_DECODER))
         decoder.to(stored).save(folder / "text_decoder")
     with atomic_path(folder / "README.md") as temporary:

@@ -31,6 +31,7 @@ def prune(
     manifest: str,
     *,
     root: str = ".",
+    allow_outside: bool = False,
     widths: Mapping[str, int | None],
     seconds: float = 300.0,
     dtype: str = "float16",
@@ -42,6 +43,7 @@ def prune(
         out: folder to write.
         manifest: of speech.
         root: folder of its relative paths.
+        allow_outside: its audio may lie elsewhere than below `root` or its own folder.
         widths: of encoder_ffn_dim, decoder_ffn_dim and vocoder_intermediate_dim; one that is None or left out is kept.
         seconds: speech to use, of the training clips.
         dtype: of the stored weights.
@@ -58,7 +60,9 @@ def prune(
     narrow = Tokenizer(dataclasses.replace(wide.config, **narrower))
     pairs = zip(_blocks(wide), _blocks(narrow), strict=True)
     changed = {block: new.fc1.out_features for block, new in pairs if new.fc1.out_features < block.fc1.out_features}
-    moments = second_moments(wide, list(changed), speech(manifest, root, seconds, wide.sample_rate))
+    moments = second_moments(
+        wide, list(changed), speech(manifest, root, seconds, wide.sample_rate, allow_outside=allow_outside)
+    )
     for block, width in changed.items():
         remove_units(block, width, moments[block])
     narrow.load_state_dict(wide.state_dict())
@@ -69,12 +73,14 @@ def _blocks(tokenizer: Tokenizer) -> list[Block]:
     return [block for stack in tokenizer.stacks() for block in stack.blocks()]
 
 
-def speech(manifest: str, root: str, seconds: float, sample_rate: int) -> Iterator[Tensor]:
+def speech(
+    manifest: str, root: str, seconds: float, sample_rate: int, *, allow_outside: bool = False
+) -> Iterator[Tensor]:
     """Yield about `seconds` of training clips [1, T], from all over the manifest.
 
     Raises ValueError where none can be read.
     """
-    clips = [clip for clip in read_manifest(manifest, root) if clip.split == "train"]
+    clips = [clip for clip in read_manifest(manifest, root, allow_outside=allow_outside) if clip.split == "train"]
     every = max(1, int(sum(clip.duration for clip in clips) / seconds))
     heard = 0.0
     for clip in clips[::every]:

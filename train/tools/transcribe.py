@@ -9,7 +9,8 @@ import torch
 from mimotok.io.audio import load_audio
 from mimotok.io.codes_file import load_codes
 from mimotok.tokenizer import Tokenizer
-from train.stages.text_decoder import TextDecoder
+from train.stages.text_decoder import AudioToText
+from train.stages.text_decoder import load_text_decoder as load_folder
 
 
 def transcribe(checkpoint: str | Path, path: str | Path) -> str:
@@ -31,11 +32,11 @@ def transcribe(checkpoint: str | Path, path: str | Path) -> str:
     return decoder.transcribe(tokenizer.dequantize(codes), torch.tensor([codes.shape[2]]))[0]
 
 
-def load_text_decoder(tokenizer: Tokenizer) -> TextDecoder:
+def load_text_decoder(tokenizer: Tokenizer) -> AudioToText:
     """Load the text decoder beside the tokenizer's weights, in fp32. Raises ValueError where it is missing."""
     folder = tokenizer.folder
     if folder is None or not (folder / "text_decoder" / "config.json").is_file():
         raise ValueError(
             f"{tokenizer.name}: has no text_decoder/ beside its weights; the joint stage's export writes it"
         )
-    return TextDecoder.load(folder / "text_decoder").float()
+    return load_folder(folder / "text_decoder").float()

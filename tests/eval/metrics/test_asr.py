@@ -18,6 +18,7 @@ from eval.testlists import Clip
 from eval.whisper import BASE, HALVES, bundled_whisper
 from mimotok.text import error_counts, error_rates
 from tests.helpers.evaluation_speech import CLIP, speech
+from tests.helpers.wav2vec import SMALL_WAV2VEC
 
 
 def parrot(heard: str, *, languages: frozenset[str] | None = None) -> ErrorRate:
@@ -111,19 +112,6 @@ def test_the_bundled_recogniser_writes_nothing_for_noise_and_is_english() -> Non
     assert figures["words"] == 2
     assert figures["word_errors"] >= 1
     assert np.isnan(metric.measure(speech(), speech(), Clip("x", CLIP.audio, "ja", language="de"))["wer"])
-
-
-SMALL_WAV2VEC = {
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 16,
-    "conv_dim": (8, 8),
-    "conv_stride": (160, 2),
-    "conv_kernel": (160, 2),
-    "num_conv_pos_embeddings": 16,
-    "num_conv_pos_embedding_groups": 4,
-}
 
 
 def test_recognisers_of_transformers_are_measured(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from eval.metrics.wavlm_ecapa import BACKBONE, HEAD_KEYS, WAVLM_KEYS, WavlmEcapa
 from eval.protocol import SAMPLE_RATE, resample
 from eval.testlists import Clip
 from tests.helpers.evaluation_speech import CLIP, noisy, speech
+from tests.helpers.wav2vec import SMALL_WAV2VEC
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
@@ -134,19 +135,6 @@ def test_patterns_of_names_are_all_in_use() -> None:
         assert any(re.search(pattern, key.removeprefix(BACKBONE)) for key in keys if key.startswith(BACKBONE)), pattern
     for pattern, _ in HEAD_KEYS:
         assert any(re.search(pattern, key) for key in keys if not key.startswith(BACKBONE)), pattern
-
-
-SMALL_WAV2VEC = {
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 16,
-    "conv_dim": (8, 8),
-    "conv_stride": (160, 2),
-    "conv_kernel": (160, 2),
-    "num_conv_pos_embeddings": 16,
-    "num_conv_pos_embedding_groups": 4,
-}
 
 
 def test_x_vector_models_of_transformers_give_a_similarity(tmp_path: Path) -> None:

@@ -142,3 +142,51 @@ def test_several_manifests_are_one_corpus(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     clips, _ = read_prepared(result.stdout.strip())
     assert [(clip.id, clip.source) for clip in clips] == [("0.wav", "0"), ("1.wav", "1")]
+
+
+def replaced(folder):
+    sf.write(folder / "1.wav", speech(1.0, RATE, 99), RATE)
+
+
+def removed(folder):
+    (folder / "1.wav").unlink()
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "cuts"])
+@pytest.mark.parametrize("change", [replaced, removed, None])
+def test_the_cache_holds_what_the_files_of_this_root_hold_now(tmp_path, kind, change, monkeypatch):
+    monkeypatch.setattr("train.data.cache.SHARD_SECONDS", 1.5)
+    roots = [tmp_path / "noisy", tmp_path / "clean"]
+    for seed, root in enumerate(roots):
+        root.mkdir()
+        for k in range(3):
+            sf.write(root / f"{k}.wav", speech(1.0, RATE, 10 * seed + k), RATE)
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text("\n".join(json.dumps(row(k, kind)) for k in range(3)))
+
+    def heard(root):
+        return {
+            clip.id: read(clip)[0] for clip in read_prepared(prepare(str(manifest), str(root), str(tmp_path / "c")))[0]
+        }
+
+    first = heard(roots[0])
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "c").rglob("*.wav")}
+    if change is not None:
+        change(roots[0])
+    for root in roots:
+        now = heard(root)
+        wanted = {path.stem: sf.read(path, dtype="float32")[0] for path in root.glob("*.wav")}
+        assert now.keys() == wanted.keys()
+        assert all(np.array_equal(now[name], wanted[name]) for name in wanted)
+    kept = [path for path, then in written.items() if path.exists() and path.stat().st_mtime_ns == then]
+    assert len(kept) == (3 if change is None else 2)
+    assert change is not None or first.keys() == heard(roots[0]).keys()
+
+
+def row(k, kind):
+    if kind == "jsonl":
+        return {"id": str(k), "audio": f"{k}.wav", "duration": 1.0}
+    pytest.importorskip("lhotse")
+    source = {"type": "file", "channels": [0], "source": f"{k}.wav"}
+    recording = {"id": str(k), "sources": [source], "sampling_rate": RATE, "num_samples": RATE, "duration": 1.0}
+    return {"id": str(k), "start": 0, "duration": 1.0, "channel": 0, "recording": recording, "type": "MonoCut"}

@@ -59,7 +59,7 @@ def error_line(capsys: pytest.CaptureFixture[str]) -> str:
         (["--data.manifest", "nowhere.jsonl"], "nowhere.jsonl: cannot be read"),
         (["--model.init_args.model", "nowhere"], "nowhere: neither a folder nor a hub id"),
         (["--model.init_args.training.optimizer.speed", "3"], "unrecognized arguments: --optimizer.speed=3"),
-        (["--model.init_args.text_decoder.stack", "0"], "error: stack=0: at least one frame"),
+        (["--model.init_args.text_decoder.stack", "0"], "error: stack=0: give a whole number of at least 1"),
         (["--trainer.max_steps", "many"], "\"trainer.max_steps\": Expected a <class 'int'>. Got value: many"),
         (["--trainer.precision", "8-mixed", "--trainer.accelerator", "cpu"], "Given value: 8-mixed"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -67,19 +66,29 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> Non
     assert not different
 
 
+# at a moment that does not depend on the speed of this process or of that one
+KILLED_AT_STEP_2 = """
+import os, signal
+replace = os.replace
+
+def replace_and_die(source, target):
+    replace(source, target)
+    if str(target).endswith("step=2.ckpt"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+os.replace = replace_and_die
+from train.__main__ import main
+main()
+"""
+
+
 def test_killed_and_resumed_equals_uninterrupted(joint_run: Path, speech: Path, tmp_path: Path) -> None:
     config = configure(tmp_path, speech, "tiny.yaml")
-    running = subprocess.Popen(
-        command(config), cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=-3
-    )
-    saved = tmp_path / "checkpoints" / "step=2.ckpt"
-    deadline = time.monotonic() + 120
-    while not saved.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    running.send_signal(signal.SIGKILL)
-    running.wait()
-    assert saved.exists()
-    assert not (tmp_path / "checkpoints" / "step=6.ckpt").exists(), "killed too late to show anything"
+    killed = [sys.executable, "-c", KILLED_AT_STEP_2, *command(config)[3:]]
+    done = subprocess.run(killed, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+    assert (tmp_path / "checkpoints" / "step=2.ckpt").exists()
+    assert not (tmp_path / "checkpoints" / "step=6.ckpt").exists()
     fit(config)
     same(state_of(joint_run), state_of(tmp_path))
     ours, theirs = (
