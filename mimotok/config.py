@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import Any
 from mimotok.fields import (
     check_fields,
     choice,
+    closest,
     flag,
     number,
     number_or_null,
+    shortened,
     text,
     whole,
     whole_or_null,
@@ -26,6 +29,18 @@ from mimotok.io.json_object import read_object
 
 # Where the official key differs from this project's glossary.
 OFFICIAL_TO_FIELD = {"sampling_rate": "sample_rate", "nfft": "n_fft", "codebook_size": "codebook_sizes"}
+# What official files and transformers also write, which sets nothing here.
+OFFICIAL_UNUSED = {
+    "max_audio_seconds",
+    "scale_embedding",
+    "hybrid_block_size",
+    "architectures",
+    "auto_map",
+    "dtype",
+    "torch_dtype",
+    "transformers_version",
+    "_name_or_path",
+}
 FIELD_TO_OFFICIAL = {ours: official for official, ours in OFFICIAL_TO_FIELD.items()}
 
 # Limits of what a model can be: far above those that exist, and low enough that none is built in vain.
@@ -274,11 +289,14 @@ class TokenizerConfig:
         return {**self.extra, **named}
 
     @classmethod
-    def load(cls, path: str | Path) -> TokenizerConfig:
+    def load(cls, path: str | Path, *, strict: bool = False) -> TokenizerConfig:
         """Read `config.json`.
+
+        A key that looks like a misspelt one is told in a warning: official files hold keys that nothing here needs.
 
         Args:
             path: the file.
+            strict: refuse keys that neither this package nor an official file knows.
 
         Raises:
             ValueError: where it is missing or not a configuration.
@@ -289,9 +307,25 @@ class TokenizerConfig:
         """
         values = read_object(path)
         try:
-            return cls.from_official(values)
+            config = cls.from_official(values)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
+        known = config.official_keys()
+        for key in config.extra:
+            if key in OFFICIAL_UNUSED:
+                continue
+            meant = FIELD_TO_OFFICIAL.get(key) or closest(key, known)
+            remedy = f"did you mean {meant}?" if meant else f"known are {', '.join(sorted(known))}"
+            if strict:
+                raise ValueError(f"{path}: unknown key {shortened(key)}: {remedy}")
+            if meant is not None and meant not in values:
+                warnings.warn(f"{path}: the key {shortened(key)} has no effect: {remedy}", stacklevel=2)
+        return config
+
+    @classmethod
+    def official_keys(cls) -> set[str]:
+        """Return the keys of `config.json` that set something."""
+        return {FIELD_TO_OFFICIAL.get(f.name, f.name) for f in dataclasses.fields(cls) if f.name != "extra"}
 
     def to_json(self) -> str:
         """Return the text of `config.json`."""

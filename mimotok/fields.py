@@ -11,9 +11,10 @@ Settings come from strangers. A field's limits stand where the field is declared
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -187,6 +188,12 @@ def limits_of(settings: type) -> dict[str, str]:
     """Return what each field of a dataclass may hold, in words; fields without limits are left out."""
     fields = dataclasses.fields(settings)
     return {field.name: field.metadata[_LIMITS].remedy() for field in fields if _LIMITS in field.metadata}
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that a misspelt one is most like, or None where none is."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.8)
+    return matches[0] if matches else None
 
 
 def shortened(value: Any) -> str:

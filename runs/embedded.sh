@@ -62,9 +62,13 @@ fit() {
     local stage=$1 from=$2 yaml=$3
     shift 3
     if [ ! -e "$run/$stage-model/model.safetensors" ]; then
-        "$python" -m train fit --config "$yaml" "${config[@]}" --trainer.max_steps "$(steps "$yaml")" \
-            --trainer.default_root_dir "$run/$stage" --model.init_args.model "$from" \
-            --data.manifest "[${list:1}]" --data.root "$root" --data.cache_dir "$root/cache" "$@"
+        # `fit` refuses a finished run, which may have been stopped before its export
+        if [ ! -e "$run/$stage/finished" ]; then
+            "$python" -m train fit --config "$yaml" "${config[@]}" --trainer.max_steps "$(steps "$yaml")" \
+                --trainer.default_root_dir "$run/$stage" --model.init_args.model "$from" \
+                --data.manifest "[${list:1}]" --data.root "$root" --data.cache_dir "$root/cache" "$@"
+            touch "$run/$stage/finished"
+        fi
         "$python" -m train export --checkpoint "$run/$stage/checkpoints/last.ckpt" --out "$run/$stage-model"
     fi
 }

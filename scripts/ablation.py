@@ -45,7 +45,11 @@ def train(arm: str, runs: Path, manifest: Path, root: Path, steps: int, seed: in
         "trainer.default_root_dir": run,
     }
     words = [word for name, value in settings.items() for word in (f"--{name}", value)]
-    python("train", "fit", "--config", CONFIGS / "base.yaml", "--config", CONFIGS / f"{arm}.yaml", *words)
+    # a finished run is refused by `fit`; it may have been stopped before its export
+    finished = run / "finished"
+    if not finished.exists():
+        python("train", "fit", "--config", CONFIGS / "base.yaml", "--config", CONFIGS / f"{arm}.yaml", *words)
+        finished.touch()
     python("train", "export", "--checkpoint", run / "checkpoints" / "last.ckpt", "--out", exported)
     return exported
 

@@ -1,7 +1,7 @@
 """Hooks of mkdocs: documents of other folders become pages of the site, and links work there as they do in a checkout.
 
-A link that leads out of the site goes to the repository at `REPO_URL`, an environment variable. Without it, only the
-text of the link is kept.
+A link that leads out of the site goes to the repository at `REPO_URL`, an environment variable; without it, only its
+text is kept.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import resource
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -262,3 +263,22 @@ def test_what_looks_like_a_path_is_not_asked_of_the_hub(tmp_path: Path, monkeypa
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
     for name in (*paths, "one", "a b/c", "a/b/c"):
         assert "hub id" in refusal(partial(Tokenizer.from_pretrained, name)) or name == "runs"
+
+
+def test_a_misspelt_key_is_told(tmp_path: Path) -> None:
+    """In a config.json that we train from strictly; elsewhere by a warning, where the right key is not there."""
+    path = tmp_path / "config.json"
+    for wrong, right in (("d_modle", "d_model"), ("sample_rate", "sampling_rate"), ("decoder_layer", "decoder_layers")):
+        official = {key: value for key, value in CONFIG.items() if key != right}
+        path.write_text(json.dumps(official | {wrong: CONFIG[right]}))
+        told = f"config.json: unknown key '{wrong}': did you mean {right}[?]"
+        with pytest.raises(ValueError, match=told):
+            TokenizerConfig.load(path, strict=True)
+        with pytest.warns(UserWarning, match=f"'{wrong}' has no effect: did you mean {right}[?]"):
+            TokenizerConfig.load(path)
+    path.write_text(json.dumps(CONFIG | {"max_audio_seconds": 1, "vendor": {"x": 1}}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert TokenizerConfig.load(path).extra["vendor"] == {"x": 1}
+    with pytest.raises(ValueError, match="unknown key 'vendor': known are"):
+        TokenizerConfig.load(path, strict=True)

@@ -12,17 +12,55 @@ import typer
 
 from mimotok.io.terminal import errors_in_one_line, run_command, say
 
-TOOLS = ("align", "average", "export", "prepare", "prune", "transcribe")
+TOOLS = ("align", "average", "export", "prepare", "prune", "runs", "transcribe")
+# Lightning's, which read their own arguments; they stand here for the list of commands.
+LIGHTNING = {"allow_extra_args": True, "ignore_unknown_options": True}
 AllowOutside = Annotated[
     bool, typer.Option("--allow-outside", help="Paths of the manifest may leave its root and its folder.")
 ]
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
+@app.command(context_settings=LIGHTNING, add_help_option=False)
+def fit() -> None:
+    """Train, or go on with a run; --help lists the settings.
+
+    Example: python -m train fit --config train/configs/joint.yaml --name mine --data.manifest manifest.jsonl
+    """
+    _lightning()
+
+
+@app.command(context_settings=LIGHTNING, add_help_option=False)
+def validate() -> None:
+    """Measure a checkpoint on the data that is held out.
+
+    Example: python -m train validate --config runs/mine/resolved.yaml --ckpt_path runs/mine/checkpoints/last.ckpt
+    """
+    _lightning()
+
+
+def _lightning() -> None:
+    from train.run.cli import run_lightning
+
+    run_lightning()
+
+
+@app.command()
+def runs(root: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs")) -> None:
+    """List runs with step, hours heard and best figures.
+
+    Example: python -m train runs
+    """
+    from train.tools.runs import list_runs
+
+    say(list_runs(root))
+
+
 @app.command()
 def export(
-    checkpoint: Annotated[Path, typer.Option(help="A .ckpt file of a run.")],
-    out: Annotated[Path, typer.Option(help="Folder to write, e.g. checkpoints/mine.")],
+    checkpoint: Annotated[Path | None, typer.Option(help="A .ckpt file of a run.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write, e.g. checkpoints/mine.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of a run: its last checkpoint, written to runs/NAME/model.")] = None,
     dtype: Annotated[str, typer.Option(help="float16, bfloat16 or float32.")] = "float16",
 ) -> None:
     """Write config, safetensors and a model card from a training checkpoint.
@@ -31,6 +69,11 @@ def export(
     """
     from train.tools.export import export as write
 
+    run = Path("runs", name or "")
+    checkpoint = checkpoint or (run / "checkpoints" / "last.ckpt" if name else None)
+    out = out or (run / "model" if name else None)
+    if checkpoint is None or out is None:
+        raise ValueError("give --name, or both --checkpoint and --out")
     write(checkpoint, out, dtype=dtype)
 
 
@@ -134,10 +177,8 @@ def transcribe(
 def main() -> None:
     """Run a tool or Lightning, as the first word says. Bad input and a full disk end in one line and exit code 2."""
     with errors_in_one_line("error"), _remedies():
-        if len(sys.argv) > 1 and sys.argv[1] not in TOOLS:
-            from train.run.cli import run_lightning
-
-            run_lightning()
+        if len(sys.argv) > 1 and sys.argv[1] not in (*TOOLS, "--help"):
+            _lightning()
         else:
             app()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,7 +66,7 @@ def _rate_distortion(results: Results) -> Any:
             _draw_family(axis, codecs, metric["name"], style, MARKERS[index % len(MARKERS)])
         axis.set_xscale("log")
         axis.set_xlabel("bit/s of the coded speech")
-        axis.set_title(_titled(metric))
+        axis.set_title(_wrapped(_titled(metric), 3.6))
         axis.grid(True, which="both", alpha=0.25)
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if str(f"{value:g}")[0] in "25" else "")
@@ -119,7 +120,7 @@ def _distributions(results: Results) -> Any:
             axis.plot(points, position + scatter, ".", ms=2.5, alpha=0.5, color=COLOURS[0])
         axis.set_yticks(range(1, len(codecs) + 1), [codec["label"] for codec in codecs], fontsize=8)
         axis.invert_yaxis()
-        axis.set_title(_titled(metric))
+        axis.set_title(_wrapped(_titled(metric), 3.6))
         axis.grid(True, axis="x", alpha=0.25)
     return figure
 
@@ -162,13 +163,13 @@ def _spectrograms(out: Path, results: Results) -> Any:
     figure, axes = plt.subplots(
         len(chosen), len(columns), figsize=(2.6 * len(columns), 2.2 * len(chosen)), layout="constrained", squeeze=False
     )
-    figure.suptitle(f"Best, median and worst recording of {label}")
+    figure.suptitle(_wrapped(f"Best, median and worst recording of {label}", 2.6 * len(columns)))
     for row, (rank, clip) in zip(axes, chosen.items(), strict=True):
         for axis, column in zip(row, columns, strict=True):
             path = audio_path(out, column, clip)
             if path.is_file():
                 _draw_spectrogram(axis, load_wav(path))
-            axis.set_title(column, fontsize=8)
+            axis.set_title(_wrapped(column, 2.2, points=8), fontsize=8)
             axis.tick_params(labelsize=7)
         row[0].set_ylabel(f"{rank}\nkHz", fontsize=8)
     for axis in axes[-1]:
@@ -193,13 +194,24 @@ def _panels(count: int, title: str, height: float = 3.2) -> tuple[Any, Any]:
 
     columns = 2 if count == 4 else min(3, count)
     rows = math.ceil(count / columns)
+    width = 4.2 * columns
+    title = _wrapped(title, width)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(4.2 * columns, height * rows + 0.7), layout="constrained", squeeze=False
+        rows,
+        columns,
+        figsize=(width, height * rows + 0.45 + 0.25 * len(title.splitlines())),
+        layout="constrained",
+        squeeze=False,
     )
     figure.suptitle(title)
     for axis in axes.flat[count:]:
         axis.remove()
     return figure, axes.flat
+
+
+def _wrapped(title: str, inches: float, points: float = 12) -> str:
+    """Break a title into lines that fit this width; a letter is taken to be at most 0.65 of its size wide."""
+    return "\n".join(textwrap.wrap(title, max(8, int(inches * 72 / (0.65 * points)))))
 
 
 def _titled(metric: Results) -> str:

@@ -162,9 +162,13 @@ def export_facts(tokenizer: Tokenizer, n_q: int, *, int8: bool = False) -> dict[
         "max_encoder_frames": most_encoder_frames,
         "max_decoder_frames": most_decoder_frames,
         # code frames before and after a chunk that its result depends on: long input may be cut with these around it
-        "encoder_context": list(chunking.encoder_context) if config.encoder_is_bounded else None,
-        "decoder_context": list(chunking.decoder_context) if config.decoder_is_bounded else None,
+        "encoder_context": _context(chunking.encoder_context, bounded=config.encoder_is_bounded),
+        "decoder_context": _context(chunking.decoder_context, bounded=config.decoder_is_bounded),
     }
+
+
+def _context(frames: tuple[int, int], *, bounded: bool) -> list[int] | None:
+    return list(frames) if bounded else None
 
 
 def _write(

@@ -29,7 +29,7 @@ from mimotok.io.files import atomic_path, file_stamp
 from mimotok.io.manifest import read_rows
 from mimotok.io.progress import with_progress
 from mimotok.io.terminal import end_on_signals, one_line
-from train.data.manifest import BadClipError, decode, read_manifest
+from train.data.manifest import BadClipError, check_root, decode, read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,7 @@ def prepare(
         ValueError: where no clip at all can be read.
     """
     clips = read_manifest(manifest, root, allow_outside=allow_outside)
+    check_root(clips, root)
     folder = Path(out) / _fingerprint(clips, sample_rate)
     folder.mkdir(parents=True, exist_ok=True)
     shards = _shards(clips)

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile as sf
 
-from mimotok.corpus.cuts import is_cut, load_cut, make_cut
+from mimotok.corpus.cuts import files_in, is_cut, load_cut, make_cut
 from mimotok.corpus.supervisions import said_in
 from mimotok.io.alignments import Phone, read_alignments
 from mimotok.io.audio import load_audio
 from mimotok.io.clips import Clip, read_clips
 from mimotok.io.encoding import encoding_problem, escaped
 from mimotok.io.manifest import read_rows
+from mimotok.io.remote import is_remote
 
 WAV_HEADER = 44  # bytes: a canonical RIFF header, as the standard library's `wave` writes it
+_MOST_TRIED = 10_000  # files, before a root is called wrong
 SILENCE = 1e-3  # peak, -60 dBFS: below it a whole clip holds no speech
 
 
@@ -120,6 +123,20 @@ def read_manifest(paths: str | Iterable[str], root: str = ".", *, allow_outside:
         read_one = _read_cuts if _is_cut_set(path) else _read_jsonl
         clips += read_one(path, root, allow_outside)
     return clips
+
+
+def check_root(clips: Sequence[Clip], root: str) -> None:
+    """Check that the root is a folder and that a clip's file is there. Raises ValueError, naming a path that was tried.
+
+    Stops at the first file that is there: of a large corpus that costs nothing, and single missing clips are skipped.
+    """
+    paths = (clip.audio or next(iter(files_in(clip.cut.to_dict())), "") for clip in clips)
+    local = [path for path in islice(paths, _MOST_TRIED) if path and not is_remote(path)]
+    if local and not any(Path(path).exists() for path in local):
+        where = "not the folder of these clips"
+        if not is_remote(root) and not Path(root).is_dir():
+            where = "no such folder"
+        raise ValueError(f"root={root}: {where}: of {len(local)} files that were tried none is there, e.g. {local[0]}")
 
 
 def _is_cut_set(path: str) -> bool:

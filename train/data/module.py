@@ -13,7 +13,7 @@ import lightning as L
 from train.data.augment import AugmentConfig
 from train.data.batches import Batch, BatchDataset, Render, ResumableLoader, TrainDataset, ValidationLoader
 from train.data.cache import prepare, read_prepared
-from train.data.manifest import Clip, read_manifest, with_phones
+from train.data.manifest import Clip, check_root, read_manifest, with_phones
 from train.data.plan import PlanConfig, PlannedBatch, check_weights, train_plan, whole_plan
 from train.data.shar import ShardBatches, find_shards
 
@@ -43,7 +43,7 @@ class SpeechDataModule(L.LightningDataModule):
         min_seconds: shorter training clips are skipped.
         pad_samples: padded lengths are multiples of this many samples, so a compiled model sees few shapes.
         source_weights: how often a source's clips are used per epoch, by glob pattern of the source's name, e.g.
-            {"*kerstin*": 2}; the first match counts, and others have 1.
+            {"*kerstin*": 2}; the first match counts, and others have 1. None takes a pattern away.
         augment: see `AugmentConfig`; null for none.
         cache_dir: clips are decoded into it once, at first use; null decodes them every time. Not for Shar.
         alignments: phone labels that `python -m train align` wrote, for the losses that need them. Not for Shar.
@@ -64,7 +64,7 @@ class SpeechDataModule(L.LightningDataModule):
         crop_seconds: tuple[float, float] = (2.4, 7.2),
         min_seconds: float = 0.5,
         pad_samples: int = 11520,
-        source_weights: dict[str, float] | None = None,
+        source_weights: dict[str, float | None] | None = None,
         augment: AugmentConfig | None = AUGMENT,
         cache_dir: str | None = None,
         alignments: str | None = None,
@@ -85,7 +85,7 @@ class SpeechDataModule(L.LightningDataModule):
             crop_seconds=crop_seconds,
             min_seconds=min_seconds,
             pad_samples=pad_samples,
-            source_weights=source_weights,
+            source_weights=_given(source_weights),
         )
         self.augment = augment
         self.cache_dir = cache_dir
@@ -121,7 +121,9 @@ class SpeechDataModule(L.LightningDataModule):
         if _is_shar(manifest):
             return [], {}
         if self.cache_dir is None:
-            return read_manifest(manifest, self.root, allow_outside=self.allow_outside), {}
+            clips = read_manifest(manifest, self.root, allow_outside=self.allow_outside)
+            check_root(clips, self.root)
+            return clips, {}
         return read_prepared(self._prepare(manifest, self.cache_dir))
 
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002
@@ -198,6 +200,13 @@ class SpeechDataModule(L.LightningDataModule):
             streams = [(Path(s.cuts).name, s.source) for s in find_shards(self.manifest)] + [self.num_workers]
         what = (self.seed, self.plan_config, self.augment, clips, streams)
         return hashlib.sha256(repr(what).encode()).hexdigest()[:16]
+
+
+def _given(weights: dict[str, float | None] | None) -> dict[str, float] | None:
+    """Return the weights without those that a later config took away with null."""
+    if weights is None:
+        return None
+    return {pattern: weight for pattern, weight in weights.items() if weight is not None}
 
 
 def _is_shar(manifest: str | list[str]) -> bool:

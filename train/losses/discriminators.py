@@ -7,7 +7,7 @@ Audio Compression", section 3.4. Everything keeps time on dimension 2, where the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -122,6 +122,13 @@ class Discriminators(nn.Module):
                 that quiet audio leaves it nearly blind at first; 10 brings speech near unit level.
         """
         super().__init__()
+        self.settings: dict[str, Any] = {
+            "periods": tuple(periods),
+            "period_width": period_width,
+            "windows": tuple(windows),
+            "stft_channels": stft_channels,
+            "gain": gain,
+        }
         self.gain = gain
         self.longest = max((*periods, *windows))
         self.parts = nn.ModuleList(

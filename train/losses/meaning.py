@@ -74,6 +74,7 @@ class CharacterReader(nn.Module):
 
     def __init__(self, width: int, config: CharacterConfig) -> None:
         super().__init__()
+        self.config = config
         self.lstm = nn.LSTM(width, config.hidden, batch_first=True, bidirectional=True)
         self.output = nn.Linear(2 * config.hidden, 1 + len(ALPHABET))
 

@@ -10,14 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+from jsonargparse import ActionConfigFile, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from mimotok.io.remote import is_remote
 from train.data.module import SpeechDataModule
 from train.run.checkpoints import require_room
 from train.run.progress import StepProgress
+from train.run.record import ResolvedConfig, RunRecord
+from train.run.settings import check_resumable, run_settings
 from train.stages.optim import DivergedError
 from train.stages.plain import require_plain
 
@@ -32,10 +36,38 @@ AROUND = re.compile(
 BASE_CONFIG = Path(__file__).parents[1] / "configs" / "base.yaml"
 
 
+# Weights by name. A later config, as a dotted flag does, changes those that it names.
+MERGED = ("model.init_args.loss_weights", "data.source_weights")
+RUNS = "runs"
+# What Lightning understands as a checkpoint that is no path.
+KEYWORDS = ("best", "last", "hpc", "registry")
+NAME = re.compile(r"\w[\w.-]*")
+
+
+class MergingConfigFile(ActionConfigFile):
+    """The option `--config`: weights of a later file change those of an earlier one, and null takes one away."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        """Read a config. Called by jsonargparse."""
+        before = {name: _as_dict(cfg.get(name)) for name in MERGED}
+        super().__call__(parser, cfg, values, option_string)
+        for name, weights in before.items():
+            if weights and (given := _as_dict(cfg.get(name))):
+                cfg[name] = {**weights, **given}
+
+
+def _as_dict(weights: Any) -> dict[str, Any] | None:
+    """Return weights as a dict of their own, whether jsonargparse holds them as a dict or as a Namespace."""
+    if isinstance(weights, Namespace):
+        return weights.as_dict()
+    return dict(weights) if isinstance(weights, dict) else None
+
+
 class StageCLI(LightningCLI):
     """The command line of training.
 
-    The same command again goes on from the run's last checkpoint; a run that cannot save does not start. A value that
+    The same command again goes on from the run's last checkpoint, if it is of the same settings; a run that cannot save
+    does not start. A value that
     several parts need is given once: `seed_everything` and `trainer.max_steps` are linked to where they are needed, and
     the run's folders follow `trainer.default_root_dir`.
     """
@@ -45,6 +77,7 @@ class StageCLI(LightningCLI):
         super().__init__(
             lightning.LightningModule,
             SpeechDataModule,
+            save_config_callback=ResolvedConfig,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"plugins": {"class_path": "train.run.checkpoints.AtomicCheckpointIO"}, "callbacks": []},
             parser_kwargs={"exit_on_error": False} | {name: dict(settings) for name in self.subcommands()},
@@ -52,8 +85,24 @@ class StageCLI(LightningCLI):
             args=args,
         )
 
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Make a parser whose configs merge weights. Called by LightningCLI."""
+        kwargs.setdefault("dump_header", [f"lightning.pytorch=={lightning.__version__}"])
+        parser = self.parser_class(**kwargs)
+        parser.add_argument(
+            "-c", "--config", action=MergingConfigFile, help="Path to a configuration file in json or yaml format."
+        )
+        return parser
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Link the data's seed to the run's. Called by LightningCLI."""
+        """Add the run's name and how it starts, and link the data's seed to the run's. Called by LightningCLI."""
+        parser.add_argument(
+            "--name", type=str | None, default=None, help="Name of the run: all of it lies in runs/NAME."
+        )
+        parser.add_argument(
+            "--fresh", action="store_true", help="Begin a new run, in NAME-2 and so on where NAME has checkpoints."
+        )
+        parser.add_argument("--resume", action="store_true", help="Go on from last.ckpt though settings have changed.")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=_seed)
 
     def before_instantiate_classes(self) -> None:
@@ -62,6 +111,7 @@ class StageCLI(LightningCLI):
         jsonargparse silently ignores links into dataclasses of a subclass's arguments.
         """
         config = self.config[str(self.subcommand)]
+        _place(config)
         arguments = config.model.init_args
         training = arguments.get("training")
         if training is not None:
@@ -83,7 +133,8 @@ class StageCLI(LightningCLI):
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Read a checkpoint as tensors and plain values, whatever the strategy. Called by LightningCLI."""
         arguments = super()._prepare_subcommand_kwargs(subcommand)
-        if (path := arguments.get("ckpt_path")) not in (None, "best", "last", "hpc", "registry"):
+        path = arguments.get("ckpt_path")
+        if path is not None and path not in KEYWORDS:
             require_plain(path)
         return arguments | {"weights_only": True}
 
@@ -93,6 +144,10 @@ class StageCLI(LightningCLI):
         Checkpoints whose `dirpath` is not given, and logs where no logger is given, go below `default_root_dir`.
         """
         config = self.config_init[str(self.subcommand)].trainer
+        if config.fast_dev_run:
+            # a trial of the code: it must not touch the checkpoints of a run that lies in the same folder
+            config.callbacks = [one for one in config.callbacks or [] if not isinstance(one, Checkpoint)]
+            kwargs["enable_checkpointing"] = False
         if config.enable_progress_bar is not False:
             self.trainer_defaults["callbacks"] = [StepProgress()]
         root = Path(config.default_root_dir or ".")
@@ -105,14 +160,45 @@ class StageCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Check that checkpoints fit, and continue from the last one. Called by LightningCLI."""
-        require_room(self.trainer, self.model)
-        callback = self.trainer.checkpoint_callback
-        folder = getattr(callback, "dirpath", None)
-        if folder is None or self.config.fit.ckpt_path is not None:
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        last = Path(folder) / "last.ckpt"
-        if last.is_file():
+        require_room(self.trainer, self.model)
+        config = self.config.fit
+        settings = run_settings(config.as_dict(), self.model)
+        self.trainer.callbacks.append(RunRecord(Path(self.trainer.default_root_dir), settings))  # type: ignore[attr-defined]
+        given = config.ckpt_path
+        last = Path(getattr(self.trainer.checkpoint_callback, "dirpath", None) or "") / "last.ckpt"
+        if given is None and last.is_file():
             self.config_init.fit.ckpt_path = str(last)
+        path = self.config_init.fit.ckpt_path
+        # who names a checkpoint wants that one, whatever its settings
+        if path is not None and path not in KEYWORDS and not is_remote(path):
+            anyway = config.resume or given is not None
+            check_resumable(path, settings, max_steps=self.trainer.max_steps, anyway=anyway)
+        # not for those who start again from the config that is stored
+        config.resume = False
+
+
+def _place(config: Namespace) -> None:
+    """Set the run's folder by its name, and choose another one for a new run. Raises ValueError for a bad name."""
+    name = config.get("name")
+    if name is not None:
+        if not NAME.fullmatch(name):
+            raise ValueError(
+                f"--name {name!r}: give letters, digits, '.', '-' and '_' (trainer.default_root_dir is a path)"
+            )
+        config.trainer.default_root_dir = str(Path(RUNS, name))
+    if config.get("fresh"):
+        folder = config.trainer.default_root_dir or "."
+        free = folder
+        count = 2
+        while any(Path(free, "checkpoints").glob("*.ckpt")):
+            free = f"{folder}-{count}"
+            count += 1
+        config.trainer.default_root_dir = free
+        config.name = None if name is None else Path(free).name
+        # the same settings again go on with this run
+        config.fresh = False
 
 
 def _seed(seed: bool | int) -> int:

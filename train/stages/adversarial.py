@@ -10,6 +10,7 @@ from torch import Tensor
 from train.data.batches import Batch
 from train.losses.discriminators import Discriminators, Judgements
 from train.losses.spectral import adversarial_loss, discriminator_loss, feature_matching_loss
+from train.stages.arguments import to_plain
 from train.stages.base import RECONSTRUCTION_LOSSES, Segment, Stage, StageConfig
 from train.stages.optim import OptimizerConfig, SkipCounter, clip_gradients, make_optimizer
 
@@ -35,9 +36,9 @@ class AdversarialStage(Stage):
 
     def __init__(
         self,
-        model: str,
+        model: str | dict[str, Any],
         *,
-        loss_weights: dict[str, float] | None = None,
+        loss_weights: dict[str, float | None] | None = None,
         training: StageConfig | None = None,
         discriminators: Discriminators | None = None,
         discriminator_optimizer: OptimizerConfig | None = None,
@@ -114,6 +115,16 @@ class AdversarialStage(Stage):
 
     def _optimizers(self) -> list[Any]:
         return cast(list, self.optimizers())
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """Return as Stage's, and what is set beside. Discriminators of another class must be given when loading."""
+        saved = super().hyperparameters() | {
+            "discriminator_optimizer": to_plain(self.discriminator_config),
+            "default_ratio": self.default_ratio,
+        }
+        if type(self.discriminators) is Discriminators:
+            saved["discriminators"] = to_plain(self.discriminators.settings)
+        return saved
 
     def configure_optimizers(self) -> Any:
         """Return the optimizers of generator and discriminators. Called by Lightning."""

@@ -13,11 +13,13 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from mimotok.config import TokenizerConfig
 from mimotok.model.mel import log_mel
 from mimotok.tokenizer import Tokenizer
 from train.data.batches import Batch
 from train.losses.perceptual import disturbance_loss, stoi_loss
 from train.losses.spectral import MelLoss, complex_loss, stft_loss
+from train.stages.arguments import to_plain
 from train.stages.callbacks import CheckpointFacts, ClipsInTensorBoard, CodeUsageMonitor
 from train.stages.model import build_tokenizer
 from train.stages.optim import OptimizerConfig, SkipCounter
@@ -74,8 +76,8 @@ class Stage(PlainLoading):
     """The base of both stages; a subclass computes losses and chooses what is trained.
 
     Args:
-        model: folder or hub id to start from, or a config.json to start from scratch.
-        loss_weights: by name, of the LOSSES of the stage; a loss without a weight trains nothing.
+        model: folder or hub id to start from, or a config.json or its keys to start from scratch.
+        loss_weights: by name, of the LOSSES of the stage; a loss without a weight, or with None, trains nothing.
         config: settings.
 
     Raises:
@@ -84,12 +86,14 @@ class Stage(PlainLoading):
 
     LOSSES: tuple[str, ...] = ()
 
-    def __init__(self, model: str, loss_weights: dict[str, float], config: StageConfig) -> None:
+    def __init__(
+        self, model: str | dict[str, Any], loss_weights: Mapping[str, float | None], config: StageConfig
+    ) -> None:
         super().__init__()
         if unknown := set(loss_weights) - set(self.LOSSES):
             raise ValueError(f"loss_weights: {', '.join(sorted(unknown))}; this stage has {', '.join(self.LOSSES)}")
         self.tokenizer = build_tokenizer(model)
-        self.loss_weights = loss_weights
+        self.loss_weights = {name: weight for name, weight in loss_weights.items() if weight is not None}
         self.config = config
         self.segment_frames = round(config.segment_seconds * self.tokenizer.frame_rate)
         average = get_ema_multi_avg_fn(config.optimizer.average_decay)
@@ -216,6 +220,32 @@ class Stage(PlainLoading):
     def facts(self) -> dict[str, Any]:
         """Return what a checkpoint stores about this stage beside its weights."""
         return {"config": self.tokenizer.config.to_official(), "audio_hours": self.audio_seconds / 3600}
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """Return the arguments that build this stage again, as plain values.
+
+        The model is its sizes: the weights come from the checkpoint, wherever the first ones lay.
+        """
+        return {
+            "model": self.tokenizer.config.to_official(),
+            "loss_weights": dict(self.loss_weights),
+            "training": to_plain(self.config),
+        }
+
+    @classmethod
+    def check_saved(cls, saved: dict[str, Any], state: dict[str, Any]) -> None:
+        """Check that the weights have the sizes of the saved configuration. Raises RuntimeError or ValueError."""
+        if isinstance(config := saved.get("model"), dict):
+            with torch.device("meta"):
+                expected = Tokenizer(TokenizerConfig.from_official(config)).state_dict()
+            sizes = {name: getattr(state.get(f"tokenizer.{name}"), "shape", None) for name in expected}
+            wrong = [name for name, tensor in expected.items() if sizes[name] != tensor.shape]
+            if wrong:
+                raise ValueError(f"the checkpoint does not hold the weights of its configuration, e.g. {wrong[0]}")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the arguments, for `load_from_checkpoint`. Called by Lightning."""
+        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = self.hyperparameters()
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Load weights as nn.Module does. Raises ValueError where `state_dict` is of a model of another shape."""

@@ -14,6 +14,7 @@ from train.data.batches import Batch
 from train.losses.meaning import CharacterConfig, CharacterReader, PhoneClassifier, spelling
 from train.losses.semantic import SemanticConfig, SemanticReader
 from train.losses.speech import SpeechFeatureLoss
+from train.stages.arguments import to_plain
 from train.stages.base import RECONSTRUCTION_LOSSES, Reconstruction, Stage, StageConfig
 from train.stages.optim import clip_gradients, optimize_groups, parameter_groups
 from train.stages.quantizer import TrainingQuantizer
@@ -63,9 +64,9 @@ class JointStage(Stage):
 
     def __init__(
         self,
-        model: str,
+        model: str | dict[str, Any],
         *,
-        loss_weights: dict[str, float] | None = None,
+        loss_weights: dict[str, float | None] | None = None,
         training: StageConfig | None = None,
         text_decoder: TextDecoderConfig | PretrainedTextDecoderConfig | str | None = None,
         quantizer: QuantizerConfig | None = None,
@@ -243,6 +244,19 @@ class JointStage(Stage):
         if self.text_decoder is None:
             return super().facts()
         return super().facts() | {"text_decoder": asdict(self.text_decoder.config)}
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """Return as Stage's, and the settings of what else is trained."""
+        saved = super().hyperparameters() | {"quantizer": to_plain(self.quantizer_config)}
+        if self.text_decoder is not None:
+            saved["text_decoder"] = asdict(self.text_decoder.config)
+        if self.character_reader is not None:
+            saved["characters"] = to_plain(self.character_reader.config)
+        if self.semantic_reader is not None:
+            saved["semantic"] = to_plain(self.semantic_reader.config)
+        if self.speech_loss is not None:
+            saved["speech"] = to_plain(self.speech_loss)
+        return saved
 
     def configure_optimizers(self) -> Any:
         config = self.config.optimizer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,14 +11,31 @@ from torch import nn
 from mimotok.config import TokenizerConfig
 from mimotok.tokenizer import Tokenizer
 
+# Shipped configs name their models from here: train/configs/models/tiny.json.
+HOME = Path(__file__).parents[2]
 
-def build_tokenizer(source: str) -> Tokenizer:
-    """Load a checkpoint folder or hub id, or build a new model from a config.json."""
-    if Path(source).suffix != ".json":
+
+def build_tokenizer(source: str | dict[str, Any]) -> Tokenizer:
+    """Load a checkpoint folder or hub id, or build a new model from a config.json or its keys.
+
+    A path of train/configs is found from any directory. Raises ValueError where there is no model, and for a
+    config.json with a key that is not known.
+    """
+    if isinstance(source, str) and Path(source).suffix != ".json":
         return Tokenizer.from_pretrained(source)
-    tokenizer = Tokenizer(TokenizerConfig.load(source), name=Path(source).stem)
+    if isinstance(source, str):
+        config = TokenizerConfig.load(shipped(source), strict=True)
+        tokenizer = Tokenizer(config, name=Path(source).stem)
+    else:
+        tokenizer = Tokenizer(TokenizerConfig.from_official(source))
     initialise(tokenizer)
     return tokenizer
+
+
+def shipped(path: str) -> str:
+    """Return a path, or where it lies beside this package if it is not found from the current directory."""
+    beside = HOME / path
+    return str(beside) if not Path(path).exists() and beside.is_file() else path
 
 
 @torch.no_grad()

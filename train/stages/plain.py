@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -10,6 +9,7 @@ import lightning
 import torch
 
 from mimotok.io.remote import checked_address, is_remote, open_file
+from train.stages.arguments import arguments_of
 
 # Classes in our own checkpoints beside tensors and Python's plain types, which torch lets pass by itself. There are
 # none: settings are stored as dicts. A class named here must do nothing when it is created.
@@ -86,16 +86,24 @@ class PlainLoading(lightning.LightningModule):
     ) -> Any:
         """Build the module of a checkpoint with the arguments that were saved in it, and with these.
 
+        The saved arguments are plain values, which become what `__init__` declares (see `train.stages.arguments`).
         Raises ValueError as `read_plain`, and where the checkpoint is of another module.
         """
         checkpoint = read_plain(checkpoint_path, map_location)
         saved = checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {})
-        known = inspect.signature(cls.__init__).parameters
         try:
-            module = cls(**{name: value for name, value in saved.items() if name in known} | arguments)
+            cls.check_saved(saved, checkpoint["state_dict"])
+            module = cls(**arguments_of(cls.__init__, saved) | arguments)
             module.on_load_checkpoint(checkpoint)
             module.load_state_dict(checkpoint["state_dict"], strict=strict)
-        except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             problem = " ".join(str(error).split())
             raise ValueError(f"{checkpoint_path}: no checkpoint of a {cls.__name__} ({problem:.200})") from error
         return module
+
+    @classmethod
+    def check_saved(cls, saved: dict[str, Any], state: dict[str, Any]) -> None:
+        """Check the arguments of a checkpoint against its weights before anything is built by them.
+
+        Raises RuntimeError or ValueError. This one takes all.
+        """
