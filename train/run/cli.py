@@ -47,7 +47,7 @@ NAME = re.compile(r"\w[\w.-]*")
 class MergingConfigFile(ActionConfigFile):
     """The option `--config`: weights of a later file change those of an earlier one, and null takes one away."""
 
-    def __call__(self, parser: Any, cfg: Namespace, values: Any, option_string: str | None = None) -> None:
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         """Read a config. Called by jsonargparse."""
         before = {name: _as_dict(cfg.get(name)) for name in MERGED}
         super().__call__(parser, cfg, values, option_string)
