@@ -133,7 +133,8 @@ def test_transcribe_reads_codes_and_audio(exported: Path, speech: Path, tmp_path
 
 
 def test_a_joint_run_goes_on_from_an_exported_text_decoder(exported: Path) -> None:
-    folder, weights = exported / "text_decoder", {"text": 1.0, "mel": 1.0}
+    folder = exported / "text_decoder"
+    weights: dict[str, float | None] = {"text": 1.0, "mel": 1.0}
     stage = JointStage(str(exported), loss_weights=weights, text_decoder=str(folder))
     assert stage.text_decoder is not None
     for name, tensor in load_file(folder / "model.safetensors").items():

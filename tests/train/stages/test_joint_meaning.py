@@ -35,10 +35,17 @@ from train.tools.export import export
 pytestmark = pytest.mark.slow
 
 MODEL = str(CONFIGS / "models" / "tiny.json")
-WEIGHTS = {"mel": 0.5, "commitment": 0.1, "phone": 1.0, "characters": 1.0, "semantic": 1.0, "speech": 1.0}
+WEIGHTS: dict[str, float | None] = {
+    "mel": 0.5,
+    "commitment": 0.1,
+    "phone": 1.0,
+    "characters": 1.0,
+    "semantic": 1.0,
+    "speech": 1.0,
+}
 
 
-def make_stage(weights: dict[str, float] = WEIGHTS) -> JointStage:
+def make_stage(weights: dict[str, float | None] = WEIGHTS) -> JointStage:
     lightning.seed_everything(0)
     training = StageConfig(
         mel_loss=MelLoss(scales=[(64, 480, 240)]),
