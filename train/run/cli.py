@@ -52,7 +52,8 @@ class MergingConfigFile(ActionConfigFile):
         before = {name: _as_dict(cfg.get(name)) for name in MERGED}
         super().__call__(parser, cfg, values, option_string)
         for name, weights in before.items():
-            if weights and (given := _as_dict(cfg.get(name))):
+            given = _as_dict(cfg.get(name))
+            if weights and given:
                 cfg[name] = {**weights, **given}
 
 

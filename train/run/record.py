@@ -112,7 +112,7 @@ def start_facts(now: str) -> dict[str, Any]:
         "commit": _git("rev-parse", "HEAD"),
         "changed_files": len((_git("status", "--porcelain", "--untracked-files=no") or "").splitlines()),
         "python": platform.python_version(),
-        "packages": {name: version for name in PACKAGES if (version := _version(name)) is not None},
+        "packages": {name: _version(name) for name in PACKAGES},
     }
 
 

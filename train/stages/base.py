@@ -235,7 +235,8 @@ class Stage(PlainLoading):
     @classmethod
     def check_saved(cls, saved: dict[str, Any], state: dict[str, Any]) -> None:
         """Check that the weights have the sizes of the saved configuration. Raises RuntimeError or ValueError."""
-        if isinstance(config := saved.get("model"), dict):
+        config = saved.get("model")
+        if isinstance(config, dict):
             with torch.device("meta"):
                 expected = Tokenizer(TokenizerConfig.from_official(config)).state_dict()
             sizes = {name: getattr(state.get(f"tokenizer.{name}"), "shape", None) for name in expected}

@@ -58,8 +58,22 @@ def test_a_report_has_its_files_and_nothing_that_is_not_json(measure, monkeypatc
     page = (out / "index.html").read_text()
     sources = re.findall(r'data-src="([^"]+)"', page)
     assert len(sources) == 3 * 3
+    # on a phone each figure stands beside the name of its column
+    assert re.findall(r'data-label="([^"]+)"', page)[0] == "bit/s"
     assert all((out / source).is_file() for source in sources)
     assert set((out / ".gitignore").read_text().split()) == {"/audio/", "/cache.jsonl", "/.gitignore"}
+
+
+def test_titles_of_pictures_are_not_clipped() -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    from eval.report.pictures import _panels
+
+    figure, axes = _panels(1, "Best, median and worst recording of a codec whose label is a path/that/goes/on/and/on")
+    figure.canvas.draw()
+    box = figure._suptitle.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width
+    assert box.y0 >= next(iter(axes)).get_window_extent().y1
 
 
 def test_pages_do_not_take_names_for_markup(measure, corpus: Path) -> None:

@@ -195,6 +195,19 @@ def test_the_adversarial_stage_comes_back_without_arguments(tmp_path: Path) -> N
         AdversarialStage.load_from_checkpoint(tmp_path / "x.ckpt")
 
 
+def test_models_of_the_examples_come_back_without_arguments(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    from examples.asr_adapter.model import Reader
+    from examples.audio_lm.model import SpeechLM
+
+    for model in (Reader(32, 5, width=32, layers=1), SpeechLM((8, 4), 5, width=32, layers=1)):
+        content = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}
+        torch.save(content, tmp_path / "x.ckpt")
+        again = type(model).load_from_checkpoint(tmp_path / "x.ckpt")
+        assert dict(again.hparams) == dict(model.hparams)
+        assert all(torch.equal(tensor, content["state_dict"][name]) for name, tensor in again.state_dict().items())
+
+
 def test_a_bare_command_lists_fit(capsys: pytest.CaptureFixture[str]) -> None:
     for words in ([], ["--help"]):
         run(*words)
