@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mimotok.config import TokenizerConfig
 from mimotok.io.files import atomic_path, open_regular
+from mimotok.io.terminal import excerpt
 from mimotok.model.mel import hann_window
 
 CONFIG_NAME = "config.json"
@@ -155,7 +156,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
             parts = ((key, file.get_slice(key)) for key in file.keys())  # noqa: SIM118
             return {key: TensorInfo(str(part.get_dtype()), tuple(part.get_shape())) for key, part in parts}
     except SafetensorError as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
+        raise ValueError(f"{path}: not a readable safetensors file ({excerpt(error)})") from None
 
 
 def weights_path(folder: Path) -> Path:
@@ -205,7 +206,7 @@ def load_state(folder: Path, model: nn.Module, *, device: torch.device, dtype: t
                 kept = torch.float32 if name.startswith(OUR_CODEBOOKS[0]) else dtype
                 state[name] = file.get_tensor(key).to(kept)
     except SafetensorError as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
+        raise ValueError(f"{path}: not a readable safetensors file ({excerpt(error)})") from None
     check_finite(path, {official_key(name): tensor for name, tensor in state.items()})
     model.load_state_dict(state, assign=True)
 

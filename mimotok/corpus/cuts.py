@@ -17,6 +17,7 @@ from mimotok.io.files import open_regular
 from mimotok.io.levels import level_problem
 from mimotok.io.places import Places
 from mimotok.io.remote import checked_address, fetch, is_remote
+from mimotok.io.terminal import excerpt
 
 _DATA_CUTS = ("MonoCut", "MultiCut", "Cut")
 _MIXED = "MixedCut"
@@ -81,7 +82,7 @@ def make_cut(row: dict[str, Any], root: str = ".", folder: str | None = None, *,
     try:
         return deserialize_item(checked)
     except Exception as error:  # of missing and misspelt fields: KeyError, TypeError, AssertionError ...
-        raise ValueError(f"{_name(row)}: not understood by Lhotse ({type(error).__name__}: {error})") from None
+        raise ValueError(f"{_name(row)}: not understood by Lhotse ({type(error).__name__}: {excerpt(error)})") from None
 
 
 def check_cut(
@@ -111,7 +112,7 @@ def load_cut(cut: Any) -> np.ndarray:
     wav = np.atleast_2d(_fetched(cut).load_audio()).mean(axis=0, dtype=np.float32)
     problem = level_problem(float(wav.min()), float(wav.max())) if wav.size else None
     if problem is not None:
-        raise ValueError(f"cut {cut.id}: {problem}")
+        raise ValueError(f"cut {excerpt(cut.id)}: {problem}")
     return wav
 
 
@@ -148,7 +149,7 @@ def files_in(row: Any) -> Iterator[str]:
 
 
 def _name(row: dict[str, Any]) -> str:
-    return f"cut {row.get('id')}"
+    return f"cut {excerpt(row.get('id'))}"
 
 
 def _check_type(cut: Any, kinds: tuple[str, ...]) -> None:

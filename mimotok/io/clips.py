@@ -13,6 +13,7 @@ from mimotok.io.encoding import encoding_problem
 from mimotok.io.manifest import read_rows
 from mimotok.io.places import Places
 from mimotok.io.remote import without_scheme
+from mimotok.io.terminal import excerpt
 
 # values of `text_source` that are not a recogniser
 HUMAN_SOURCES = (None, "human", "exact")
@@ -113,7 +114,7 @@ def clip_of(row: dict[str, Any], places: Places, *, place: str) -> Clip:
 def _checked(row: dict[str, Any], places: Places) -> Clip:
     audio = row.get("audio")
     if not isinstance(audio, str) or not audio:
-        said = f"audio={audio!r}" if "audio" in row else f"this has {sorted(row)}"
+        said = f"audio={excerpt(repr(audio))}" if "audio" in row else f"this has {excerpt(sorted(row))}"
         raise ValueError(f"a clip needs `audio`, a path; {said}")
     texts = {name: text for name in TEXTS if (text := _text(name, row.get(name))) is not None}
     # metadata too has them as texts

@@ -17,6 +17,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 
+from mimotok.io.terminal import excerpt
+
 MAX_DIRECTORY = 1 << 12  # bytes of the archive's directory; zipfile makes an object of each entry
 _END = struct.Struct("<4s4H2LH")  # what closes an archive without a comment
 MAX_HEADER = 1000  # characters of an array's header; longer ones are slow to parse
@@ -50,7 +52,7 @@ def read_npz(file: BinaryIO, fields: tuple[str, ...]) -> dict[str, np.ndarray]:
             _check_members(members, fields, size)
             return {_field(member): _array(_field(member), archive.read(member)) for member in members}
     except _DAMAGE as error:
-        raise ValueError(f"not a codes file, truncated or damaged ({error})") from None
+        raise ValueError(f"not a codes file, truncated or damaged ({excerpt(error)})") from None
 
 
 def _check_directory(file: BinaryIO, size: int, count: int) -> None:

@@ -36,6 +36,12 @@ def one_line(message: object) -> str:
     return printable(" ".join(str(message).split())) or type(message).__name__
 
 
+def excerpt(value: object, limit: int = 120) -> str:
+    """Return a value out of a file, or another library's error about one, as a line that a message can quote."""
+    line = one_line(value)
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
 def say(text: object = "") -> None:
     """Print lines on standard output."""
     print(printable(text))

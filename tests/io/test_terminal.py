@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from mimotok.cli.main import app
 from mimotok.io.codes_file import CodesFile, save_codes
-from mimotok.io.terminal import end_on_signals, one_line, printable
+from mimotok.io.terminal import end_on_signals, excerpt, one_line, printable
 from tests.helpers.paths import PARITY, ROOT
 
 pytestmark = pytest.mark.slow
@@ -166,3 +166,10 @@ def test_an_ignored_hangup_stays_ignored() -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("value", ["a\nb\x1b[2J", ["x"] * 9999, ValueError("y" * 9999), "", None])
+def test_an_excerpt_is_one_short_printable_line(value: object) -> None:
+    line = excerpt(value)
+    assert 0 < len(line) <= 120
+    assert line.isprintable()

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from mimotok.corpus.cuts import make_cut, with_memory
 from mimotok.io.files import open_regular
+from mimotok.io.terminal import excerpt
 from train.data.augment import AugmentConfig
 from train.data.batches import Loaded, Render
 from train.data.manifest import Clip, cut_clip, read_cuts
@@ -145,7 +146,7 @@ def shar_cuts(shard: Shard) -> Iterator[Any]:
     def with_audio(row: dict[str, Any]) -> Any:
         name, recording, data = next(recordings)
         if name != str(row.get("id")):
-            raise ValueError(f"cut {row.get('id')}: the recording at its place in {shard.recording} is {name}")
+            raise ValueError(f"cut {excerpt(row.get('id'))}: the recording at its place in {shard.recording} is {name}")
         return None if recording is None else with_memory(row, recording, data, shard.folder)
 
     yield from (cut for cut in read_cuts(shard.cuts, with_audio) if cut is not None)
