@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,11 +21,11 @@ import numpy as np
 import soundfile as sf
 import soxr
 import typer
-from rich.progress import Progress
 
 from mimotok.io.files import atomic_path
 from mimotok.io.manifest import read_rows
-from mimotok.io.terminal import USER_ERROR, one_line, run_command, say
+from mimotok.io.progress import ProgressBar
+from mimotok.io.terminal import errors_in_one_line, run_command, say
 
 SAMPLE_RATE = 24000
 # a voice is read at other speeds and with a shorter or longer vocal tract, which makes many speakers of a few
@@ -184,8 +183,8 @@ def run(manifests: Sequence[Path], out: Path, hours: float, seed: int, voices: S
     seconds = sum(float(row["duration"]) for row in rows)
     number = 1 + max((int(Path(row["audio"]).stem) for row in rows), default=-1)
     speakers: dict[str, Speak] = {}
-    with open(index, "a", encoding="utf-8") as lines, Progress() as progress:
-        task = progress.add_task("seconds of speech", total=hours * 3600, completed=int(seconds))
+    bar = ProgressBar("synthesizing", hours * 3600, completed=seconds)
+    with open(index, "a", encoding="utf-8") as lines, bar:
         while seconds < hours * 3600:
             recipe = plan(texts, number, seed, voices)
             if recipe.voice.name not in speakers:
@@ -196,7 +195,7 @@ def run(manifests: Sequence[Path], out: Path, hours: float, seed: int, voices: S
             lines.flush()
             seconds += len(wav) / SAMPLE_RATE
             number += 1
-            progress.update(task, completed=seconds)
+            bar.update(seconds)
     return f"{out}: {seconds / 3600:.2f} hours, {number} clips; manifest {index}, root {out.parent}"
 
 
@@ -218,13 +217,11 @@ def main(
     seed: Annotated[int, typer.Option(help="Of texts, voices and speeds.")] = 0,
 ) -> None:
     """Write synthetic speech with exact texts; a second call goes on with the first."""
-    try:
-        say(run(manifests, out, hours, seed))
-    except ImportError as error:
-        raise SystemExit(f"{one_line(error)}; the synthesizers need: pip install 'mimotok[synthesis]'") from error
-    except ValueError as error:
-        print(one_line(error), file=sys.stderr)
-        raise SystemExit(USER_ERROR) from error
+    with errors_in_one_line("error"):
+        try:
+            say(run(manifests, out, hours, seed))
+        except ImportError as error:
+            raise ImportError(f"{error}: the synthesizers need: pip install 'mimotok[synthesis]'") from error
 
 
 if __name__ == "__main__":

@@ -68,9 +68,8 @@ class StageCLI(LightningCLI):
     """The command line of training.
 
     The same command again goes on from the run's last checkpoint, if it is of the same settings; a run that cannot save
-    does not start. A value that
-    several parts need is given once: `seed_everything` and `trainer.max_steps` are linked to where they are needed, and
-    the run's folders follow `trainer.default_root_dir`.
+    does not start. A value that several parts need is given once: `seed_everything` and `trainer.max_steps` reach where
+    they are needed, and the run's folders follow `trainer.default_root_dir`.
     """
 
     def __init__(self, args: list[str] | None = None) -> None:
@@ -127,8 +126,7 @@ class StageCLI(LightningCLI):
         """Do nothing. Called by LightningCLI.
 
         LightningCLI's own method reads class names and arguments from the checkpoint, which is code of a stranger's
-        choice.
-        Here the config alone determines what is built, and the checkpoint fills it.
+        choice. Here the config alone determines what is built, and the checkpoint fills it.
         """
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:

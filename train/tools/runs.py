@@ -50,5 +50,5 @@ def _figures(best: Any) -> str:
         return ""
     # the figures of the quantized sound before those of the continuous latents
     names = sorted(best, key=lambda name: (name.startswith("unquantized"), name))
-    told = [f"{name} {best[name]['value']:.3g} (step {best[name]['step']})" for name in names[:SHOWN]]
-    return ", ".join(told)
+    figures = [f"{name} {best[name]['value']:.3g} (step {best[name]['step']})" for name in names[:SHOWN]]
+    return ", ".join(figures)
