@@ -15,7 +15,6 @@ from mimotok.io.clips import Clip
 from mimotok.io.folders import search
 from mimotok.io.manifest import read_rows
 from mimotok.io.places import Places
-from mimotok.io.terminal import excerpt
 
 # columns of AudioFolder's metadata
 FILE_NAME = "file_name"
