@@ -162,7 +162,7 @@ def clean(
     max_clipping: Annotated[float, typer.Option(help="Share of clipped samples.")] = 0.001,
     min_bandwidth: Annotated[float, typer.Option(help="Hz; narrower segments are left out.")] = 7000.0,
     min_consistency: Annotated[float, typer.Option(help="Lowest cosine of a segment's voice with itself.")] = 0.6,
-    duplicate: Annotated[float, typer.Option(help="Cosine of spectrograms from which a segment is a copy.")] = 0.95,
+    duplicate: Annotated[float, typer.Option(help="Cosine of spectrograms from which a segment is a copy.")] = 0.9,
     allow_outside: AllowOutside = False,
 ) -> None:
     """Find the speech in found audio that is fit to train on; needs pip install 'mimotok[clean]'.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -105,11 +106,13 @@ def fingerprint(wav: np.ndarray, rate: int) -> np.ndarray:
     frames = np.lib.stride_tricks.sliding_window_view(narrow, size)[:: size // 4]
     spectrum = np.square(np.abs(np.fft.rfft(frames * np.hanning(size), axis=1)))
     edges = np.unique(np.geomspace(3, size // 2, _BANDS + 1).round().astype(int))
-    bands = np.stack([spectrum[:, a:b].mean(axis=1) for a, b in zip(edges, edges[1:], strict=False)])
+    bands = np.stack([spectrum[:, a:b].mean(axis=1) for a, b in pairwise(edges)])
+    # means over moments, which change little where a copy begins a little earlier or later
+    places = (np.arange(_STEPS) * bands.shape[1] / _STEPS).astype(int)
+    counts = np.maximum(np.diff(np.append(places, bands.shape[1])), 1)
+    moments = np.add.reduceat(bands, places, axis=1) / counts
     # what lies far below the loudest is noise, which differs
-    levels = np.log(np.maximum(bands, 1e-3 * bands.max(initial=1e-20)))
-    moments = np.linspace(0, levels.shape[1] - 1, _STEPS)
-    grid = np.stack([np.interp(moments, np.arange(levels.shape[1]), row) for row in levels])
+    grid = np.log(np.maximum(moments, 1e-3 * moments.max(initial=1e-20)))
     grid = grid - grid.mean(axis=1, keepdims=True)
     scale = np.abs(grid).max(initial=1e-9)
     flat = np.round(grid / scale * 127).astype(np.int8).ravel()

@@ -65,7 +65,7 @@ class Limits:
     max_clipping: float = 0.001
     min_bandwidth: float = 7000.0
     min_consistency: float = 0.6
-    duplicate: float = 0.95
+    duplicate: float = 0.9
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_clipping <= 1:
