@@ -45,7 +45,8 @@ def loud(wav: np.ndarray, _: Hearing) -> list[Span]:
     levels = np.sqrt(np.square(wav[: len(wav) // size * size].reshape(-1, size)).mean(axis=1))
     frames = levels > 0.05 * levels.max()
     edges = np.flatnonzero(np.diff(np.concatenate([[0], frames.astype(int), [0]])))
-    return [Span(float(a) * size / 16000, float(b) * size / 16000) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+    places = (edges * size / 16000).tolist()
+    return [Span(*ends) for ends in zip(places[::2], places[1::2], strict=True)]
 
 
 @settings(max_examples=30, deadline=None)
