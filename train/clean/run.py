@@ -228,15 +228,10 @@ def _reason(segment: dict[str, Any], limits: Limits) -> str | None:
 def _cut(segment: dict[str, Any]) -> dict[str, Any]:
     """Return a segment as a line of a CutSet, with paths relative to the root where they lie below it."""
     clip = segment["clip"]
-    custom = {
-        "source": clip.source,
-        "split": clip.split,
-        **{
-            name: segment[name]
-            for name in ("snr", "clipping", "bandwidth", "consistency", "duplicate_of")
-            if name in segment
-        },
-    }
+    custom = {"source": clip.source, "split": clip.split}
+    for name in ("snr", "clipping", "bandwidth", "consistency", "duplicate_of"):
+        if name in segment:
+            custom[name] = segment[name]
     said = {
         "id": segment["id"],
         "recording_id": clip.id,
