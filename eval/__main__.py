@@ -24,7 +24,8 @@ Codecs = Annotated[
     list[str],
     typer.Option(
         "--codec",
-        help="default, a folder or hub id, hf:ID, opus:KBPS, codec2:MODE, speex:QUALITY, copy, vocoder, features:NAME.",
+        help="default, a folder or hub id, hf:ID, opus:KBPS, codec2:MODE, speex:QUALITY, copy, vocoder, features:NAME, "
+        "or package.module:Class.",
     ),
 ]
 NumCodebooks = Annotated[list[int] | None, typer.Option("--n-q", help="Codebooks to use of our models.")]
