@@ -64,6 +64,12 @@ def run(
     device: Device = "cpu",
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
     allow_outside: AllowOutside = False,
+    export_wavs: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for originals and reconstructions as wav files of equal names, for other scorers."
+        ),
+    ] = None,
 ) -> None:
     """Measure codecs on recordings and write a report.
 
@@ -74,11 +80,15 @@ def run(
     from eval.metrics.registry import checked_kinds
     from eval.report.files import write_report_files
     from eval.report.summary import results_of
+    from eval.report.wavs import check_export_folder, describe_export
+    from eval.report.wavs import export_wavs as write_wavs
     from eval.run.runner import Settings, evaluate
     from eval.testlists import read_labelled_clips, read_test_list, thin
 
     with _errors():
         kinds = checked_kinds(metric, labels)
+        if export_wavs is not None:
+            check_export_folder(export_wavs)
         models = {"sim": sim, "asr": asr, "mos": mos}
         clips = read_test_list(manifest, root=root, split=split, allow_outside=allow_outside)
         settings = Settings(
@@ -96,6 +106,8 @@ def run(
         )
         done = evaluate(settings, notify=notify, progress=_progress)
         say(write_report_files(out, results_of(done, _command())))
+        if export_wavs is not None:
+            notify(describe_export(write_wavs(done, export_wavs)))
     if done.failures:
         raise typer.Exit(FAILURES)
 
