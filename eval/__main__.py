@@ -66,9 +66,7 @@ def run(
     allow_outside: AllowOutside = False,
     export_wavs: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder for originals and reconstructions as wav files of equal names, for other scorers."
-        ),
+        typer.Option(help="Folder for originals and reconstructions as wav files of equal names, for other scorers."),
     ] = None,
 ) -> None:
     """Measure codecs on recordings and write a report.

@@ -196,9 +196,9 @@ def _imported(name: str) -> Any:
 def _options(spec: CodecSpec, kind: Any, device: str) -> dict[str, Any]:
     """Choose the constructor's arguments."""
     try:
-        names = inspect.signature(kind).parameters
+        names = set(inspect.signature(kind).parameters)
     except (TypeError, ValueError):  # classes in C may not tell
-        names = {}
+        names = set()
     if spec.n_q is not None and "n_q" not in names:
         raise ValueError(f"codec {spec.name!r}: @{spec.n_q} needs a constructor that takes n_q")
     given = {"device": device} if spec.n_q is None else {"device": device, "n_q": spec.n_q}

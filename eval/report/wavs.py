@@ -18,7 +18,7 @@ class ExportedWavs(NamedTuple):
 
     originals: Path
     codecs: dict[str, Path]
-    count: int
+    recordings: int
     left_out: int
 
 
@@ -32,7 +32,7 @@ def describe_export(exported: ExportedWavs) -> str:
     """Say in a line what was written."""
     folders = ", ".join(str(path) for path in (exported.originals, *exported.codecs.values()))
     missing = f"; {exported.left_out} that some codec failed on are left out" if exported.left_out else ""
-    return f"{exported.count} recordings of equal names in {folders}{missing}"
+    return f"{exported.recordings} recordings of equal names in {folders}{missing}"
 
 
 def export_wavs(run: Run, folder: Path) -> ExportedWavs:
@@ -59,9 +59,7 @@ def export_wavs(run: Run, folder: Path) -> ExportedWavs:
     for path in folders.values():
         strange = sorted({file.name for file in path.glob("*")} - set(names.values())) if path.is_dir() else []
         if strange:
-            raise ValueError(
-                f"{path}: holds other files already, such as {strange[0]}; give another --export-wavs"
-            )
+            raise ValueError(f"{path}: holds other files already, such as {strange[0]}; give another --export-wavs")
     for label, path in folders.items():
         path.mkdir(parents=True, exist_ok=True)
         for clip, name in names.items():

@@ -36,7 +36,7 @@ def test_originals_and_reconstructions_lie_in_folders_of_equal_names(fake, corpu
     exported = export_wavs(done, tmp_path / "wavs")
     folders = [exported.originals, *exported.codecs.values()]
     assert [sorted(path.name for path in folder.iterdir()) for folder in folders] == [["a.wav.wav", "c.wav.wav"]] * 3
-    assert (exported.count, exported.left_out) == (2, 1)
+    assert (exported.recordings, exported.left_out) == (2, 1)
     assert "1 that some codec failed on" in describe_export(exported)
     for label, folder in {"original": exported.originals, **exported.codecs}.items():
         wav, rate = soundfile.read(folder / "a.wav.wav", dtype="float32")
