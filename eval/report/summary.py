@@ -16,7 +16,19 @@ from eval.run.runner import CodecRun, Run
 from eval.run.steps import Figures, null_for_nan
 
 PACKAGES = (
-    *("mimotok", "torch", "numpy", "soxr", "soundfile", "pesq", "pystoi", "resemblyzer", "jiwer", "pocketsphinx"),
+    *(
+        "mimotok",
+        "torch",
+        "numpy",
+        "soxr",
+        "soundfile",
+        "pesq",
+        "pystoi",
+        "resemblyzer",
+        "jiwer",
+        "whisper-normalizer",
+        "pocketsphinx",
+    ),
     *("faster-whisper", "ctranslate2", "speechmos", "distillmos", "transformers"),
 )
 
