@@ -16,20 +16,9 @@ from eval.run.runner import CodecRun, Run
 from eval.run.steps import Figures, null_for_nan
 
 PACKAGES = (
-    *(
-        "mimotok",
-        "torch",
-        "numpy",
-        "soxr",
-        "soundfile",
-        "pesq",
-        "pystoi",
-        "resemblyzer",
-        "jiwer",
-        "whisper-normalizer",
-        "pocketsphinx",
-    ),
-    *("faster-whisper", "ctranslate2", "speechmos", "distillmos", "transformers"),
+    *("mimotok", "torch", "numpy", "soxr", "soundfile", "pesq", "pystoi", "resemblyzer", "jiwer", "pocketsphinx"),
+    *("faster-whisper", "ctranslate2", "speechmos", "distillmos", "transformers", "whisper-normalizer", "librosa"),
+    *("visqol-python", "ai-edge-litert"),
 )
 
 

@@ -13,15 +13,25 @@ from torch import Tensor
 class AudioSamples(Protocol):
     """What torchcodec returns: float [C, T] and its rate in Hz."""
 
-    data: Tensor
-    sample_rate: int
+    @property
+    def data(self) -> Tensor:
+        """Samples, float [C, T]."""
+        ...
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second."""
+        ...
 
 
 @runtime_checkable
 class AudioDecoder(Protocol):
     """A decoder of torchcodec."""
 
-    metadata: Any
+    @property
+    def metadata(self) -> Any:
+        """What the file says of itself."""
+        ...
 
     def get_all_samples(self) -> AudioSamples:
         """Decode the whole sound."""

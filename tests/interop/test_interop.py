@@ -161,6 +161,7 @@ def test_a_bundle_knows_its_rates_and_gives_a_module(folder: Path, tokenizer: To
     sound, samples = model.decode(codes, frames)
     wanted = tokenizer.decode(codes, frames)
     assert torch.equal(sound, wanted.values)
+    assert samples is not None
     assert torch.equal(samples, wanted.lengths)
     # what the module is called from is a value: equal bundles are one
     assert MimoTokenizerBundle() == MIMO_TOKENIZER

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,7 @@ class Samples:
 class Decoder:
     """As torchcodec's AudioDecoder of a file of two channels at 16 kHz."""
 
-    class metadata:  # noqa: N801
-        sample_rate = 16000
-        num_channels = 2
+    metadata = SimpleNamespace(sample_rate=16000, num_channels=2)
 
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
