@@ -48,7 +48,10 @@ def run(
     min_seconds: Annotated[float, typer.Option(help="Leave shorter recordings out.")] = 0.0,
     metric: Annotated[
         list[str] | None,
-        typer.Option(help="Of signal, pitch, sim, asr, mos, distilmos, phones (needs --labels); all if left out."),
+        typer.Option(
+            help="Of signal, visqol, pitch, sim, asr, mos, distilmos, stability, code_lm, phones (needs --labels); all "
+            "if left out."
+        ),
     ] = None,
     labels: Annotated[
         Path | None,

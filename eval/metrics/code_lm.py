@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ FOLDS = 2
 class LMBudget:
     """The model's size and training, the same for all codecs that are compared."""
 
-    steps: int = 300
+    steps: int = 200
     batch_size: int = 8
     frames: int = 64
     dim: int = 64
@@ -43,8 +43,8 @@ class CodeLMBits:
                 "code_lm_bitrate",
                 "code LM bit/s",
                 "bits a second that a small language model (GRU over frames, codebooks in order within a frame; "
-                f"{self.budget.steps} steps, seed {self.budget.seed}) needs for the codes of clips that it did not learn "
-                "from, of all clips in two halves; compare it on the same clips only",
+                f"{self.budget.steps} steps, seed {self.budget.seed}) needs for the codes of clips that it did not "
+                "learn from, of all clips in two halves; compare it on the same clips only",
                 higher_is_better=False,
                 pooled=("code_lm_bits", "code_lm_seconds"),
                 digits=0,
@@ -83,18 +83,24 @@ class CodeLM(nn.Module):
         for embedding in (*self.before, *self.within):
             nn.init.normal_(embedding.weight, std=0.1)
 
+    def output_layers(self) -> list[nn.Linear]:
+        """Return the layer that predicts each codebook, typed."""
+        return [cast(nn.Linear, head) for head in self.heads]
+
     def forward(self, codes: Tensor) -> Tensor:
         """codes: [B, F, n_q]. Returns the nats of each frame, [B, F]."""
         embedded = sum(table(codes[..., book]) for book, table in enumerate(self.before))
         # the first frame is predicted from nothing
         context, _ = self.gru(self.dropout(F.pad(embedded, (0, 0, 1, -1))))
-        nats = torch.zeros(codes.shape[:2])
-        for book, head in enumerate(self.heads):
+        nats = torch.zeros(codes.shape[0] * codes.shape[1])
+        context = context.flatten(0, 1)
+        codes_by_book = codes.flatten(0, 1).unbind(1)
+        for book, (head, code) in enumerate(zip(self.heads, codes_by_book, strict=True)):
             logits = head(self.dropout(F.gelu(context)))
-            nats = nats + F.cross_entropy(logits.movedim(-1, 1), codes[..., book], reduction="none")
+            nats = nats + F.cross_entropy(logits, code, reduction="none")
             if book < len(self.within):
-                context = context + self.within[book](codes[..., book])
-        return nats
+                context = context + self.within[book](code)
+        return nats.view(codes.shape[:2])
 
 
 def train_code_lm(clips: Sequence[Tensor], sizes: Sequence[int], budget: LMBudget) -> CodeLM:
@@ -105,7 +111,7 @@ def train_code_lm(clips: Sequence[Tensor], sizes: Sequence[int], budget: LMBudge
         model = CodeLM(sizes, budget)
         if not clips:
             return model.eval()
-        _start_from_frequencies(model, torch.cat(list(clips)))
+        _start_from_frequencies(model, torch.cat(list(clips)), sizes)
         optimizer = torch.optim.AdamW(model.parameters(), budget.learning_rate)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, budget.learning_rate, total_steps=budget.steps + 1)
         generator = np.random.default_rng(budget.seed)
@@ -136,9 +142,9 @@ def _window(clip: Tensor, frames: int, generator: np.random.Generator) -> Tensor
 
 
 @torch.no_grad()
-def _start_from_frequencies(model: CodeLM, codes: Tensor) -> None:
+def _start_from_frequencies(model: CodeLM, codes: Tensor, sizes: Sequence[int]) -> None:
     """Let each head begin with how often its entries occur, which training then only has to refine."""
-    for book, head in enumerate(model.heads):
-        counts = torch.bincount(codes[:, book], minlength=head.out_features).float() + 0.1
+    for book, head in enumerate(model.output_layers()):
+        counts = torch.bincount(codes[:, book], minlength=sizes[book]).float() + 0.1
         head.bias.copy_((counts / counts.sum()).log())
         head.weight.mul_(0.1)
