@@ -8,6 +8,7 @@ import inspect
 import json
 import math
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -74,16 +75,16 @@ class CustomCodec:
         self.sample_rate = self._checked_rate()
         self.nominal_bitrate = self._checked_bitrate()
         self.codebook_sizes: tuple[int, ...] = tuple(map(int, getattr(self.codec, "codebook_sizes", None) or ()))
-        more = self._checked_identity()
         self.identity: dict[str, Any] = {
             "kind": "custom",
             "class": spec.name,
             "source": _source_hash(kind),
-            **({} if spec.n_q is None else {"n_q": spec.n_q}),
-            **({"identity": more} if more else {}),
+            "identity": self._checked_identity(),
         }
+        if spec.n_q is not None:
+            self.identity["n_q"] = spec.n_q
 
-    @property
+    @cached_property
     def frame_size(self) -> float:
         """Samples of a token frame."""
         stated = getattr(self.codec, "frame_size", None)

@@ -107,11 +107,12 @@ def _normalized_columns(name: str, normalizers: WhisperNormalizers) -> tuple[Col
 
 def _normalized_figures(counts: ErrorCounts) -> dict[str, float]:
     """Name the figures of `_normalized_columns`; a text of mere fillers, which the normaliser drops, has none."""
-    parts = {f"whisper_{name}": float(value) for name, value in counts._asdict().items()}
-    return parts | {
-        "wer_whisper": counts.word_errors / counts.words if counts.words else MISSING,
-        "cer_whisper": counts.char_errors / counts.chars if counts.chars else MISSING,
-    }
+    figures = {f"whisper_{name}": float(value) for name, value in counts._asdict().items()}
+    figures |= {"wer_whisper": MISSING, "cer_whisper": MISSING}
+    if counts.words:
+        figures["wer_whisper"] = counts.word_errors / counts.words
+        figures["cer_whisper"] = counts.char_errors / counts.chars
+    return figures
 
 
 def make_recognizer(model: str, device: str) -> Recognizer:

@@ -46,7 +46,8 @@ class TokenStability:
         Column(
             f"changed_{change.name}",
             f"changed codes, {change.title}",
-            f"share of codes, over all codebooks and frames, that {change.method} changes; first {SECONDS} s of a clip",
+            f"share of codes, over all codebooks and frames, that change under {change.method}; first {SECONDS} s of a "
+            "clip",
             higher_is_better=False,
         )
         for change in CHANGES

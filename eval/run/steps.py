@@ -145,7 +145,8 @@ def has_frames(codec: Codec) -> bool:
 
 def has_tokens(codec: Codec) -> bool:
     """Whether a codec's tokens can be read without decoding."""
-    return isinstance(codec, TokenCodec) and bool(codec.codebook_sizes)
+    # in this order: the second looks at frame_size, which a codec without codebooks cannot find out
+    return bool(codec.codebook_sizes) and isinstance(codec, TokenCodec)
 
 
 def _load_levelled(audio: str) -> np.ndarray:
