@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eval import protocol
-from eval.codecs.base import Codec, CodecSpec, FrameCodec, Frames
+from eval.codecs.base import Codec, CodecSpec, FrameCodec, Frames, TokenCodec
 from eval.codecs.registry import make_codec
-from eval.metrics.base import FrameMetric, Metric, MetricSpec
+from eval.metrics.base import AnyMetric, MetricSpec
 from eval.metrics.registry import make_metric
 from eval.run.alignment import align, find_delay
 from eval.run.store import load_wav, save_wav
@@ -45,6 +45,16 @@ class Measuring(NamedTuple):
     clip: Clip
     original: Path
     result: Path
+
+
+class Perturbing(NamedTuple):
+    """A codec whose tokens of an original are to be measured."""
+
+    spec: MetricSpec
+    codec: CodecSpec
+    device: str
+    clip: Clip
+    original: Path
 
 
 class Framing(NamedTuple):
@@ -90,6 +100,13 @@ def measure(item: Measuring) -> Figures:
     return null_for_nan({name: float(value) for name, value in figures.items()})
 
 
+def measure_tokens(item: Perturbing) -> Figures:
+    """Measure the tokens of one original with one metric. Returns its figures, None for NaN."""
+    metric: Any = open_metric(item.spec, item.device)
+    codec = open_codec(item.codec, item.device)
+    return null_for_nan(metric.measure_tokens(codec, load_wav(item.original), item.clip))
+
+
 def encode_frames(item: Framing) -> Frames:
     """Encode one recording at the protocol's level. Raises ValueError for silence."""
     codec: Any = open_codec(item.spec, item.device)
@@ -114,7 +131,7 @@ def open_codec(spec: CodecSpec, device: str) -> Codec:
 
 
 @lru_cache(maxsize=1)
-def open_metric(spec: MetricSpec, device: str) -> Metric | FrameMetric:
+def open_metric(spec: MetricSpec, device: str) -> AnyMetric:
     """Make the metric of a spec, or return it if it was the last one. Raises as `make_metric`."""
     return make_metric(spec, device)
 
@@ -122,6 +139,12 @@ def open_metric(spec: MetricSpec, device: str) -> Metric | FrameMetric:
 def has_frames(codec: Codec) -> bool:
     """Whether a codec's frames can be read without decoding."""
     return isinstance(codec, FrameCodec)
+
+
+def has_tokens(codec: Codec) -> bool:
+    """Whether a codec's tokens can be read without decoding."""
+    # in this order: the second looks at frame_size, which a codec without codebooks cannot find out
+    return bool(codec.codebook_sizes) and isinstance(codec, TokenCodec)
 
 
 def _load_levelled(clip: Clip) -> np.ndarray:
