@@ -77,7 +77,10 @@ class AdversarialStage(Stage):
         codes = quantizer.encode(latents, every)
         n_q = torch.randint(1, every + 1, (len(codes),))
         n_q[torch.rand(len(codes)) < self.default_ratio] = self.tokenizer.n_q
-        return self.segment(_dequantize(self, codes, n_q.to(codes.device)), lengths, batch.wav)
+        in_use = torch.arange(every, device=codes.device) < n_q.to(codes.device)[:, None]
+        # a code below 0 is of a codebook that is not in use
+        quantized = quantizer.decode(torch.where(in_use[..., None], codes, -1))
+        return self.segment(quantized, lengths, batch.wav)
 
     def _train_discriminators(self, real: Tensor, fake: Tensor, valid: Tensor) -> None:
         _, optimizer = self._optimizers()
@@ -132,14 +135,3 @@ class AdversarialStage(Stage):
             make_optimizer([self.tokenizer.decoder], self.config.optimizer),
             make_optimizer([self.discriminators], self.discriminator_config),
         ]
-
-
-def _dequantize(stage: Stage, codes: Tensor, n_q: Tensor) -> Tensor:
-    """Sum the entries of codes, [B, all, F], of the first n_q [B] codebooks of each clip. Returns [B, F, D]."""
-    books = stage.tokenizer.encoder.quantizer.codebooks()
-    return torch.stack(
-        [
-            (n_q > i)[:, None, None] * book.embed[code]
-            for i, (book, code) in enumerate(zip(books, codes.unbind(1), strict=True))
-        ]
-    ).sum(0)

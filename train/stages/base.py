@@ -208,7 +208,7 @@ class Stage(PlainLoading):
         """
         model = self.export_tokenizer()
         codes = model.encoder.quantizer.encode(latents, model.config.num_quantizers)
-        quantized = model.encoder.quantizer.decode(codes, model.n_q)
+        quantized = model.encoder.quantizer.decode(codes[:, : model.n_q])
         target = F.pad(batch.wav, (0, max(0, latents.shape[1] * model.frame_size - batch.wav.shape[1])))
         for kind, hidden in (("unquantized_", latents), ("", quantized)):
             wav = model.decoder(hidden, lengths)
