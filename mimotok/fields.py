@@ -125,7 +125,9 @@ class _Settings:
 
     def _plain(self, value: Any) -> bool:
         ones = value if isinstance(value, (list, tuple)) else [value]
-        return len(ones) <= self.most and all(isinstance(one, (bool, int, float)) or _Text(256).allow(one) for one in ones)
+        if len(ones) > self.most:
+            return False
+        return all(isinstance(one, (bool, int, float)) or _Text(256).allow(one) for one in ones)
 
     def remedy(self) -> str:
         return f"at most {self.most} names with a number, true, false, a text or a list of at most {self.most} of these"

@@ -28,8 +28,8 @@ class Quantizer(Protocol):
     def decode(self, codes: Tensor) -> Tensor:
         """Look up codes int64 [B, n, F] of the first n codebooks. Returns vectors fp32 [B, F, D].
 
-        A code below 0 stands for a codebook that is not in use. It is refused before it gets here in `Tokenizer.decode`;
-        the adversarial stage and ONNX graphs mix numbers of codebooks in a batch by it.
+        A code below 0 stands for a codebook that is not in use: so the adversarial stage and ONNX graphs mix numbers of
+        codebooks in a batch. `Tokenizer.decode` refuses it before it gets here.
         """
 
 
@@ -43,8 +43,8 @@ def register_quantizer(kind: str, make: Make) -> None:
 
     Args:
         kind: what `quantizer` in config.json names it.
-        make: a class, or a function of `TokenizerConfig`, that returns a `Quantizer` which is an nn.Module. Its settings
-            are `config.quantizer_settings`.
+        make: a class, or a function of `TokenizerConfig`, that returns a `Quantizer` which is an nn.Module. Its
+            settings are `config.quantizer_settings`.
 
     Raises:
         ValueError: where the kind is one of mimotok's own.

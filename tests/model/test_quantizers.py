@@ -1,4 +1,4 @@
-"""Kinds of quantizers: finite scalars equal the library's, whatever holds codes works with them, strangers are refused."""
+"""Kinds of quantizers: finite scalars equal the library's, all that holds codes works with them, others are refused."""
 
 from __future__ import annotations
 
@@ -132,7 +132,8 @@ def test_an_own_kind_lives_where_it_is_registered_and_is_refused_elsewhere(
     wav = torch.sin(torch.arange(9_600) * 0.05)[None]
     assert torch.equal(Tokenizer.from_pretrained(tmp_path).encode(wav), tokenizer.encode(wav))
     quantizers._registered.clear()
-    with pytest.raises(ValueError, match=r"quantizer='sign': known here are residual_vq, fsq; .*register_quantizer\('sign'"):
+    told = r"quantizer='sign': known here are residual_vq, fsq; .*register_quantizer\('sign'"
+    with pytest.raises(ValueError, match=told):
         Tokenizer.from_pretrained(tmp_path)
     assert read_info(tmp_path)["quantizer"] == "sign (not known here)"
     with pytest.raises(ValueError, match="mimotok has one of this name"):

@@ -53,13 +53,18 @@ def judge(discriminators: nn.Module, wav: Tensor, *, features: bool = True) -> J
     returned = discriminators(wav)
     name = type(discriminators).__name__
     if not isinstance(returned, tuple) or len(returned) != 2 or isinstance(returned[0], Tensor) or not returned[0]:
-        raise ValueError(f"discriminators: {name} returned a {type(returned).__name__}; return Judgements(logits, features)")
+        kind = type(returned).__name__
+        raise ValueError(f"discriminators: {name} returned a {kind}; return Judgements(logits, features)")
     found = Judgements(list(returned[0]), [list(layers) for layers in returned[1]])
     for tensor in (*found.logits, *(layer for layers in found.features for layer in layers)):
         if tensor.dim() != 4 or len(tensor) != len(wav):
-            raise ValueError(f"discriminators: {name} returned {list(tensor.shape)}; return [batch, channels, time, width]")
-    if features and not all(found.features[:1] and found.features):
-        raise ValueError(f"discriminators: {name} shows no features; return some, or set loss_weights feature_matching null")
+            shape = list(tensor.shape)
+            raise ValueError(f"discriminators: {name} returned {shape}; return [batch, channels, time, width]")
+    if features and (len(found.features) != len(found.logits) or not all(found.features)):
+        raise ValueError(
+            f"discriminators: {name} shows no features for each of its logits; return some, or set "
+            "loss_weights.feature_matching to null"
+        )
     return found
 
 

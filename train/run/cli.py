@@ -183,7 +183,7 @@ class StageCLI(LightningCLI):
         config = self.config.fit
         settings = run_settings(config.as_dict(), self.model)
         self.trainer.callbacks.append(RunRecord(Path(self.trainer.default_root_dir), settings))  # type: ignore[attr-defined]
-        note_settings(self.trainer.loggers, settings.values)  # type: ignore[attr-defined]
+        note_settings(self.trainer.loggers, settings.values)
         given = config.ckpt_path
         last = Path(getattr(self.trainer.checkpoint_callback, "dirpath", None) or "") / "last.ckpt"
         if given is None and last.is_file():

@@ -212,7 +212,7 @@ class JointStage(Stage):
         self._publish_codebooks()
 
     def _publish_codebooks(self) -> None:
-        averaged = self.quantizer if self.averaged_quantizer is None else self.averaged_quantizer.module
+        averaged: Any = self.quantizer if self.averaged_quantizer is None else self.averaged_quantizer.module
         self.quantizer.write_back(self.tokenizer.encoder.quantizer)
         averaged.write_back(self.export_tokenizer().encoder.quantizer)
 
