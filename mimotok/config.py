@@ -66,7 +66,7 @@ class TokenizerConfig:
 
     Field names are the keys of the official `config.json`, except `sample_rate` (sampling_rate), `n_fft` (nfft) and
     `codebook_sizes` (codebook_size). Windows are (left, right) in frames of the layer's own rate; -1 is unlimited. The
-    official format does not have `upsample_norm`, `mel_floor`, `default_n_q`, `quantizer` and `quantizer_settings`. Each
+    official format does not have `upsample_norm`, `mel_floor`, `default_n_q` and those of the quantizer's kind. Each
     field has its type and its limits beside it (`mimotok.fields`): configurations come from strangers.
 
     Attributes:

@@ -38,7 +38,9 @@ BASE_CONFIG = Path(__file__).parents[1] / "configs" / "base.yaml"
 
 # Weights by name. A later config, as a dotted flag does, changes those that it names.
 MERGED = ("model.init_args.loss_weights", "data.source_weights")
-MODEL = "--model.init_args.model"
+# The file or the keys of a config.json. Keys of a later config change the sizes of an earlier one.
+SIZES = "model.init_args.model"
+MODEL = f"--{SIZES}"
 # Words after which nothing is trained.
 ANSWERED_AT_ONCE = ("-h", "--help", "--print_config")
 RUNS = "runs"
@@ -53,11 +55,15 @@ class MergingConfigFile(ActionConfigFile):
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         """Read a config. Called by jsonargparse."""
         before = {name: _as_dict(cfg.get(name)) for name in MERGED}
+        sizes = cfg.get(SIZES)
         super().__call__(parser, cfg, values, option_string)
         for name, weights in before.items():
             given = _as_dict(cfg.get(name))
             if weights and given:
                 cfg[name] = {**weights, **given}
+        changed = _as_dict(cfg.get(SIZES))
+        if changed and sizes and "base" not in changed:
+            cfg[SIZES] = {**(_as_dict(sizes) or {"base": sizes}), **changed}
 
 
 def _as_dict(weights: Any) -> dict[str, Any] | None:
@@ -114,7 +120,9 @@ class StageCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line, in which sizes of the model change its config.json. Called by LightningCLI."""
         words = sys.argv[1:] if args is None else args
-        super().parse_arguments(parser, with_base_of_sizes(parser, words) if isinstance(words, list) else args)
+        whole = with_base_of_sizes(parser, words) if isinstance(words, list) else words
+        # LightningCLI warns of words that are not those of the command line
+        super().parse_arguments(parser, args if whole == words else whole)
 
     def instantiate_classes(self) -> None:
         """Build stage, data and trainer; the data gets the model's rates. Called by LightningCLI."""
@@ -214,7 +222,7 @@ def with_base_of_sizes(parser: LightningArgumentParser, words: list[str]) -> lis
         skip = size and "=" not in word
     config = parser.parse_args(others)
     arguments = config[config.subcommand].get("model.init_args")
-    named = arguments.get("model") if arguments is not None else None
+    named = None if arguments is None else arguments.get("model")
     base = [f"{MODEL}.base={named}"] if isinstance(named, str) else []
     return [*words[: places[0]], *base, *words[places[0] :]]
 

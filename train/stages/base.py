@@ -113,8 +113,7 @@ class Stage(PlainLoading):
         self.own_modules = nn.ModuleDict(modules).requires_grad_(False)
         self.tokenizer = build_tokenizer(model)
         # losses hear what the model makes
-        mel_loss = replace(config.mel_loss, sample_rate=self.tokenizer.sample_rate)
-        config = replace(config, mel_loss=mel_loss)
+        config = replace(config, mel_loss=config.mel_loss.at_rate(self.tokenizer.sample_rate))
         self.loss_weights = {name: weight for name, weight in loss_weights.items() if weight is not None}
         self.config = config
         self.segment_frames = round(config.segment_seconds * self.tokenizer.frame_rate)

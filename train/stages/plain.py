@@ -98,10 +98,11 @@ class PlainLoading(lightning.LightningModule):
         """
         checkpoint = read_plain(checkpoint_path, map_location)
         saved = checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {})
-        if missing := [str(name) for name in _given(saved) if name not in arguments]:
+        missing = [str(name) for name in _given(saved) if name not in arguments]
+        if missing:
             raise ValueError(
-                f"{checkpoint_path}: give {' and '.join(missing)} to load_from_checkpoint, as the run had: a checkpoint "
-                "names no classes of yours"
+                f"{checkpoint_path}: give {' and '.join(missing)} to load_from_checkpoint, as the run had: a "
+                "checkpoint names no classes of yours"
             )
         try:
             cls.check_saved(saved, checkpoint["state_dict"])
