@@ -178,8 +178,10 @@ class StageCLI(LightningCLI):
         for callback in config.callbacks or []:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(root / "checkpoints")
+        service = self.config_init[str(self.subcommand)].logger
+        if service != "tensorboard" and config.logger is not None and not config.fast_dev_run:
+            raise ValueError(f"--logger {service}: trainer.logger says where to log already; leave one of them out")
         if config.logger is None:
-            service = self.config_init[str(self.subcommand)].logger
             kwargs["logger"] = make_loggers("tensorboard" if config.fast_dev_run else service, root)
         return super().instantiate_trainer(**kwargs)
 

@@ -211,6 +211,10 @@ class JointStage(Stage):
     def on_validation_start(self) -> None:
         self._publish_codebooks()
 
+    def on_train_end(self) -> None:
+        # for those who take `export_tokenizer` from here
+        self._publish_codebooks()
+
     def _publish_codebooks(self) -> None:
         averaged: Any = self.quantizer if self.averaged_quantizer is None else self.averaged_quantizer.module
         self.quantizer.write_back(self.tokenizer.encoder.quantizer)
