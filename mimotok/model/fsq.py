@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mimotok.config import MAX_CODEBOOK_SIZE, TokenizerConfig
-from mimotok.fields import shortened
+from mimotok.io.terminal import shortened
 from mimotok.model.quantizer import FullPrecision
 
 MAX_NUMBERS = 16  # of a frame's numbers in one codebook

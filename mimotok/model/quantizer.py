@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mimotok.config import TokenizerConfig
-from mimotok.fields import shortened
+from mimotok.io.terminal import shortened
 
 
 class FullPrecision(nn.Module):

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from mimotok.config import TokenizerConfig
-from mimotok.fields import closest, shortened
+from mimotok.fields import closest
+from mimotok.io.terminal import shortened
 from mimotok.tokenizer import Tokenizer
 
 # Shipped configs name their models from here: train/configs/models/tiny.json.
