@@ -54,7 +54,7 @@ MODEL_TYPE = "mimo_audio_tokenizer"
 _WHERE = ("cache_dir", "local_files_only", "proxies", "revision", "subfolder", "token")
 _OTHER_WEIGHTS = {"ignore_mismatched_sizes", "state_dict", "gguf_file", "quantization_config", "variant"}
 FREE_MISSING = 1 << 24  # values that any file may lack
-OFFICIAL_KEYS = tuple(key for key in TokenizerConfig().to_official() if key != "model_type")
+OFFICIAL_KEYS = tuple(sorted(TokenizerConfig.official_keys() - {"model_type"}))
 
 
 class MimoAudioTokenizerConfig(PreTrainedConfig):
@@ -74,11 +74,12 @@ class MimoAudioTokenizerConfig(PreTrainedConfig):
     def __init__(self, **values: Any) -> None:
         given = {key: values.pop(key) for key in OFFICIAL_KEYS if key in values}
         official = TokenizerConfig.from_official(given).to_official()
-        super().__init__(**{key: official[key] for key in OFFICIAL_KEYS}, **values)
+        super().__init__(**{key: official[key] for key in OFFICIAL_KEYS if key in official}, **values)
 
     def to_tokenizer_config(self) -> TokenizerConfig:
         """Return the configuration of `mimotok.Tokenizer`."""
-        return TokenizerConfig.from_official({key: getattr(self, key) for key in OFFICIAL_KEYS})
+        held = {key: getattr(self, key) for key in OFFICIAL_KEYS if hasattr(self, key)}
+        return TokenizerConfig.from_official(held)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write config.json, and preprocessor_config.json, which AutoFeatureExtractor needs."""
@@ -213,7 +214,8 @@ class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
         tokenizer = Tokenizer(config.to_tokenizer_config())
         self.encoder = tokenizer.encoder
         self.decoder = tokenizer.decoder
-        self.encoder.quantizer = _NamedQuantizer(tokenizer.config)
+        if isinstance(self.encoder.quantizer, ResidualQuantizer):
+            self.encoder.quantizer = _NamedQuantizer(tokenizer.config)
         # registered as a module, it would double every key
         object.__setattr__(self, "_plain", tokenizer)
         self.post_init()

@@ -48,6 +48,7 @@ def _codes_info(path: Path) -> dict[str, str]:
 
 def _model_info(source: StrPath | None, revision: str | None) -> dict[str, str]:
     from mimotok.config import TokenizerConfig
+    from mimotok.model.quantizers import is_known
     from mimotok.weights import CONFIG_NAME, check_sizes, read_header, resolve_folder, sha256_of_file, weights_path
 
     folder = resolve_folder(source if source is None else str(source), revision)
@@ -63,6 +64,7 @@ def _model_info(source: StrPath | None, revision: str | None) -> dict[str, str]:
         "sha256": sha256_of_file(weights),
         "sound": f"{config.sample_rate} Hz, mono",
         "frames": f"{config.frame_rate:g} Hz ({config.frame_size} samples each)",
+        "quantizer": config.quantizer if is_known(config.quantizer) else f"{config.quantizer} (not known here)",
         "codebooks": f"{config.num_quantizers} ({_sizes(config.codebook_sizes)} entries), {config.n_q} in use",
         "bitrate": f"{config.bitrate():.0f} bit/s ({_bitrates(config)} codebooks)",
     }

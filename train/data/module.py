@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ __all__ = ["Batch", "SpeechDataModule"]
 log = logging.getLogger(__name__)
 
 AUGMENT = AugmentConfig()
+DEFAULT_RATE = 24000
+DEFAULT_FRAME_RATE = 25.0
 
 
 class SpeechDataModule(L.LightningDataModule):
@@ -43,7 +46,7 @@ class SpeechDataModule(L.LightningDataModule):
         val_manifest: the same for validation, but no Shar, instead of the manifest's own dev split.
         val_fraction: share of the seconds to hold out for validation, by speaker, where the data brings no dev split.
         val_speakers: who is held out, instead.
-        sample_rate: Hz.
+        sample_rate: Hz, the model's; `python -m train` sets it by the model.
         batch_seconds: padded audio in a batch, to the nearest whole number of clips.
         max_seconds: longest whole utterance; 0 crops every clip that is longer than a crop.
         crop_seconds: shortest and longest crop. Clips shorter than their crop come whole.
@@ -67,7 +70,7 @@ class SpeechDataModule(L.LightningDataModule):
         val_manifest: str | list[str] | None = None,
         val_fraction: float | None = None,
         val_speakers: list[str] | None = None,
-        sample_rate: int = 24000,
+        sample_rate: int = DEFAULT_RATE,
         batch_seconds: float = 24.0,
         max_seconds: float = 12.0,
         crop_seconds: tuple[float, float] = (2.4, 7.2),
@@ -77,7 +80,7 @@ class SpeechDataModule(L.LightningDataModule):
         augment: AugmentConfig | None = AUGMENT,
         cache_dir: str | None = None,
         alignments: str | None = None,
-        frame_rate: float = 25.0,
+        frame_rate: float = DEFAULT_FRAME_RATE,
         num_workers: int = 0,
         seed: int = 0,
         allow_outside: bool = False,
@@ -116,6 +119,18 @@ class SpeechDataModule(L.LightningDataModule):
         # as the manifest has them: they can be read without the cache
         self.held_out: list[Clip] = []
         self.skipped: dict[str, str] = {}
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz, of the sound in batches."""
+        return self.plan_config.sample_rate
+
+    def follow(self, sample_rate: int, frame_rate: float) -> None:
+        """Take the rates of a model, in Hz, where others than the defaults have not been asked for."""
+        if self.plan_config.sample_rate == DEFAULT_RATE:
+            self.plan_config = replace(self.plan_config, sample_rate=sample_rate)
+        if self.frame_rate == DEFAULT_FRAME_RATE:
+            self.frame_rate = frame_rate
 
     @property
     def _holds_out(self) -> bool:
