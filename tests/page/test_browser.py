@@ -17,6 +17,7 @@ from mimotok.io.codes_file import load_codes
 from mimotok.page.serve import address, make_server
 from mimotok.transcode import decode_file, encode_file
 from tests.helpers.browser import Watched, chromium
+from tests.helpers.codes_files import arrays_of_format_1
 from tests.page.conftest import Built
 
 pytestmark = pytest.mark.slow
@@ -150,7 +151,7 @@ def test_errors_are_one_line_and_the_page_goes_on(built: Built, sound: Path, tmp
     flipped[300] ^= 1
     (tmp_path / "cut.npz").write_bytes(data[:-30])
     (tmp_path / "flipped.npz").write_bytes(flipped)
-    fields = dict(np.load(tmp_path / "good.npz"))
+    fields = arrays_of_format_1(tmp_path / "good.npz")
     np.savez(tmp_path / "other.npz", **{**fields, "model": np.array(["stranger", "0" * 64])})
     np.savez(tmp_path / "large.npz", **{**fields, "codes": fields["codes"] + np.uint16(5000)})
     np.savez_compressed(tmp_path / "small.npz", **fields)
