@@ -179,7 +179,7 @@ def mimo_file(frames: int, n_q: int, own_layout: bool) -> bytes:
 
 
 def make_mimo(rng: random.Random, folder: Path) -> None:
-    data = mimo_file(rng.choice((1, 30, 100)), rng.choice((1, 4, 8)), rng.random() < 0.6)
+    data = mimo_file(rng.choice((1, 30, 100)), rng.choice((1, 4, 4, 4, 8)), rng.random() < 0.8)
     if rng.random() < 0.5:
         data = damaged(rng, data, [mimo_file(30, 4, True), code_stream()])
     else:
@@ -190,12 +190,14 @@ def make_mimo(rng: random.Random, folder: Path) -> None:
 def _signed_header(rng: random.Random, data: bytes) -> bytes:
     """Change the header and sign it again, so that what it claims is believed."""
     size = HEADER_SIZE + layout_size(data)
-    start = damaged(rng, data[:22]).ljust(22, b"\0")[:22]
-    if rng.random() < 0.8:
-        start = data[:4] + start[4:]
-    layout = (
-        damaged(rng, data[HEADER_SIZE:size]) if size > HEADER_SIZE and rng.random() < 0.7 else data[HEADER_SIZE:size]
-    )
+    start = data[:22]
+    layout = data[HEADER_SIZE:size]
+    if rng.random() < 0.7:
+        # the magic and the version are compared and no more
+        first = rng.choice((0, 5, 5, 8, 16, 16))
+        start = (start[:first] + damaged(rng, start[first:])).ljust(22, b"\0")[:22]
+    if layout and rng.random() < 0.3:
+        layout = damaged(rng, layout)
     check = zlib.crc32(start + layout) & 0xFFFF
     return start + struct.pack("<H", check) + layout + data[size:]
 

@@ -111,7 +111,7 @@ HEADER_1 = {
 }
 
 
-def forge_2(path: Path, packed: bytes | None = None, save: Any = np.savez, **values) -> Path:
+def forge_2(path: Path, packed: bytes | None = None, save: Any = np.savez, **values: Any) -> Path:
     """A codes file of format 2 by plain numpy, with some of its header's values replaced, and dropped where None."""
     header = {name: value for name, value in (HEADER_1 | values).items() if value is not None}
     body = pack_codes(codes_file().codes, (1024,) * 3) if packed is None else packed
@@ -235,7 +235,7 @@ BAD_FIELDS = [
     ("unknown", np.array(1)),
     ("packed", np.array([1], np.uint8)),
 ]
-BAD_HEADERS = [
+BAD_HEADERS: list[tuple[str, Any]] = [
     *[(field, None) for field in HEADER_1],
     *[(field, [[]]) for field in HEADER_1],
     *[(field, True) for field in HEADER_1],
@@ -285,7 +285,8 @@ def test_every_field_is_checked(tmp_path: Path, field, value) -> None:
 
 @pytest.mark.parametrize(("field", "value"), BAD_HEADERS)
 def test_every_value_of_the_header_is_checked(tmp_path: Path, field: str, value: object) -> None:
-    path = forge_2(tmp_path / "in.npz", **{field: value})
+    values: dict[str, Any] = {field: value}
+    path = forge_2(tmp_path / "in.npz", **values)
     with pytest.raises(ValueError, match=r"in\.npz: ") as caught:
         load_codes(path)
     assert "\n" not in str(caught.value)
