@@ -173,7 +173,7 @@ def read_codes(folder: Path) -> None:
 
 @cache
 def mimo_file(frames: int, n_q: int, own_layout: bool) -> bytes:
-    sizes = (16,) * n_q if own_layout else (1024, 1024, *[128] * 6)[:n_q]
+    sizes = (*tiny().codebook_sizes, *[16] * 4)[:n_q] if own_layout else (1024, 1024, *[128] * 6)[:n_q]
     codes = np.random.default_rng(0).integers(0, min(sizes), (n_q, frames)).astype(np.uint16)
     return mimo_bytes(CodesFile(codes, frames * 960, RATE, 25.0, sizes, "tiny", "0" * 64))
 
