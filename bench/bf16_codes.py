@@ -2,10 +2,9 @@
 
 OMP_NUM_THREADS=1 python -m bench.bf16_codes data/dev --clips 6
 
-Every row keeps some parts in float32 and computes the others in bf16; the last one is `dtype=bfloat16` as it is. A code
-counts against the whole clip, so that a book differs wherever one before it does. Times are CPU time of encoding the same
-clips on one thread, in turns, of which the least counts. A processor without products of bf16 computes them slowly: then
-only the codes mean something, and the last line says so.
+Every row keeps some parts in float32 and computes the others in bf16; the last one is `dtype=bfloat16` as it is. Times
+are CPU time of encoding the same clips on one thread, in turns, of which the least counts. A processor without products
+of bf16 computes them slowly: then only the codes mean something, and the last line says so.
 """
 
 from __future__ import annotations
@@ -60,8 +59,11 @@ def mixed(tokenizer: Tokenizer, kept: tuple[str, ...]) -> Tokenizer:
     for part, modules in units(model).items():
         dtype = torch.float32 if part in kept else torch.bfloat16
         for module in modules:
-            module.to(dtype)
-            module.register_forward_pre_hook(lambda _, given, dtype=dtype: tuple(_cast(value, dtype) for value in given))
+            for parameter in module.parameters():
+                parameter.data = parameter.data.to(dtype)
+            module.register_forward_pre_hook(
+                lambda _, given, dtype=dtype: tuple(_cast(value, dtype) for value in given)
+            )
             if part != "end":
                 module.register_forward_hook(lambda _, __, out: out.to(between))
     return model
@@ -111,7 +113,8 @@ def main(folder: Path, clips: int = 6, model: str | None = None, repeats: int = 
     print("| in float32 | " + " | ".join(f"book {book}" for book in books) + " | time against float32 |")
     print("|---|" + "---:|" * (len(books) + 1))
     for name, values in shares.items():
-        print(f"| {name} | " + " | ".join(f"{value:.1%}" for value in values) + f" | {times[name] / times['everything (float32)']:.2f} |")
+        cells = [name, *[f"{value:.1%}" for value in values], f"{times[name] / times['everything (float32)']:.2f}"]
+        print(f"| {' | '.join(cells)} |")
     seconds = sum(wav.shape[1] for wav in wavs) / exact.sample_rate
     has_products = any(flag in Path("/proc/cpuinfo").read_text() for flag in ("avx512_bf16", "amx_bf16"))
     told = "has" if has_products else "lacks"

@@ -5,7 +5,6 @@ Training replaces the search by `train.stages.quantizer`, on these same codebook
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import cast
 
@@ -13,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from mimotok.config import TokenizerConfig
+from mimotok.model.precision import KeepsFloat32
 
 
-class Codebook(nn.Module):
+class Codebook(KeepsFloat32, nn.Module):
     """One table `embed` [C, D] with its moving averages, all fp32 whatever the model's dtype is.
 
     The nearest entry decides the code: in half precision it would often be another one.
@@ -33,13 +33,6 @@ class Codebook(nn.Module):
         self.register_buffer("embed_avg", zeros(size, dim))
         self.register_buffer("cluster_size", zeros(size))
         self.register_buffer("inited", zeros(1))
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Codebook:
-        def move_only(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        return cast(Codebook, super()._apply(move_only, recurse))
 
     def nearest(self, residual: Tensor) -> Tensor:
         """residual: [N, D] -> codes [N], the entry at the smallest Euclidean distance."""
