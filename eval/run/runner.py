@@ -263,7 +263,8 @@ class _Evaluation:
                     codec.figures.setdefault(clip_id, {}).update(known)
                     continue
                 paths = audio_path(out, ORIGINAL, clip_id), audio_path(out, codec.spec.label, clip_id)
-                item = Measuring(spec, self.run.settings.device, clip, *paths)
+                # without its cut, which may hold the sound: the metrics read files
+                item = Measuring(spec, self.run.settings.device, replace(clip, cut=None), *paths)
                 questions[item] = (codec, clip_id, question)
         failures = []
         with self._tasks(spec.kind, measure, list(questions), isolated=self.run.settings.isolated) as tasks:
@@ -312,7 +313,15 @@ class _Evaluation:
 def _labels_hash(clips: tuple[LabelledClip, ...]) -> str:
     """Hash the recordings, by their names, paths, sizes and dates, with their labels."""
     rows = [
-        [clip.clip.id, clip.clip.speaker, os.path.abspath(clip.clip.audio), file_stamp(clip.clip.audio), clip.phones]
+        [
+            clip.clip.id,
+            clip.clip.speaker,
+            os.path.abspath(clip.clip.audio),
+            file_stamp(clip.clip.audio),
+            clip.phones,
+            # of the same file, cuts are other sounds
+            *([] if clip.clip.cut is None else [clip.clip.cut.to_dict()]),
+        ]
         for clip in clips
     ]
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(rows, default=repr).encode()).hexdigest()

@@ -16,7 +16,7 @@ from eval.metrics.registry import make_metric
 from eval.run.alignment import align, find_delay
 from eval.run.store import load_wav, save_wav
 from eval.testlists import Clip
-from mimotok.io.audio import load_audio
+from mimotok.corpus.recordings import load_recording
 
 Figures = dict[str, Any]
 
@@ -52,12 +52,12 @@ class Framing(NamedTuple):
 
     spec: CodecSpec
     device: str
-    audio: str
+    clip: Clip
 
 
 def prepare_original(item: Original) -> tuple[str, float]:
     """Store a clip as the protocol demands. Returns its hash and seconds. Raises ValueError for silence."""
-    wav = _load_levelled(item.clip.audio)
+    wav = _load_levelled(item.clip)
     return save_wav(item.path, wav), len(wav) / protocol.SAMPLE_RATE
 
 
@@ -93,9 +93,7 @@ def measure(item: Measuring) -> Figures:
 def encode_frames(item: Framing) -> Frames:
     """Encode one recording at the protocol's level. Raises ValueError for silence."""
     codec: Any = open_codec(item.spec, item.device)
-    frames: Frames = codec.frames(
-        protocol.resample(_load_levelled(item.audio), protocol.SAMPLE_RATE, codec.sample_rate)
-    )
+    frames: Frames = codec.frames(protocol.resample(_load_levelled(item.clip), protocol.SAMPLE_RATE, codec.sample_rate))
     return frames
 
 
@@ -126,9 +124,9 @@ def has_frames(codec: Codec) -> bool:
     return isinstance(codec, FrameCodec)
 
 
-def _load_levelled(audio: str) -> np.ndarray:
+def _load_levelled(clip: Clip) -> np.ndarray:
     """Read a recording as float32 [T] at the protocol's rate and peak. Raises ValueError for silence."""
-    wav = load_audio(audio, protocol.SAMPLE_RATE)[0].numpy()
+    wav = load_recording(clip, protocol.SAMPLE_RATE)
     peak = float(np.abs(wav).max())
     if peak < protocol.SILENCE:
         raise ValueError(f"silent, its peak is {peak:.1g} of full scale: there is nothing to measure")
