@@ -28,7 +28,7 @@ test: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
 
-# damaged and forged inputs against every reader, SECONDS for each of the seven entry points; SEED gives other inputs
+# damaged and forged inputs against every reader, SECONDS for each of the eight entry points; SEED gives other inputs
 SECONDS ?= 600
 SEED ?= 0
 fuzz: $(VENV)/.dev

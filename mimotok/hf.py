@@ -206,6 +206,16 @@ class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
     input_modalities = "audio"
     _no_split_modules = ["Block"]  # noqa: RUF012
     _supports_sdpa = True
+    # those that are KeepsFloat32 in the plain library
+    _keep_in_fp32_modules_strict = [  # noqa: RUF012
+        r"encoder\.conv1",
+        r"encoder\.conv2",
+        r"encoder\.layers\.\d+\.self_attn_layer_norm",
+        r"encoder\.layers\.\d+\.final_layer_norm",
+        r"encoder\.layer_norm",
+        r"encoder\.down_sample_layer",
+        r"encoder\.down_sample_norm",
+    ]
     # a constant that the official file stores; ours is computed
     _keys_to_ignore_on_load_unexpected = [WINDOW_KEY.replace(".", r"\.")]  # noqa: RUF012
 
@@ -219,6 +229,11 @@ class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
         # registered as a module, it would double every key
         object.__setattr__(self, "_plain", tokenizer)
         self.post_init()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' dtype, of all but what stays in float32."""
+        return self._tokenizer.dtype
 
     @property
     def _tokenizer(self) -> Tokenizer:

@@ -35,11 +35,14 @@ def _codes_info(path: Path) -> dict[str, str]:
 
     held = load_codes(path)
     size = path.stat().st_size
+    frames = f"{held.codes.shape[1]} at {held.frame_rate:g} Hz"
+    if held.missing_frames:
+        frames += f"; {held.missing_frames} more are missing: the file was cut short"
     return {
-        "codes file": f"{path} (format {held.format_version})",
+        "codes file": f"{path} ({held.container})",
         "model": f"{held.model_name} (sha256 {held.model_sha256})",
         "sound": f"{held.duration:.3f} s ({held.num_samples} samples at {held.sample_rate} Hz)",
-        "frames": f"{held.codes.shape[1]} at {held.frame_rate:g} Hz",
+        "frames": frames,
         "codebooks": f"{held.n_q} ({_sizes(held.codebook_sizes)} entries)",
         "bitrate": f"{held.bitrate:.0f} bit/s",
         "on disk": f"{size} bytes ({8 * size / held.duration:.0f} bit/s)",

@@ -17,6 +17,7 @@ from mimotok.io.levels import level_problem
 from mimotok.model.decoder import Decoder
 from mimotok.model.encoder import Encoder
 from mimotok.model.lengths import Count, checked_lengths, code_frames, valid_mask, zero_padding
+from mimotok.model.linear import dtype_of
 from mimotok.model.mel import log_mel
 from mimotok.model.transformer import Stack
 from mimotok.weights import (
@@ -90,7 +91,7 @@ class Tokenizer(nn.Module):
             source: a folder with config.json and model.safetensors, or a hub id; None for the embedded checkpoint.
             revision: branch, tag or commit of a hub id.
             device: where the model goes.
-            dtype: of the weights; codebooks are always float32.
+            dtype: of the weights; codebooks, and what of the encoder decides codes, are always float32.
 
         Returns:
             The model, in evaluation mode.
@@ -195,8 +196,8 @@ class Tokenizer(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The weights' dtype; codebooks are always float32."""
-        return next(self.parameters()).dtype
+        """The weights' dtype; codebooks, and what of the encoder decides codes, are always float32."""
+        return dtype_of(self.decoder)
 
     def stacks(self) -> tuple[Stack, Stack, Stack]:
         """Return the Transformer stacks of the encoder, the decoder and the vocoder."""

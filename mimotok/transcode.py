@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from mimotok.io.codes_suffixes import CODES_SUFFIXES
 from mimotok.io.files import StrPath, require_writable, writing
 from mimotok.io.folders import search
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from mimotok.io.codes_file import CodesFile
     from mimotok.tokenizer import Tokenizer
 
-CODES_SUFFIX = ".npz"
 # called at times with the seconds of sound done so far and the seconds in all, None where unknown
 Progress = Callable[[float, float | None], None]
 
@@ -44,7 +44,7 @@ def encode_file(
     Args:
         tokenizer: the model.
         source: sound file.
-        target: codes file to write, .npz.
+        target: codes file to write; .npz or .mimo.
         n_q: codebooks to use; the model's default where None.
         overwrite: whether an existing file may be replaced.
         create_folders: whether to create the target's folder.
@@ -66,7 +66,7 @@ def encode_file(
     from mimotok.io.codes_file import CodesFile, save_codes
     from mimotok.streaming.blocks import encode_blocks
 
-    require_target(target, [CODES_SUFFIX], overwrite=overwrite, create_folders=create_folders)
+    require_target(target, CODES_SUFFIXES, overwrite=overwrite, create_folders=create_folders)
     rate = tokenizer.sample_rate
     total = None if progress is None else declared_seconds(source)
     wav = _Counted(read_blocks(source, rate), rate, total, progress)
@@ -104,7 +104,7 @@ def decode_file(
 
     Args:
         tokenizer: the model.
-        source: codes file.
+        source: codes file, .npz or .mimo.
         target: sound file to write; its suffix chooses the format.
         force: whether to decode codes of other weights, where they fit.
         overwrite: whether an existing file may be replaced.
@@ -112,7 +112,8 @@ def decode_file(
         progress: called with the seconds done and the seconds in all.
 
     Returns:
-        The contents of the codes file.
+        The contents of the codes file. A .mimo file that was cut short is decoded up to its last whole frame, and
+        its `missing_frames` counts the others.
 
     Raises:
         ValueError: as `encode_file`, and for codes of other weights.
@@ -171,7 +172,7 @@ def require_fitting(tokenizer: Tokenizer, codes_file: CodesFile, *, force: bool 
     if force:
         return
     identity = tokenizer.identity
-    if codes_file.model_sha256 != identity.sha256:
+    if not codes_file.is_of(identity.sha256):
         other = f"{codes_file.model_name!r} (sha256 {codes_file.model_sha256[:12]})"
         raise ValueError(
             f"made by model {other}, not by model {identity.name!r} (sha256 {identity.sha256[:12]}); "

@@ -18,6 +18,7 @@ from mimotok.config import TokenizerConfig
 from mimotok.io.files import atomic_path, open_regular
 from mimotok.io.terminal import excerpt
 from mimotok.model.mel import hann_window
+from mimotok.model.precision import float32_names
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -195,17 +196,18 @@ def _numbers(header: Header, prefix: str) -> set[int]:
 def load_state(folder: Path, model: nn.Module, *, device: torch.device, dtype: torch.dtype) -> None:
     """Fills `model`, which may be on the meta device, from the folder's safetensors, tensor by tensor.
 
-    Floating tensors become `dtype`, except codebooks, which stay fp32. Raises ValueError naming missing, unexpected
-    and mis-shaped tensors, those that are no floating point numbers, and those that hold NaN or infinity.
+    Floating tensors become `dtype`, except those of `KeepsFloat32` modules. Raises ValueError naming missing,
+    unexpected and mis-shaped tensors, those that are no floating point numbers, and those that hold NaN or infinity.
     """
     path = weights_path(folder)
     wanted = {official_key(name): (name, tensor) for name, tensor in model.state_dict(keep_vars=True).items()}
     state = {}
     check_tensors(path, model, read_header(path))
     try:
+        exact = float32_names(model)
         with safe_open(path, framework="pt", device=str(device)) as file:
             for key, (name, _) in wanted.items():
-                kept = torch.float32 if name.startswith(QUANTIZER) else dtype
+                kept = torch.float32 if name in exact else dtype
                 state[name] = file.get_tensor(key).to(kept)
     except SafetensorError as error:
         raise ValueError(f"{path}: not a readable safetensors file ({excerpt(error)})") from None

@@ -87,7 +87,13 @@ def test_bf16(parity_dir: Path) -> None:
     half = Tokenizer.from_pretrained(parity_dir, dtype=torch.bfloat16)
     full = Tokenizer.from_pretrained(parity_dir)
     wav = 0.1 * torch.randn(1, 24_000)
-    assert half.encoder.conv1.weight.dtype == torch.bfloat16
+    assert half.dtype == torch.bfloat16
+    # what decides codes stays as it is, whichever way the model became half as precise
+    blocks = half.encoder.layers.blocks()
+    assert {block.fc1.weight.dtype for block in blocks} == {torch.bfloat16}
+    assert half.encoder.conv1.weight.dtype == half.encoder.layer_norm.weight.dtype == torch.float32
+    latents = half.encode_latents(0.1 * torch.randn(1, 9_600)).values
+    assert latents.dtype == torch.float32
     assert {b.embed.dtype for b in half.encoder.quantizer.codebooks()} == {torch.float32}
     codes = full.encode(wav)
     assert (half.encode(wav) == codes)[:, 0].float().mean() > 0.8

@@ -27,6 +27,7 @@ from mimotok.cli.tokenize import tokenize
 from mimotok.io.terminal import USER_ERROR, binary_output, run_command, say
 
 if TYPE_CHECKING:
+    from mimotok.io.codes_file import CodesFile
     from mimotok.tokenizer import Tokenizer
     from mimotok.transcode import Job
 
@@ -44,6 +45,9 @@ Raw = Annotated[
     bool, typer.Option("--raw", help="With --stream: 16-bit mono samples at the model's rate, without a header.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
+SkipExisting = Annotated[
+    bool, typer.Option("--skip-existing", help="With --out-dir: keep existing files and make only the others.")
+]
 
 
 @app.command(epilog="Example: mimotok encode speech.wav speech.npz --n-q 8")
@@ -56,10 +60,11 @@ def encode(
     dtype: Dtype = "float32",
     out_dir: Out = None,
     overwrite: Overwrite = False,
+    skip_existing: SkipExisting = False,
     stream: Stream = False,
     raw: Raw = False,
 ) -> None:
-    """Encode sound files into codes files (.npz). With --out-dir, several, or folders of them."""
+    """Encode sound files into codes files (.npz or .mimo). With --out-dir, several, or folders of them, into .npz."""
     with one_line_errors():
         if stream:
             from mimotok.streaming.pipes import encode_pipe
@@ -69,9 +74,11 @@ def encode(
         if raw:
             raise ValueError("--raw is for --stream; give files a header, by sox or ffmpeg")
         from mimotok.io.audio import AUDIO_SUFFIXES
-        from mimotok.transcode import CODES_SUFFIX, encode_file
+        from mimotok.transcode import CODES_SUFFIXES, encode_file
 
-        jobs = _jobs(paths or [], out_dir, AUDIO_SUFFIXES, [CODES_SUFFIX], overwrite)
+        jobs = _jobs(paths or [], out_dir, AUDIO_SUFFIXES, CODES_SUFFIXES, overwrite, skip_existing)
+        if not jobs:
+            return
         tokenizer = make_tokenizer(model, revision, device, dtype)
         n_q = tokenizer.config.checked_n_q(n_q)  # an error is reported once, not for every file
         create = out_dir is not None
@@ -87,6 +94,7 @@ def decode(
     dtype: Dtype = "float32",
     out_dir: Out = None,
     overwrite: Overwrite = False,
+    skip_existing: SkipExisting = False,
     force: Annotated[bool, typer.Option("--force", help="Decode codes that other weights made.")] = False,
     stream: Stream = False,
 ) -> None:
@@ -98,9 +106,11 @@ def decode(
             _run_stream(partial(decode_pipe, force=force), paths, model, revision, device, dtype)
             return
         from mimotok.io.audio import WRITABLE
-        from mimotok.transcode import CODES_SUFFIX, decode_file
+        from mimotok.transcode import CODES_SUFFIXES, decode_file
 
-        jobs = _jobs(paths or [], out_dir, [CODES_SUFFIX], list(WRITABLE), overwrite)
+        jobs = _jobs(paths or [], out_dir, CODES_SUFFIXES, list(WRITABLE), overwrite, skip_existing)
+        if not jobs:
+            return
         tokenizer = make_tokenizer(model, revision, device, dtype)
         create = out_dir is not None
         _transcode(jobs, partial(decode_file, tokenizer, force=force, overwrite=overwrite, create_folders=create))
@@ -141,7 +151,12 @@ def _options(
 
 
 def _jobs(
-    paths: list[Path], out_dir: Path | None, read: Collection[str], written: Sequence[str], overwrite: bool
+    paths: list[Path],
+    out_dir: Path | None,
+    read: Collection[str],
+    written: Sequence[str],
+    overwrite: bool,
+    skip_existing: bool,
 ) -> list[Job]:
     """Choose the output of each file.
 
@@ -151,6 +166,7 @@ def _jobs(
         read: suffixes to search folders for.
         written: suffixes of outputs; the first is that of files in `out_dir`.
         overwrite: whether existing files may be replaced.
+        skip_existing: whether files with an existing output are left out, which a line on standard error counts.
 
     Raises:
         ValueError: before any work, where an output cannot be written.
@@ -158,6 +174,9 @@ def _jobs(
     from mimotok.io.files import open_regular
     from mimotok.transcode import Job, plan_jobs, require_target
 
+    if skip_existing and (overwrite or out_dir is None):
+        other = "--overwrite" if overwrite else "a single output"
+        raise ValueError(f"--skip-existing is for --out-dir and not for {other}; leave one of them out")
     if out_dir is not None:
         jobs = plan_jobs(paths, out_dir, read, written[0], notify=report_error)
     elif len(paths) != 2:
@@ -167,6 +186,11 @@ def _jobs(
     else:
         open_regular(paths[0]).close()  # an error is reported before a model is loaded
         jobs = [Job(*paths)]
+    if skip_existing:
+        left = [job for job in jobs if not job.target.exists()]
+        if len(left) < len(jobs):
+            report_error(f"{len(jobs) - len(left)} of {len(jobs)} outputs exist already and are kept")
+        jobs = left
     for job in jobs:
         require_target(job.target, written, overwrite=overwrite, create_folders=out_dir is not None)
     return jobs
@@ -191,14 +215,17 @@ def _run_stream(
         return
 
 
-def _transcode(jobs: list[Job], fn: Callable[..., object]) -> None:
+def _transcode(jobs: list[Job], fn: Callable[..., CodesFile]) -> None:
     """Apply `fn` to every file, and report those that fail. Exits with 2 if any did."""
     failed = False
     with file_progress(len(jobs)) as report:
         for i, job in enumerate(jobs):
             try:
                 report(i, job.source, 0.0, None)
-                fn(job.source, job.target, progress=partial(report, i, job.source))
+                held = fn(job.source, job.target, progress=partial(report, i, job.source))
+                if held.missing_frames:
+                    whole = held.codes.shape[1] + held.missing_frames
+                    report_error(f"{job.source}: cut short; {held.codes.shape[1]} of its {whole} frames were decoded")
             except (ValueError, OSError, MemoryError) as error:
                 report_error(error)
                 failed = True

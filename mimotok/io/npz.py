@@ -1,7 +1,7 @@
 """A strict reader of the .npz files that numpy.savez writes.
 
 numpy.load allocates what an array's header asks for, and inflates what is compressed. Here every size is first held
-against the bytes of the file, and nothing is decompressed, unpickled or evaluated.
+against the bytes of the file, nothing is unpickled or evaluated, and what is compressed is inflated up to a limit only.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ import os
 import struct
 import tokenize
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO
 
 import numpy as np
@@ -25,6 +28,7 @@ MAX_HEADER = 1000  # characters of an array's header; longer ones are slow to pa
 # What damaged or forged archives make zipfile and numpy raise.
 _DAMAGE = (
     zipfile.BadZipFile,
+    zlib.error,
     # a place before the file's beginning
     OSError,
     EOFError,
@@ -38,40 +42,60 @@ _DAMAGE = (
 )
 
 
-def read_npz(file: BinaryIO, fields: tuple[str, ...]) -> dict[str, np.ndarray]:
+def field_names(file: BinaryIO, most: int) -> list[str]:
+    """List the fields of an open .npz. Raises ValueError where it is none, or has more than `most` fields."""
+    _check_directory(file, 0, most)
+    with _damage_in_one_line(), zipfile.ZipFile(file) as archive:
+        return [_field(member) for member in archive.infolist()]
+
+
+def read_npz(file: BinaryIO, fields: tuple[str, ...], *, max_inflated: int = 0) -> dict[str, np.ndarray]:
     """Read the arrays of an open .npz, which must hold exactly these fields.
 
     Arrays are little-endian numbers or text of at most two dimensions, none of them empty, and read-only.
-    Allocates at most a little more than the file's size. Raises ValueError for anything else.
+    max_inflated: bytes that a deflated field may have; 0 refuses every compression. Allocates at most a little more
+    than the file's size, and that many bytes for each field. Raises ValueError for anything else.
     """
+    _check_directory(file, len(fields), len(fields))
     size = file.seek(0, os.SEEK_END)
-    _check_directory(file, size, len(fields))
+    with _damage_in_one_line(), zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        _check_members(members, fields, size, max_inflated)
+        return {_field(member): _array(_field(member), _content(archive, member)) for member in members}
+
+
+@contextmanager
+def _damage_in_one_line() -> Iterator[None]:
     try:
-        with zipfile.ZipFile(file) as archive:
-            members = archive.infolist()
-            _check_members(members, fields, size)
-            return {_field(member): _array(_field(member), archive.read(member)) for member in members}
+        yield
     except _DAMAGE as error:
         raise ValueError(f"not a codes file, truncated or damaged ({excerpt(error)})") from None
 
 
-def _check_directory(file: BinaryIO, size: int, count: int) -> None:
+def _check_directory(file: BinaryIO, least: int, most: int) -> None:
+    size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - _END.size))
     end = file.read(_END.size)
     if len(end) < _END.size or not end.startswith(b"PK\5\6"):
         raise ValueError("not a codes file, or truncated")
     _, _, _, _, found, length, _, _ = _END.unpack(end)
-    if found != count:
-        raise ValueError(f"{found} fields, expected {count}")
+    if not least <= found <= most:
+        raise ValueError(f"{found} fields, expected {most}")
     if length > MAX_DIRECTORY:
         raise ValueError(f"a directory of {length} bytes, expected at most {MAX_DIRECTORY}")
+
+
+def _content(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    with archive.open(member) as stream:
+        # a size, so that zipfile inflates no more than that at a time, and compares the checksum at the end
+        return stream.read(member.file_size)
 
 
 def _field(member: zipfile.ZipInfo) -> str:
     return member.filename.removesuffix(".npy")
 
 
-def _check_members(members: list[zipfile.ZipInfo], fields: tuple[str, ...], size: int) -> None:
+def _check_members(members: list[zipfile.ZipInfo], fields: tuple[str, ...], size: int, max_inflated: int) -> None:
     names = [_field(member) for member in members]
     for name in fields:
         if names.count(name) != 1:
@@ -80,6 +104,10 @@ def _check_members(members: list[zipfile.ZipInfo], fields: tuple[str, ...], size
         raise ValueError(f"{len(names)} fields, expected {len(fields)}")
     left = size
     for name, member in zip(names, members, strict=True):
+        if member.compress_type == zipfile.ZIP_DEFLATED and max_inflated:
+            if member.file_size > max_inflated:
+                raise ValueError(f"{name}: inflates to {member.file_size} bytes, expected at most {max_inflated}")
+            continue
         if member.compress_type != zipfile.ZIP_STORED:
             raise ValueError(f"{name!r} is compressed: write it with numpy.savez, uncompressed")
         # members that overlap or claim more than there is would be read into more memory than the file takes

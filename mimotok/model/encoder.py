@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mimotok.config import TokenizerConfig
 from mimotok.model.lengths import frames_needed, zero_invalid, zero_padding
 from mimotok.model.linear import dtype_of
+from mimotok.model.precision import ExactConv1d
 from mimotok.model.quantizers import make_quantizer
 from mimotok.model.receptive_field import encoder_lag, stem_reach
 from mimotok.model.state import StreamState
@@ -17,7 +18,11 @@ from mimotok.model.transformer import Frames, Stack, StackShape, make_norm
 
 
 class Encoder(nn.Module):
-    """Log-mel to latents at the frame rate (MiMo-Audio, section 2.1); holds the quantizer as the official file does."""
+    """Log-mel to latents at the frame rate (MiMo-Audio, section 2.1); holds the quantizer as the official file does.
+
+    In half precision only the products of the blocks are in it: the stem, the norms, the sums between the blocks and
+    the downsampler stay in float32, which keeps most codes where they are (docs/numerics.md).
+    """
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
@@ -26,13 +31,13 @@ class Encoder(nn.Module):
         self.stride = config.stride_size
         self.pool = pool
         # the convolutions get their context explicitly: zeros around a whole clip, the past in a stream
-        self.conv1 = nn.Conv1d(config.n_mels, dim, config.kernel_size)
-        self.conv2 = nn.Conv1d(dim, dim, config.kernel_size, stride=config.stride_size)
-        self.layers = Stack(StackShape.of_encoder(config), skip=config.encoder_skip_layer_id)
-        self.layer_norm = make_norm(config.ln_type, dim)
+        self.conv1 = ExactConv1d(config.n_mels, dim, config.kernel_size)
+        self.conv2 = ExactConv1d(dim, dim, config.kernel_size, stride=config.stride_size)
+        self.layers = Stack(StackShape.of_encoder(config), skip=config.encoder_skip_layer_id, exact=True)
+        self.layer_norm = make_norm(config.ln_type, dim, exact=True)
         if pool > 1:
-            self.down_sample_layer = nn.Sequential(nn.Conv1d(dim, dim, pool, stride=pool, bias=False), nn.GELU())
-            self.down_sample_norm = make_norm(config.ln_type, dim)
+            self.down_sample_layer = nn.Sequential(ExactConv1d(dim, dim, pool, stride=pool, bias=False), nn.GELU())
+            self.down_sample_norm = make_norm(config.ln_type, dim, exact=True)
         self.quantizer: Any = make_quantizer(config)
         self._lag = encoder_lag(config) if config.encoder_is_bounded else 0
 

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from mimotok.config import MAX_CODEBOOK_SIZE, TokenizerConfig
 from mimotok.io.terminal import shortened
-from mimotok.model.quantizer import FullPrecision
+from mimotok.model.precision import KeepsFloat32
 
 MAX_NUMBERS = 16  # of a frame's numbers in one codebook
 # Keeps the outermost level's inverse finite, as published.
 MARGIN = 1e-3
 
 
-class FiniteScalarQuantizer(FullPrecision):
+class FiniteScalarQuantizer(KeepsFloat32, nn.Module):
     """A linear layer to len(levels) numbers for each codebook, rounding of each, and a linear layer back.
 
     Codebooks are independent of each other: each rounds numbers of its own. `quantizer_settings` of the configuration

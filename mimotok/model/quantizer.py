@@ -5,7 +5,6 @@ Training replaces the search by `train.stages.quantizer`, on these same codebook
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import cast
 
@@ -14,24 +13,14 @@ from torch import Tensor, nn
 
 from mimotok.config import TokenizerConfig
 from mimotok.io.terminal import shortened
+from mimotok.model.precision import KeepsFloat32
 
 
-class FullPrecision(nn.Module):
-    """A module that stays fp32 whatever the model's dtype is, as what decides a code must.
+class Codebook(KeepsFloat32, nn.Module):
+    """One table `embed` [C, D] with its moving averages, all fp32 whatever the model's dtype is.
 
     In half precision the nearest entry would often be another one.
     """
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FullPrecision:
-        def move_only(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        return cast(FullPrecision, super()._apply(move_only, recurse))
-
-
-class Codebook(FullPrecision):
-    """One table `embed` [C, D] with its moving averages."""
 
     embed: Tensor
     embed_avg: Tensor

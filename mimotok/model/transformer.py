@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from mimotok.config import TokenizerConfig, Window
 from mimotok.model.attention import AttentionPlan, attention, buffered_attention, plan_attention
-from mimotok.model.linear import Linear, activated
+from mimotok.model.linear import Linear, activated, dtype_of
+from mimotok.model.precision import ExactLayerNorm, KeepsFloat32
 from mimotok.model.state import StreamState
 
 
@@ -67,9 +68,15 @@ class RMSNorm(nn.Module):
         return (hidden.float() * scale).to(hidden.dtype) * self.weight
 
 
-def make_norm(ln_type: str, dim: int) -> nn.Module:
-    """Build the norm of the configuration's `ln_type`, over the last dimension."""
-    return RMSNorm(dim) if ln_type == "RMSNorm" else nn.LayerNorm(dim)
+class ExactRMSNorm(KeepsFloat32, RMSNorm):
+    """RMSNorm in float32."""
+
+
+def make_norm(ln_type: str, dim: int, *, exact: bool = False) -> nn.Module:
+    """Build the norm of the configuration's `ln_type`, over the last dimension. exact: it stays in float32."""
+    if ln_type == "RMSNorm":
+        return ExactRMSNorm(dim) if exact else RMSNorm(dim)
+    return ExactLayerNorm(dim) if exact else nn.LayerNorm(dim)
 
 
 class Rope(NamedTuple):
@@ -154,39 +161,46 @@ class SelfAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + fc2(activation(fc1(norm(x))))."""
+    """x + attention(norm(x)), then x + fc2(activation(fc1(norm(x)))).
 
-    def __init__(self, shape: StackShape, window: Window) -> None:
+    exact: the norms stay in float32, and so does the sum x where it comes in as float32.
+    """
+
+    def __init__(self, shape: StackShape, window: Window, *, exact: bool = False) -> None:
         super().__init__()
         self.self_attn = SelfAttention(shape.dim, shape.heads, window)
-        self.self_attn_layer_norm = make_norm(shape.ln_type, shape.dim)
+        self.self_attn_layer_norm = make_norm(shape.ln_type, shape.dim, exact=exact)
         self.activation = shape.activation_function
         self.fc1 = Linear(shape.dim, shape.ffn_dim)
         self.fc2 = Linear(shape.ffn_dim, shape.dim)
-        self.final_layer_norm = make_norm(shape.ln_type, shape.dim)
+        self.final_layer_norm = make_norm(shape.ln_type, shape.dim, exact=exact)
 
     def forward(self, hidden: Tensor, rope: Rope, plan: AttentionPlan) -> Tensor:
         """hidden: [B, T, dim]. Returns [B, T, dim]."""
-        return self._feed_forward(hidden + self.self_attn(self.self_attn_layer_norm(hidden), rope, plan))
+        return self._feed_forward(hidden + self.self_attn(self._normed(hidden), rope, plan))
 
     def step(self, state: StreamState, hidden: Tensor, valid: Tensor, rope: Rope) -> Tensor:
         """hidden: [B, n, dim], valid: [B, n]. Returns the output of `right` frames ago, [B, n, dim]."""
-        attended = self.self_attn.step(state, self.self_attn_layer_norm(hidden), valid, rope)
+        attended = self.self_attn.step(state, self._normed(hidden), valid, rope)
         return self._feed_forward(state.delay("residual", self.self_attn.window[1], hidden) + attended)
 
+    def _normed(self, hidden: Tensor) -> Tensor:
+        return self.self_attn_layer_norm(hidden).to(dtype_of(self.self_attn))
+
     def _feed_forward(self, hidden: Tensor) -> Tensor:
-        return hidden + self.fc2(activated(self.fc1, self.final_layer_norm(hidden), self.activation))
+        normed = self.final_layer_norm(hidden).to(dtype_of(self.fc1))
+        return hidden + self.fc2(activated(self.fc1, normed, self.activation))
 
 
 class Stack(nn.ModuleList):
     """The blocks one after another; positions count from 0 in each sequence.
 
     skip: the number of the block (from 1) whose output is added to the last block's (MiMo-Audio, section 2.1); None
-    for none.
+    for none. exact: the norms stay in float32 whatever the dtype is, for input in float32.
     """
 
-    def __init__(self, shape: StackShape, *, skip: int | None = None) -> None:
-        super().__init__(Block(shape, window) for window in shape.windows)
+    def __init__(self, shape: StackShape, *, skip: int | None = None, exact: bool = False) -> None:
+        super().__init__(Block(shape, window, exact=exact) for window in shape.windows)
         self.head_dim = shape.dim // shape.heads
         self.rope_theta = shape.rope_theta
         self.skip = skip
@@ -197,8 +211,10 @@ class Stack(nn.ModuleList):
 
     def forward(self, hidden: Tensor, lengths: Tensor | None = None) -> Tensor:
         """hidden: [B, T, dim]; lengths: [B] valid frames. Returns [B, T, dim]."""
-        rope = rope_table(hidden.shape[1], self.head_dim, self.rope_theta, hidden)
-        plans = plan_attention((block.self_attn.window for block in self.blocks()), hidden, lengths)
+        # what attends is in the dtype of the weights, whatever runs between the blocks
+        attending = hidden.to(dtype_of(self))
+        rope = rope_table(hidden.shape[1], self.head_dim, self.rope_theta, attending)
+        plans = plan_attention((block.self_attn.window for block in self.blocks()), attending, lengths)
         skipped = None
         for number, block in enumerate(self.blocks(), start=1):
             hidden = block(hidden, rope, plans[block.self_attn.window])
@@ -209,7 +225,7 @@ class Stack(nn.ModuleList):
     def step(self, state: StreamState, hidden: Tensor, valid: Tensor) -> Frames:
         """hidden: [B, n, dim], valid: [B, n]. Returns the frames of the sum of all right windows ago."""
         longest = max((sum(block.self_attn.window) for block in self.blocks()), default=0)
-        rope = rope_table(longest + hidden.shape[1], self.head_dim, self.rope_theta, hidden)
+        rope = rope_table(longest + hidden.shape[1], self.head_dim, self.rope_theta, hidden.to(dtype_of(self)))
         skipped = None
         for number, block in enumerate(self.blocks(), start=1):
             own = state.scope(str(number))

@@ -1,30 +1,29 @@
 """Sound through pipes: `arecord ... | mimotok encode --stream | mimotok decode --stream | aplay`.
 
-The stream of codes is a line of JSON (`format`, `model`, `sha256`, `n_q`, `sample_rate`, `frame_rate`), then frame
-after frame n_q little-endian uint16. Sound is wav, or raw 16-bit little-endian mono at the model's rate if asked for.
+The stream of codes is a .mimo file without an end, each of whose frames begins with a byte (docs/formats.md). Sound is
+wav, or raw 16-bit little-endian mono at the model's rate if asked for.
 """
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Iterator
 from itertools import chain
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mimotok.io.audio import MAX_RATE, MIN_RATE, resample_blocks
-from mimotok.io.json_object import parse_object
+from mimotok.io.codes_content import SHORT_SHA256
 from mimotok.io.levels import level_problem
+from mimotok.io.mimo_layout import UNKNOWN, MimoHeader
+from mimotok.io.mimo_stream import MimoWriter, read_header, stream_frames
 from mimotok.io.wav_stream import BLOCK_BYTES, SoundStream
 from mimotok.streaming.streams import StreamDecoder, StreamEncoder
 from mimotok.tokenizer import Tokenizer
 
-FORMAT = "mimotok-stream-1"
-MAX_HEADER = 1 << 12  # bytes of the line of JSON
 PCM = 1
 UNKNOWN_SIZE = 0xFFFFFFFF  # what programs write that do not know how much will follow
 
@@ -40,61 +39,82 @@ def encode_pipe(
     models that cannot encode a stream; and, when all codes are written, for sound cut short or followed by more.
     """
     encoder = StreamEncoder(tokenizer, n_q=n_q)
-    target.write(_header(tokenizer, encoder.n_q))
+    header = MimoHeader(
+        tokenizer.codebook_sizes[: encoder.n_q],
+        tokenizer.sample_rate,
+        tokenizer.config.frame_size,
+        tokenizer.identity.sha256[:SHORT_SHA256],
+        whole_bytes=True,
+    )
+    writer = MimoWriter(target, header)
     target.flush()
     stream = SoundStream(source, raw_rate=tokenizer.sample_rate if raw else None)
     for wav in _sound(stream, tokenizer.sample_rate):
         if wav.shape[1]:  # a resampler may hold everything back
-            _write_codes(target, encoder.push(wav))
-    _write_codes(target, encoder.flush())
+            _write_codes(writer, target, encoder.push(wav))
+    _write_codes(writer, target, encoder.flush())
     stream.finish()
 
 
 def decode_pipe(tokenizer: Tokenizer, source: BinaryIO, target: BinaryIO, *, force: bool = False) -> None:
     """Codes from `source` to a wav in `target`, samples written as soon as they are final.
 
-    force: decode codes that other weights made. Raises ValueError for what is not a stream of codes, or not this
-    model's.
+    Codes come as `encode_pipe` writes them, or as a whole .mimo file. force: decode codes that other weights made.
+    Raises ValueError for what is neither, or not this model's; and, when the sound of all frames before is written,
+    for damage and for a stream that ends within a frame.
     """
-    n_q = _read_header(tokenizer, source, force)
+    header = _header_of(tokenizer, source, force)
     decoder = StreamDecoder(tokenizer)
     target.write(_wav_header(tokenizer.sample_rate))
     target.flush()
-    for block in _whole(source, 2 * n_q):
-        codes = np.frombuffer(block, "<u2").reshape(-1, n_q).T.astype(np.int64)
-        _write_sound(target, decoder.push(torch.from_numpy(codes)[None]))
-    _write_sound(target, decoder.flush())
+    left = None
+    if header.num_frames != UNKNOWN:
+        left = header.num_frames * header.frame_size - header.missing_samples
+    for wav in _decoded(decoder, source, header):
+        whole = wav if left is None else wav[:, :left]
+        _write_sound(target, whole)
+        left = None if left is None else left - whole.shape[1]
 
 
-def _header(tokenizer: Tokenizer, n_q: int) -> bytes:
-    identity = tokenizer.identity
-    values = {"format": FORMAT, "model": identity.name, "sha256": identity.sha256, "n_q": n_q}
-    rates = {"sample_rate": tokenizer.sample_rate, "frame_rate": tokenizer.frame_rate}
-    return json.dumps(values | rates).encode() + b"\n"
-
-
-def _read_header(tokenizer: Tokenizer, source: BinaryIO, force: bool) -> int:
-    """Read the header and return the number of codebooks. Raises ValueError for another model's stream."""
+def _decoded(decoder: StreamDecoder, source: BinaryIO, header: MimoHeader) -> Iterator[Tensor]:
+    problem: ValueError | None = None
+    is_empty = True
     try:
-        values = parse_object(source.readline(MAX_HEADER))
-    except ValueError:
-        values = {}
-    n_q: Any = values.get("n_q")
-    name: Any = values.get("model")
-    sha256: Any = values.get("sha256")
-    named = isinstance(name, str) and isinstance(sha256, str)
-    # True is a whole number to Python
-    whole = isinstance(n_q, int) and not isinstance(n_q, bool)
-    if values.get("format") != FORMAT or not named or not whole:
-        raise ValueError("standard input: not a stream of codes; it should come from mimotok encode --stream")
-    tokenizer.config.checked_n_q(n_q)
-    identity = tokenizer.identity
-    if sha256 != identity.sha256 and not force:
+        for codes in stream_frames(source, header, BLOCK_BYTES):
+            yield decoder.push(torch.from_numpy(codes.astype(np.int64))[None])
+            is_empty = False
+    except ValueError as error:
+        problem = error
+    # the sound of all whole frames comes before the error
+    if problem is None or not is_empty:
+        yield decoder.flush()
+    if problem is not None:
+        raise ValueError(f"standard input: {problem}")
+
+
+def _header_of(tokenizer: Tokenizer, source: BinaryIO, force: bool) -> MimoHeader:
+    """Read the header of a stream of codes. Raises ValueError for another model's stream."""
+    try:
+        header = read_header(source)
+    except ValueError as error:
         raise ValueError(
-            f"codes made by model {name!r} (sha256 {sha256[:12]}), not by {identity.name!r} "
+            f"standard input: not a stream of codes ({error}); it should come from mimotok encode --stream, or be .mimo"
+        ) from None
+    sizes = header.codebook_sizes
+    tokenizer.config.checked_n_q(len(sizes))
+    ours = (tokenizer.sample_rate, tokenizer.config.frame_size, tokenizer.codebook_sizes[: len(sizes)])
+    if (header.sample_rate, header.frame_size, sizes) != ours:
+        raise ValueError(
+            f"standard input: codes at {header.sample_rate} Hz, {header.frame_size} samples a frame, codebooks {sizes} "
+            f"do not fit the model's {ours[0]} Hz, {ours[1]} samples, {ours[2]}"
+        )
+    identity = tokenizer.identity
+    if not identity.sha256.startswith(header.model_sha256) and not force:
+        raise ValueError(
+            f"codes made by a model with sha256 {header.model_sha256[:12]}, not by {identity.name!r} "
             f"(sha256 {identity.sha256[:12]}); give the former (--model), or --force"
         )
-    return n_q
+    return header
 
 
 def _sound(stream: SoundStream, sample_rate: int) -> Iterator[Tensor]:
@@ -121,20 +141,6 @@ def _checked(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         yield block
 
 
-def _whole(source: BinaryIO, size: int) -> Iterator[bytes]:
-    """Yield what comes in, in blocks of whole units of `size` bytes, without waiting for more."""
-    read = getattr(source, "read1", source.read)
-    held = b""
-    while block := read(BLOCK_BYTES):
-        held += block
-        whole = len(held) // size * size
-        if whole:
-            yield held[:whole]
-        held = held[whole:]
-    if held:
-        raise ValueError(f"standard input: ends within a sample or frame ({len(held)} of {size} bytes)")
-
-
 def _wav_header(sample_rate: int) -> bytes:
     """Return the header of 16-bit mono sound without end."""
     body = struct.pack("<HHIIHH", PCM, 1, sample_rate, sample_rate * 2, 2, 16)
@@ -142,9 +148,9 @@ def _wav_header(sample_rate: int) -> bytes:
     return struct.pack("<4sI4s", b"RIFF", UNKNOWN_SIZE, b"WAVE") + chunks
 
 
-def _write_codes(target: BinaryIO, codes: Tensor) -> None:
+def _write_codes(writer: MimoWriter, target: BinaryIO, codes: Tensor) -> None:
     """Write codes, [1, n_q, f]."""
-    target.write(codes[0].T.cpu().numpy().astype("<u2").tobytes())
+    writer.write(codes[0].cpu().numpy())
     target.flush()
 
 

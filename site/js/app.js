@@ -16,6 +16,7 @@ import { clock } from "./player.js";
  * @property {import("./codes-file.js").Codes} codes all codebooks that there are
  * @property {number} numSamples
  * @property {Float32Array} decoded
+ * @property {Uint8Array} codesFile of the codes that are heard
  * @property {Blob} decodedBlob
  */
 
@@ -99,7 +100,7 @@ async function takeFile(file) {
 
 /** @param {string} name @param {Uint8Array} bytes */
 async function takeCodes(name, bytes) {
-  const file = readCodes(bytes);
+  const file = await readCodes(bytes);
   requireFitting(facts, file);
   requireShort(file.numSamples / file.sampleRate);
   nQ = file.codes.nQ;
@@ -117,7 +118,8 @@ async function hear(known) {
   showProgress("Decoding:", 0);
   const decoded = await model.decode(codes, known.numSamples, (done) => showProgress("Decoding:", done));
   const isFirst = recording?.codes !== known.codes;
-  recording = { ...known, decoded, decodedBlob: writeWav(decoded, facts.sample_rate) };
+  const codesFile = await writeCodes(describeCodes(facts, codes, known.numSamples));
+  recording = { ...known, decoded, codesFile, decodedBlob: writeWav(decoded, facts.sample_rate) };
   get("result").hidden = false;
   hideProgress();
   show();
@@ -131,11 +133,6 @@ async function hear(known) {
 
 function sizes() {
   return facts.codebook_sizes.slice(0, nQ);
-}
-
-/** The codes file of what is heard now. */
-function codesBytes() {
-  return writeCodes(describeCodes(facts, firstCodebooks(recording.codes, nQ), recording.numSamples));
 }
 
 function showCodebooks() {
@@ -155,7 +152,7 @@ function show() {
   get("bitrate").textContent = kilobits(bits);
   get("seconds").textContent = `${seconds.toFixed(2)} s`;
   get("code-bytes").textContent = size(codeBytes);
-  get("npz-bytes").textContent = size(codesBytes().length);
+  get("npz-bytes").textContent = size(recording.codesFile.length);
   get("wav-bytes").textContent = size(wavBytes);
   get("ratio").textContent = `1 : ${Math.round(wavBytes / codeBytes)}`;
   get("codes-caption").textContent = `Codes: ${nQ} × ${codes.frames}`;
@@ -260,7 +257,7 @@ async function start() {
   });
   get("codebooks").addEventListener("input", () => changeCodebooks());
   get("save-wav").addEventListener("click", () => save(recording.decodedBlob, ".wav"));
-  get("save-npz").addEventListener("click", () => save(new Blob([codesBytes()], { type: "application/octet-stream" }), ".npz"));
+  get("save-npz").addEventListener("click", () => save(new Blob([recording.codesFile], { type: "application/octet-stream" }), ".npz"));
   let width = window.innerWidth;
   window.addEventListener("resize", () => {
     if (window.innerWidth !== width) redraw();

@@ -1,9 +1,10 @@
 /** mimotok's codes file: an .npz of the codes of one recording and of what decodes them. */
 
-import { readNpz, writeNpz } from "./npz.js";
+import { joined, readNpz, writeNpz } from "./npz.js";
 
-const FORMAT_VERSION = 1;
-const FIELDS = ["codes", "num_samples", "sample_rate", "frame_rate", "codebook_sizes", "model", "format_version"];
+const FORMAT_VERSION = 2;
+const MAX_LINE = 1 << 13;
+const FIELDS_1 = ["codes", "num_samples", "sample_rate", "frame_rate", "codebook_sizes", "model", "format_version"];
 
 /**
  * @typedef {object} Codes
@@ -57,35 +58,119 @@ export function bitrate(codebookSizes, frameRate) {
   return frameRate * codebookSizes.reduce((bits, size) => bits + Math.log2(size), 0);
 }
 
-/** @param {CodesFile} file @returns {Uint8Array} the bytes that `mimotok encode` would write */
-export function writeCodes(file) {
-  return writeNpz({
-    codes: { dtype: "<u2", shape: [file.codes.nQ, file.codes.frames], bytes: littleEndian(file.codes.values, 2) },
-    num_samples: integers(file.numSamples),
-    sample_rate: integers(file.sampleRate),
-    frame_rate: { dtype: "<f8", shape: [], bytes: new Uint8Array(Float64Array.of(file.frameRate).buffer) },
-    codebook_sizes: { ...integers(...file.codebookSizes), shape: [file.codebookSizes.length] },
-    model: text(file.modelName, file.modelSha256),
-    format_version: integers(FORMAT_VERSION),
-  });
+/** Bits of a code of each codebook. @param {number[]} codebookSizes */
+function widthsOf(codebookSizes) {
+  return codebookSizes.map((size) => Math.max(1, 32 - Math.clz32(size - 1)));
+}
+
+/** Pack codes frame after frame, the most significant bit first. @param {Codes} codes @param {number[]} codebookSizes */
+function pack({ values, nQ, frames }, codebookSizes) {
+  const widths = widthsOf(codebookSizes);
+  const bytes = new Uint8Array(Math.ceil((frames * widths.reduce((sum, width) => sum + width, 0)) / 8));
+  let place = 0;
+  for (let frame = 0; frame < frames; frame++) {
+    for (let book = 0; book < nQ; book++) {
+      const code = values[book * frames + frame];
+      for (let bit = widths[book] - 1; bit >= 0; bit--, place++) bytes[place >> 3] |= ((code >> bit) & 1) << (7 - (place & 7));
+    }
+  }
+  return bytes;
+}
+
+/** Invert `pack`. @param {Uint8Array} bytes @param {number} frames @param {number[]} codebookSizes @returns {Codes} */
+function unpack(bytes, frames, codebookSizes) {
+  const widths = widthsOf(codebookSizes);
+  const bits = frames * widths.reduce((sum, width) => sum + width, 0);
+  const nQ = codebookSizes.length;
+  if (bytes.length !== Math.ceil(bits / 8)) {
+    throw new Error(`${bytes.length} bytes of codes, but ${frames} frames take ${Math.ceil(bits / 8)}`);
+  }
+  if (bits % 8 && bytes[bytes.length - 1] & (0xff >> bits % 8)) throw new Error("bits follow the last code");
+  const values = new Uint16Array(nQ * frames);
+  let place = 0;
+  for (let frame = 0; frame < frames; frame++) {
+    for (let book = 0; book < nQ; book++) {
+      let code = 0;
+      for (let bit = 0; bit < widths[book]; bit++, place++) code = (code << 1) | ((bytes[place >> 3] >> (7 - (place & 7))) & 1);
+      values[book * frames + frame] = code;
+    }
+  }
+  return { values, nQ, frames };
+}
+
+/** @param {CodesFile} file @returns {Promise<Uint8Array>} a file as `mimotok encode` writes it */
+export async function writeCodes(file) {
+  // Python writes 25.0 and not 25
+  const rate = Number.isInteger(file.frameRate) ? file.frameRate.toFixed(1) : String(file.frameRate);
+  const line =
+    `{"format_version":${FORMAT_VERSION},"model":${JSON.stringify(file.modelName)},"sha256":${JSON.stringify(file.modelSha256)},` +
+    `"num_samples":${file.numSamples},"sample_rate":${file.sampleRate},"frame_rate":${rate},` +
+    `"codebook_sizes":${JSON.stringify(file.codebookSizes)},"num_frames":${file.codes.frames}}\n`;
+  const bytes = joined([new TextEncoder().encode(line), pack(file.codes, file.codebookSizes)]);
+  return writeNpz({ packed: { dtype: "|u1", shape: [bytes.length], bytes } });
 }
 
 /**
- * Read a codes file. Throws an error of one line for what is no codes file, or damaged.
+ * Read a codes file of format 1 or 2. Throws an error of one line for what is no codes file, or damaged.
  * @param {Uint8Array} bytes
- * @returns {CodesFile}
+ * @returns {Promise<CodesFile>}
  */
-export function readCodes(bytes) {
-  const arrays = readNpz(bytes);
-  for (const field of FIELDS) if (!arrays[field]) throw new Error(`the file has no field ${field}: it is not a codes file`);
+export async function readCodes(bytes) {
+  const arrays = await readNpz(bytes);
+  const file = arrays.packed ? fromPacked(arrays.packed) : fromArrays(arrays);
+  check(file);
+  return file;
+}
+
+/** @param {import("./npz.js").NpyArray} array @returns {CodesFile} */
+function fromPacked({ dtype, shape, bytes }) {
+  if (dtype !== "|u1" || shape.length !== 1) throw new Error(`packed: ${dtype} [${shape}], expected |u1 [bytes]`);
+  const end = bytes.subarray(0, MAX_LINE).indexOf(10);
+  if (end < 0) throw new Error("packed: no line of JSON");
+  /** @type {Record<string, any>} */
+  let header;
+  try {
+    header = Object(JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes.subarray(0, end))));
+  } catch {
+    throw new Error("packed: no line of JSON");
+  }
+  const version = header.format_version;
+  if (version !== FORMAT_VERSION) throw new Error(`format_version=${version}, but this page reads 1 and ${FORMAT_VERSION} only`);
+  for (const field of ["num_samples", "sample_rate", "num_frames"]) requireWholeNumber(field, header[field], 2 ** 32);
+  if (!(header.frame_rate > 0)) throw new Error("frame_rate: expected a number above 0");
+  const sizes = header.codebook_sizes;
+  if (!Array.isArray(sizes) || !sizes.length) throw new Error("codebook_sizes: expected a list of whole numbers");
+  for (const size of sizes) requireWholeNumber("codebook_sizes", size, 1 << 16);
+  for (const field of ["model", "sha256"]) if (typeof header[field] !== "string") throw new Error(`${field}: expected text`);
+  return {
+    codes: unpack(bytes.subarray(end + 1), header.num_frames, sizes),
+    numSamples: header.num_samples,
+    sampleRate: header.sample_rate,
+    frameRate: header.frame_rate,
+    codebookSizes: sizes,
+    modelName: header.model,
+    modelSha256: header.sha256,
+  };
+}
+
+/** @param {string} field @param {unknown} value @param {number} most */
+function requireWholeNumber(field, value, most) {
+  if (!(Number.isInteger(value) && Number(value) >= 1 && Number(value) <= most)) {
+    throw new Error(`${field}: expected a whole number from 1 to ${most}`);
+  }
+}
+
+/** @param {Record<string, import("./npz.js").NpyArray>} arrays those of format 1 @returns {CodesFile} */
+function fromArrays(arrays) {
+  for (const field of FIELDS_1) if (!arrays[field]) throw new Error(`the file has no field ${field}: it is not a codes file`);
   const { dtype, shape } = arrays.codes;
   if (dtype !== "<u2" || shape.length !== 2 || !shape[0] || !shape[1]) {
     throw new Error(`codes: ${dtype} [${shape}], expected <u2 [n_q, frames], not empty`);
   }
   const version = number(arrays, "format_version");
-  if (version !== FORMAT_VERSION) throw new Error(`format_version=${version}, but this page reads ${FORMAT_VERSION} only`);
+  if (version !== 1) throw new Error(`format_version=${version}, but a file with these fields has 1`);
   const [modelName, modelSha256] = strings(arrays, "model");
-  const file = {
+  return {
     codes: { values: new Uint16Array(arrays.codes.bytes.slice().buffer), nQ: shape[0], frames: shape[1] },
     numSamples: number(arrays, "num_samples"),
     sampleRate: number(arrays, "sample_rate"),
@@ -94,8 +179,6 @@ export function readCodes(bytes) {
     modelName,
     modelSha256,
   };
-  check(file);
-  return file;
 }
 
 /** @param {CodesFile} file */
@@ -132,31 +215,6 @@ export function requireFitting(facts, file) {
   if (file.codes.nQ > facts.codebook_sizes.length) {
     throw new Error(`${file.codes.nQ} codebooks, but this page's model has ${facts.codebook_sizes.length}`);
   }
-}
-
-/** @param {ArrayLike<number>} values @param {number} width bytes of each */
-function littleEndian(values, width) {
-  const bytes = new Uint8Array(values.length * width);
-  const view = new DataView(bytes.buffer);
-  for (let i = 0; i < values.length; i++) {
-    if (width === 2) view.setUint16(2 * i, values[i], true);
-    else view.setBigInt64(8 * i, BigInt(values[i]), true);
-  }
-  return bytes;
-}
-
-/** @param {...number} values one value, unless the shape is replaced */
-function integers(...values) {
-  return { dtype: "<i8", shape: /** @type {number[]} */ ([]), bytes: littleEndian(values, 8) };
-}
-
-/** @param {...string} texts */
-function text(...texts) {
-  const points = texts.map((value) => [...value].map((character) => character.codePointAt(0)));
-  const width = Math.max(...points.map((value) => value.length));
-  const values = new Uint32Array(width * texts.length);
-  points.forEach((value, i) => values.set(value, i * width));
-  return { dtype: `<U${width}`, shape: [texts.length], bytes: new Uint8Array(values.buffer) };
 }
 
 function numbers(arrays, field) {

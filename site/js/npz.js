@@ -1,4 +1,4 @@
-/** Archives of arrays as numpy.savez writes them, uncompressed: reading is strict, writing gives numpy's own bytes. */
+/** Archives of arrays as numpy.savez and savez_compressed write them: reading is strict, writing takes the fewest bytes. */
 
 /**
  * @typedef {object} NpyArray
@@ -13,15 +13,16 @@ const END = 0x06054b50;
 const LOCAL_SIZE = 30;
 const CENTRAL_SIZE = 46;
 const END_SIZE = 22;
-const ZIP64_EXTRA = 20;
 // What zipfile gives an entry without a date: the first day of 1980.
 const DATE = 33;
-const VERSION = 45;
+const VERSION = 20;
 const UNIX = 3;
 const OWNER_MAY_READ_AND_WRITE = 0o600 << 16;
-// numpy leaves room in a header for the first dimension to grow to this many digits.
-const GROWTH_DIGITS = 21;
 const MAX_ENTRIES = 64;
+const STORED = 0;
+const DEFLATED = 8;
+// What may be inflated: the codes of a day of sound. Longer recordings are stored.
+export const MAX_INFLATED = 1 << 24;
 
 const CRC_TABLE = Uint32Array.from({ length: 256 }, (_, start) => {
   let value = start;
@@ -37,23 +38,23 @@ export function crc32(bytes) {
 }
 
 /**
- * Write an archive.
+ * Write an archive, each array stored or deflated, whichever is smaller.
  * @param {Record<string, NpyArray>} arrays by name
- * @returns {Uint8Array} the .npz file
+ * @returns {Promise<Uint8Array>} the .npz file
  */
-export function writeNpz(arrays) {
+export async function writeNpz(arrays) {
   const parts = [];
   const directory = [];
   let offset = 0;
   for (const [field, array] of Object.entries(arrays)) {
     const name = new TextEncoder().encode(`${field}.npy`);
     const data = writeNpy(array);
-    const crc = crc32(data);
-    const local = [u32(LOCAL), u16(VERSION, 0, 0, 0, DATE), u32(crc, 0xffffffff, 0xffffffff)];
-    // numpy asks for 64-bit sizes in front of each entry, whatever they are.
-    local.push(u16(name.length, ZIP64_EXTRA), name, u16(1, 16), u32(data.length, 0, data.length, 0), data);
-    directory.push(u32(CENTRAL), Uint8Array.of(VERSION, UNIX), u16(VERSION, 0, 0, 0, DATE));
-    directory.push(u32(crc, data.length, data.length), u16(name.length, 0, 0, 0, 0));
+    const deflated = await deflate(data);
+    const isSmaller = deflated.length < data.length && data.length <= MAX_INFLATED;
+    const content = isSmaller ? deflated : data;
+    const facts = [u16(VERSION, 0, isSmaller ? DEFLATED : STORED, 0, DATE), u32(crc32(data), content.length, data.length)];
+    const local = [u32(LOCAL), ...facts, u16(name.length, 0), name, content];
+    directory.push(u32(CENTRAL), Uint8Array.of(VERSION, UNIX), ...facts, u16(name.length, 0, 0, 0, 0));
     directory.push(u32(OWNER_MAY_READ_AND_WRITE, offset), name);
     const entry = joined(local);
     parts.push(entry);
@@ -67,20 +68,50 @@ export function writeNpz(arrays) {
 /** @param {NpyArray} array @returns {Uint8Array} the .npy file */
 function writeNpy({ dtype, shape, bytes }) {
   const tuple = shape.length === 1 ? `(${shape[0]},)` : `(${shape.join(", ")})`;
-  let header = `{'descr': '${dtype}', 'fortran_order': False, 'shape': ${tuple}, }`;
-  if (shape.length) header += " ".repeat(GROWTH_DIGITS - String(shape[0]).length);
-  const unpadded = 10 + header.length + 1;
-  header += " ".repeat((64 - (unpadded % 64)) % 64) + "\n";
+  // numpy pads this header to 64 bytes, which its reader does not ask for.
+  const header = `{'descr': '${dtype}', 'fortran_order': False, 'shape': ${tuple}, }\n`;
   const magic = Uint8Array.of(0x93, 0x4e, 0x55, 0x4d, 0x50, 0x59, 1, 0);
   return joined([magic, u16(header.length), new TextEncoder().encode(header), bytes]);
 }
 
 /**
- * Read an archive that numpy.savez wrote.
- * @param {Uint8Array} bytes the .npz file
- * @returns {Record<string, NpyArray>} by name
+ * Compress bytes, as an archive holds them.
+ * @param {Uint8Array} data
+ * @returns {Promise<Uint8Array>}
  */
-export function readNpz(bytes) {
+async function deflate(data) {
+  const stream = new Blob([data]).stream().pipeThrough(new CompressionStream("deflate-raw"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+/**
+ * Invert `deflate`. Throws an error where anything but `size` bytes comes out, and inflates hardly more than that.
+ * @param {Uint8Array} data
+ * @param {number} size
+ * @returns {Promise<Uint8Array>}
+ */
+async function inflate(data, size) {
+  const reader = new Blob([data]).stream().pipeThrough(new DecompressionStream("deflate-raw")).getReader();
+  const parts = [];
+  let found = 0;
+  while (found <= size) {
+    // whatever is wrong with the bytes, they are damaged
+    const { done, value } = await reader.read().catch(() => ({ done: true, value: undefined }));
+    if (done) break;
+    parts.push(value);
+    found += value.length;
+  }
+  await reader.cancel().catch(() => undefined);
+  requireWhole(found === size);
+  return joined(parts);
+}
+
+/**
+ * Read an archive that numpy.savez or savez_compressed wrote.
+ * @param {Uint8Array} bytes the .npz file
+ * @returns {Promise<Record<string, NpyArray>>} by name
+ */
+export async function readNpz(bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const end = bytes.length - END_SIZE;
   if (end < 0 || view.getUint32(end, true) !== END) throw new Error("not a codes file (.npz), or truncated");
@@ -93,16 +124,22 @@ export function readNpz(bytes) {
     requireWhole(position + CENTRAL_SIZE <= end && view.getUint32(position, true) === CENTRAL);
     const compression = view.getUint16(position + 10, true);
     const crc = view.getUint32(position + 16, true);
+    const storedSize = view.getUint32(position + 20, true);
     const size = view.getUint32(position + 24, true);
     const nameSize = view.getUint16(position + 28, true);
     const skipped = view.getUint16(position + 30, true) + view.getUint16(position + 32, true);
     const local = view.getUint32(position + 42, true);
     const name = new TextDecoder().decode(bytes.subarray(position + CENTRAL_SIZE, position + CENTRAL_SIZE + nameSize));
-    if (compression !== 0) throw new Error(`${name} is compressed: write it with numpy.savez, uncompressed`);
+    if (compression !== STORED && compression !== DEFLATED) throw new Error(`${name} is compressed in a way that is not read`);
+    if (compression === DEFLATED && size > MAX_INFLATED) {
+      throw new Error(`${name} inflates to ${size} bytes, expected at most ${MAX_INFLATED}`);
+    }
+    requireWhole(compression === DEFLATED || storedSize === size);
     requireWhole(local + LOCAL_SIZE <= end && view.getUint32(local, true) === LOCAL);
     const start = local + LOCAL_SIZE + view.getUint16(local + 26, true) + view.getUint16(local + 28, true);
-    requireWhole(start + size <= end);
-    const data = bytes.subarray(start, start + size);
+    requireWhole(start + storedSize <= end);
+    const content = bytes.subarray(start, start + storedSize);
+    const data = compression === DEFLATED ? await inflate(content, size) : content;
     requireWhole(crc32(data) === crc);
     const field = name.replace(/\.npy$/, "");
     if (Object.hasOwn(arrays, field)) throw new Error(`two fields ${field}, expected one`);

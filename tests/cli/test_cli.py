@@ -17,9 +17,10 @@ import torch
 from mimotok import Tokenizer, load_audio
 from mimotok.cli.common import file_progress
 from mimotok.cli.main import app
-from mimotok.io.codes_file import load_codes
+from mimotok.io.codes_file import load_codes, save_codes
 from mimotok.streaming import blocks
 from mimotok.transcode import decode_file, encode_file
+from tests.helpers.codes_files import arrays_of_format_1
 from tests.helpers.paths import PARITY, ROOT
 
 pytestmark = pytest.mark.slow
@@ -118,6 +119,31 @@ def test_round_trip(
     assert (decoded - expected.clamp(-1, 1)).abs().max() < 2e-4
 
 
+def test_a_mimo_file_holds_what_the_npz_does(mimotok, folder: Path) -> None:
+    assert mimotok("encode", folder / "in.wav", folder / "c.mimo", "--model", MODEL) == (0, "", "")
+    held = load_codes(folder / "c.mimo")
+    other = load_codes(folder / "in.npz")
+    assert np.array_equal(held.codes, other.codes)
+    assert held.num_samples == other.num_samples
+    assert (folder / "c.mimo").stat().st_size < (folder / "in.npz").stat().st_size
+    told = mimotok("info", folder / "c.mimo").out
+    for part in ("mimo, version 1", other.model_sha256[:16], "7000 samples at 24000 Hz", "8 at 25 Hz", "700 bit/s"):
+        assert part in told
+    assert mimotok("decode", folder / "in.npz", folder / "a.wav", "--model", MODEL) == (0, "", "")
+    assert mimotok("decode", folder / "c.mimo", folder / "b.wav", "--model", MODEL) == (0, "", "")
+    assert (folder / "a.wav").read_bytes() == (folder / "b.wav").read_bytes()
+
+
+def test_a_cut_mimo_file_is_decoded_up_to_its_last_whole_frame(mimotok, folder: Path) -> None:
+    save_codes(folder / "c.mimo", load_codes(folder / "in.npz"))
+    (folder / "c.mimo").write_bytes((folder / "c.mimo").read_bytes()[:-8])
+    assert "6 at 25 Hz; 2 more are missing: the file was cut short" in mimotok("info", folder / "c.mimo").out
+    result = mimotok("decode", folder / "c.mimo", folder / "o.wav", "--model", MODEL)
+    told = f"mimotok: {folder / 'c.mimo'}: cut short; 6 of its 8 frames were decoded\n"
+    assert result == (0, "", told)
+    assert load_audio(folder / "o.wav", 24000).shape == (1, 6 * 960)
+
+
 def test_the_default_number_of_codebooks_is_the_models(made: Path, tokenizer: Tokenizer) -> None:
     held = load_codes(made / "in.npz")
     assert held.n_q == tokenizer.n_q
@@ -183,6 +209,26 @@ def test_existing_outputs_are_refused_before_any_work(mimotok, folder: Path) -> 
     assert mimotok("decode", folder / "in.npz", folder / "in.wav", "--overwrite", "--model", MODEL).code == 0
 
 
+@pytest.mark.parametrize("command", ["encode", "decode"])
+def test_existing_outputs_are_skipped_when_asked(mimotok, folder: Path, command: str) -> None:
+    sources = folder / "sources"
+    suffix = ".wav" if command == "encode" else ".npz"
+    made = ".npz" if command == "encode" else ".wav"
+    sources.mkdir()
+    for name in ("a", "b"):
+        shutil.copy(folder / f"in{suffix}", sources / f"{name}{suffix}")
+    out = folder / "out"
+    out.mkdir()
+    (out / f"a{made}").write_text("kept")
+    arguments = [command, sources, "--out-dir", out, "--skip-existing", "--model", MODEL]
+    assert mimotok(*arguments) == (0, "", "mimotok: 1 of 2 outputs exist already and are kept\n")
+    assert (out / f"a{made}").read_text() == "kept"
+    assert (out / f"b{made}").stat().st_size > 100
+    # nothing is left to do, and no model is loaded for it
+    arguments[-1] = "no/such/model/is/loaded"
+    assert mimotok(*arguments) == (0, "", "mimotok: 2 of 2 outputs exist already and are kept\n")
+
+
 def test_another_models_codes_are_refused_unless_forced(
     mimotok, folder: Path, tokenizer: Tokenizer, retrained: Path
 ) -> None:
@@ -199,8 +245,8 @@ def test_another_models_codes_are_refused_unless_forced(
 def test_codes_that_cannot_fit_are_refused_even_if_forced(mimotok, folder: Path) -> None:
     result = mimotok("decode", folder / "in.npz", folder / "out.wav", "--model", OTHER_RATE, "--force")
     assert_refused(result, "frame_rate 25 Hz does not fit model 'c' with 50 Hz")
-    with np.load(folder / "in.npz") as arrays:
-        np.savez(folder / "wide.npz", **{**arrays, "codebook_sizes": arrays["codebook_sizes"] * 2})
+    arrays = arrays_of_format_1(folder / "in.npz")
+    np.savez(folder / "wide.npz", **{**arrays, "codebook_sizes": arrays["codebook_sizes"] * 2})
     result = mimotok("decode", folder / "wide.npz", folder / "out.wav", "--model", MODEL, "--force")
     assert_refused(result, "codebook sizes [128, 128, 32, 32, 32, 32] do not fit model 'a'")
     assert not (folder / "out.wav").exists()
@@ -217,10 +263,14 @@ def bad_inputs(folder: Path) -> None:
     codes = (folder / "in.npz").read_bytes()
     (folder / "cut.npz").write_bytes(codes[: len(codes) // 2])
     (folder / "text.npz").write_text("no codes at all\n" * 99)
-    with np.load(folder / "in.npz") as arrays:
-        np.savez(folder / "float.npz", **{**arrays, "codes": arrays["codes"].astype(np.float32)})
-        np.savez(folder / "flat.npz", **{**arrays, "codes": arrays["codes"][0]})
-        np.savez(folder / "range.npz", **{**arrays, "codes": arrays["codes"] + np.uint16(60)})
+    arrays = arrays_of_format_1(folder / "in.npz")
+    np.savez(folder / "float.npz", **{**arrays, "codes": arrays["codes"].astype(np.float32)})
+    np.savez(folder / "flat.npz", **{**arrays, "codes": arrays["codes"][0]})
+    np.savez(folder / "range.npz", **{**arrays, "codes": arrays["codes"] + np.uint16(60)})
+    save_codes(folder / "whole.mimo", load_codes(folder / "in.npz"))
+    whole = (folder / "whole.mimo").read_bytes()
+    (folder / "head.mimo").write_bytes(whole[:20])
+    (folder / "damaged.mimo").write_bytes(whole[:60] + bytes([whole[60] ^ 1]) + whole[61:])
     (folder / "no_weights").mkdir()
     shutil.copy(MODEL / "config.json", folder / "no_weights")
 
@@ -257,6 +307,12 @@ USER_ERRORS = [
     ("decode float.npz o.wav", "expected uint16"),
     ("decode flat.npz o.wav", "expected uint16 [n_q, F]"),
     ("decode range.npz o.wav", "has 64 entries"),
+    ("decode head.mimo o.wav", "truncated within its header"),
+    ("decode damaged.mimo o.wav", "the checksum of frames 0 to 7 does not match"),
+    ("info damaged.mimo", "the checksum of frames 0 to 7 does not match"),
+    ("encode in.wav in.mimo.wav", "expected .npz or .mimo"),
+    ("encode in.wav o.npz --skip-existing", "--skip-existing is for --out-dir"),
+    ("encode in.wav --out-dir out --skip-existing --overwrite", "not for --overwrite"),
     ("decode in.npz o.xyz", "expected .wav or"),
     ("decode in.npz nowhere/o.wav", "does not exist"),
     ("decode in.npz o.wav --device banana", "device=banana"),

@@ -10,6 +10,7 @@ import random
 import struct
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Callable
 from functools import cache
 from itertools import islice
@@ -27,9 +28,12 @@ from mimotok.corpus.inputs import read_input
 from mimotok.info import read_info
 from mimotok.io.audio import declared_seconds, read_blocks
 from mimotok.io.codes_file import CodesFile, load_codes, save_codes
+from mimotok.io.mimo import append_codes, mimo_bytes
+from mimotok.io.mimo_layout import HEADER_SIZE, layout_size
 from mimotok.streaming.pipes import decode_pipe, encode_pipe
 from mimotok.transcode import decode_file
 from tests.fuzz.mutations import VALUES, changed_value, damaged
+from tests.helpers.codes_files import arrays_of_format_1
 from tests.helpers.models import STREAMABLE, make_tokenizer
 from tests.helpers.paths import PARITY
 from train.data.manifest import read_manifest
@@ -112,12 +116,28 @@ def make_codes(rng: random.Random, folder: Path) -> None:
     if rng.random() < 0.5:
         folder.joinpath("input.npz").write_bytes(damaged(rng, data, [codes_bytes(9)]))
         return
-    with np.load(io.BytesIO(data)) as loaded:
-        fields: dict[str, Any] = dict(loaded)
+    if rng.random() < 0.5:
+        _forge_header(rng, folder, data)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        Path(name, "x.npz").write_bytes(data)
+        fields = arrays_of_format_1(Path(name, "x.npz"))
     for name in rng.sample(sorted(fields), rng.choice((1, 1, 2))):
         fields[name] = _forged(rng, fields[name])
     save = np.savez_compressed if rng.random() < 0.1 else np.savez
     save(folder / "input.npz", **fields)
+
+
+def _forge_header(rng: random.Random, folder: Path, data: bytes) -> None:
+    """Change the line of JSON of format 2, or the codes behind it."""
+    with np.load(io.BytesIO(data)) as loaded:
+        line, _, packed = loaded["packed"].tobytes().partition(b"\n")
+    if rng.random() < 0.8:
+        line = _json(rng, changed_value(rng, json.loads(line)))
+    else:
+        packed = damaged(rng, packed)
+    save = np.savez_compressed if rng.random() < 0.3 else np.savez
+    save(folder / "input.npz", packed=np.frombuffer(line + b"\n" + packed, np.uint8))
 
 
 SCALARS = [value for value in VALUES if isinstance(value, (int, float, str)) and value not in (2**64, 10**400)]
@@ -146,6 +166,56 @@ def read_codes(folder: Path) -> None:
     read_info(path)
     if load_codes(path).codes.shape[1] < 500:
         decode_file(tiny(), path, folder / "out.wav", force=True)
+
+
+# --- .mimo
+
+
+@cache
+def mimo_file(frames: int, n_q: int, own_layout: bool) -> bytes:
+    sizes = (*tiny().codebook_sizes, *[16] * 4)[:n_q] if own_layout else (1024, 1024, *[128] * 6)[:n_q]
+    codes = np.random.default_rng(0).integers(0, min(sizes), (n_q, frames)).astype(np.uint16)
+    return mimo_bytes(CodesFile(codes, frames * 960, RATE, 25.0, sizes, "tiny", "0" * 64))
+
+
+def make_mimo(rng: random.Random, folder: Path) -> None:
+    data = mimo_file(rng.choice((1, 30, 100)), rng.choice((1, 4, 4, 4, 8)), rng.random() < 0.8)
+    if rng.random() < 0.5:
+        data = damaged(rng, data, [mimo_file(30, 4, True), code_stream()])
+    else:
+        data = _signed_header(rng, data)
+    (folder / "input.mimo").write_bytes(data)
+
+
+def _signed_header(rng: random.Random, data: bytes) -> bytes:
+    """Change the header and sign it again, so that what it claims is believed."""
+    size = HEADER_SIZE + layout_size(data)
+    start = data[:22]
+    layout = data[HEADER_SIZE:size]
+    if rng.random() < 0.7:
+        # the magic and the version are compared and no more
+        first = rng.choice((0, 5, 5, 8, 16, 16))
+        start = (start[:first] + damaged(rng, start[first:])).ljust(22, b"\0")[:22]
+    if layout and rng.random() < 0.3:
+        layout = damaged(rng, layout)
+    check = zlib.crc32(start + layout) & 0xFFFF
+    return start + struct.pack("<H", check) + layout + data[size:]
+
+
+def read_mimo_files(folder: Path) -> None:
+    path = folder / "input.mimo"
+    refusals = [_attempt(lambda: _decode_both(path)), _attempt(lambda: append_codes(path, np.zeros((4, 3), np.uint16)))]
+    for refusal in refusals:
+        if refusal is not None:
+            raise refusal
+
+
+def _decode_both(path: Path) -> None:
+    read_info(path)
+    with path.open("rb") as source:
+        decode_pipe(tiny(), source, io.BytesIO(), force=True)
+    if load_codes(path).codes.shape[1] < 500:
+        decode_file(tiny(), path, path.parent / "out.wav", force=True)
 
 
 # --- model folders
@@ -320,9 +390,9 @@ def code_stream() -> bytes:
 
 def make_stream(rng: random.Random, folder: Path) -> None:
     if rng.random() < 0.5:
-        line, _, codes = code_stream().partition(b"\n")
-        line = json.dumps(changed_value(rng, json.loads(line))).encode() if rng.random() < 0.6 else damaged(rng, line)
-        (folder / "input.codes").write_bytes(line + b"\n" + codes)
+        data = code_stream()
+        data = _signed_header(rng, data) if rng.random() < 0.6 else damaged(rng, data)
+        (folder / "input.codes").write_bytes(data)
         return
     name = rng.choice(("wav", "wav", "wav24", "wavf", "wavex", "flac", "ogg"))
     data = sounds()[name]
@@ -346,6 +416,7 @@ ENTRIES = {
     for entry in (
         Entry("audio", make_audio, read_audio),
         Entry("codes", make_codes, read_codes),
+        Entry("mimo", make_mimo, read_mimo_files),
         Entry("config", make_config, read_model),
         Entry("headers", make_headers, read_model),
         Entry("manifests", make_manifest, read_manifests),

@@ -28,7 +28,7 @@ def test_no_input_of_a_short_campaign_is_a_fault() -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert done.stdout.count(f": {INPUTS} inputs, ") == 7
+    assert done.stdout.count(f": {INPUTS} inputs, ") == 8
 
 
 def test_a_fault_is_found_and_named_with_the_seed_that_repeats_it(tmp_path: Path) -> None:

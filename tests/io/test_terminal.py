@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from mimotok.cli.main import app
 from mimotok.io.codes_file import CodesFile, save_codes
 from mimotok.io.terminal import end_on_signals, excerpt, one_line, printable
+from tests.helpers.codes_files import arrays_of_format_1
 from tests.helpers.paths import PARITY, ROOT
 
 pytestmark = pytest.mark.slow
@@ -54,8 +55,7 @@ def attacked(tmp_path: Path) -> Path:
     with open(name, "wb") as file:
         file.write(b"no sound")
     save_codes(tmp_path / "x.npz", CODES)
-    with np.load(tmp_path / "x.npz") as stored:
-        arrays = dict(stored)
+    arrays = arrays_of_format_1(tmp_path / "x.npz")
     arrays["model"] = np.array([ATTACK[:-2], "0" * 64])
     np.savez(tmp_path / "x.npz", **arrays)
     return tmp_path

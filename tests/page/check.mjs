@@ -21,9 +21,9 @@ const wav = new Float32Array((await readFile(join(work, "wav.f32"))).buffer.slic
 const shares = [];
 const codes = await codec.encode(wav, (share) => shares.push(share));
 for (let nQ = 1; nQ <= codes.nQ; nQ++) {
-  const file = writeCodes(describeCodes(facts, firstCodebooks(codes, nQ), wav.length));
+  const file = await writeCodes(describeCodes(facts, firstCodebooks(codes, nQ), wav.length));
   await writeFile(join(work, `${nQ}.npz`), file);
-  const again = readCodes(file);
+  const again = await readCodes(file);
   const sound = await codec.decode(again.codes, again.numSamples);
   await writeFile(join(work, `${nQ}.f32`), new Uint8Array(sound.buffer));
 }

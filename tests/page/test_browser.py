@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ import soundfile
 import torch
 
 from mimotok.io.codes_file import load_codes
+from mimotok.io.codes_npz import MAX_INFLATED
 from mimotok.page.serve import address, make_server
 from mimotok.transcode import decode_file, encode_file
 from tests.helpers.browser import Watched, chromium
+from tests.helpers.codes_files import arrays_of_format_1
 from tests.page.conftest import Built
 
 pytestmark = pytest.mark.slow
@@ -109,8 +112,11 @@ def test_a_file_is_coded_and_decoded_as_by_python(built: Built, sound: Path, tmp
         assert np.abs(difference).max() < 1e-3
 
 
-def test_codes_of_python_are_heard(built: Built, sound: Path, tmp_path: Path, visit: Any) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_codes_of_python_are_heard(built: Built, sound: Path, tmp_path: Path, visit: Any, version: int) -> None:
     encode_file(built.tokenizer, sound, tmp_path / "codes.npz", n_q=2)
+    if version == 1:
+        np.savez(tmp_path / "codes.npz", **arrays_of_format_1(tmp_path / "codes.npz"))
     tab = visit()
     tab.set_input_files("#file", tmp_path / "codes.npz")
     tab.wait_for_selector("#result:not([hidden])")
@@ -150,10 +156,13 @@ def test_errors_are_one_line_and_the_page_goes_on(built: Built, sound: Path, tmp
     flipped[300] ^= 1
     (tmp_path / "cut.npz").write_bytes(data[:-30])
     (tmp_path / "flipped.npz").write_bytes(flipped)
-    fields = dict(np.load(tmp_path / "good.npz"))
+    fields = arrays_of_format_1(tmp_path / "good.npz")
     np.savez(tmp_path / "other.npz", **{**fields, "model": np.array(["stranger", "0" * 64])})
     np.savez(tmp_path / "large.npz", **{**fields, "codes": fields["codes"] + np.uint16(5000)})
-    np.savez_compressed(tmp_path / "small.npz", **fields)
+    with zipfile.ZipFile(tmp_path / "small.npz", "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("packed.npy", data)
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("packed.npy", bytes(MAX_INFLATED + 1))
     (tmp_path / "text.wav").write_text("no sound")
     (tmp_path / "empty.wav").touch()
     tab = visit()
@@ -164,7 +173,8 @@ def test_errors_are_one_line_and_the_page_goes_on(built: Built, sound: Path, tmp
         "flipped.npz": "damaged",
         "other.npz": "made by model stranger",
         "large.npz": "has 5",
-        "small.npz": "compressed",
+        "small.npz": "compressed in a way",
+        "bomb.npz": "inflates to",
     }.items():
         tab.set_input_files("#file", tmp_path / name)
         tab.wait_for_selector(f"#error:text-matches('{message}')")

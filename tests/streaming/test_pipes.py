@@ -16,6 +16,9 @@ import soxr
 import torch
 
 from mimotok import Tokenizer
+from mimotok.io.codes_file import CodesFile
+from mimotok.io.mimo import mimo_bytes, read_mimo
+from mimotok.io.mimo_layout import MimoHeader
 from mimotok.streaming.pipes import decode_pipe, encode_pipe
 
 pytestmark = pytest.mark.slow
@@ -32,7 +35,9 @@ def wav_file(wav: np.ndarray, rate: int, subtype: str = "PCM_16") -> bytes:
 
 
 def codes_of(stream: bytes, n_q: int) -> np.ndarray:
-    return np.frombuffer(stream.split(b"\n", 1)[1], "<u2").reshape(-1, n_q).T
+    codes = read_mimo(io.BytesIO(stream)).codes
+    assert len(codes) == n_q
+    return codes
 
 
 @pytest.fixture
@@ -96,16 +101,38 @@ def test_bad_codes(streamable: Callable[..., Tokenizer], sound: np.ndarray) -> N
         (b"", "not a stream of codes"),
         (b"{}\n", "not a stream of codes"),
         (pcm(sound), "not a stream of codes"),
-        (coded.getvalue()[:-1], "ends within a sample or frame"),
-        (coded.getvalue()[:-2] + b"\xff\xff", "codebook 3 has 16 entries"),
-        (coded.getvalue().replace(b'"n_q": 4', b'"n_q": 9'), "n_q=9"),
+        (coded.getvalue()[:-1], "ends within a frame, after 31 whole ones"),
+        (coded.getvalue()[:50] + b"\xff" + coded.getvalue()[51:], "the checksum of frames 0 to 24 does not match"),
+        (MimoHeader((16,) * 9, 24000, 960, "0" * 16).to_bytes(), "n_q=9"),
+        (MimoHeader((16,) * 3, 24000, 480, "0" * 16).to_bytes(), "480 samples a frame"),
+        (MimoHeader((16, 15), 24000, 960, "0" * 16).to_bytes(), r"codebooks \(16, 15\) do not fit"),
     ):
         with pytest.raises(ValueError, match=message):
             decode_pipe(tokenizer, io.BytesIO(given), io.BytesIO())
     other = streamable(n_mels=24)
-    with pytest.raises(ValueError, match="codes made by model 'tiny'"):
+    with pytest.raises(ValueError, match="codes made by a model with sha256"):
         decode_pipe(other, io.BytesIO(coded.getvalue()), io.BytesIO())
     decode_pipe(other, io.BytesIO(coded.getvalue()), io.BytesIO(), force=True)
+
+
+def test_a_whole_file_comes_through_a_pipe_to_its_last_sample(
+    streamable: Callable[..., Tokenizer], sound: np.ndarray
+) -> None:
+    tokenizer, heard = streamable(), io.BytesIO()
+    codes = tokenizer.encode(torch.from_numpy(sound)[None])
+    sizes = tokenizer.codebook_sizes
+    held = codes[0].numpy().astype(np.uint16)
+    file = CodesFile(held, len(sound), 24000, 25.0, sizes, "tiny", tokenizer.identity.sha256)
+    data = mimo_bytes(file)
+    decode_pipe(tokenizer, io.BytesIO(data), heard)
+    samples = np.frombuffer(heard.getvalue()[44:], "<i2") / 32767
+    wanted = tokenizer.decode(codes, length=len(sound))[0].clamp(-1, 1).numpy()
+    np.testing.assert_allclose(samples, wanted, atol=1e-4)
+    # what is whole of a stream that was cut is heard before the error
+    cut = io.BytesIO()
+    with pytest.raises(ValueError, match="ends after 16 of 32 frames"):
+        decode_pipe(tokenizer, io.BytesIO(data[: -len(data) // 3]), cut)
+    assert len(cut.getvalue()) == 44 + 2 * 960 * 16
 
 
 def test_command_line_answers_while_the_sound_is_still_coming(

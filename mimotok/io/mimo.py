@@ -1,0 +1,167 @@
+"""Whole .mimo files: written, read from any frame to any other, and appended to."""
+
+from __future__ import annotations
+
+import os
+from io import BytesIO
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from mimotok.io.codes_content import CodesFile
+from mimotok.io.files import StrPath, open_regular, writing
+from mimotok.io.mimo_layout import (
+    HEADER_SIZE,
+    MAGIC,
+    UNKNOWN,
+    MimoHeader,
+    check_block,
+    frames_from_bytes,
+    header_from_bytes,
+    layout_size,
+)
+from mimotok.io.mimo_stream import MimoWriter
+
+__all__ = ["MAGIC", "append_codes", "mimo_bytes", "read_frames", "read_mimo"]
+
+UNNAMED = "unnamed"  # a .mimo file knows its model by the digest only
+
+
+def header_of(codes_file: CodesFile) -> MimoHeader:
+    """Return the header for these codes, before their number is known."""
+    return MimoHeader(codes_file.codebook_sizes, codes_file.sample_rate, codes_file.frame_size, codes_file.model_sha256)
+
+
+def mimo_bytes(codes_file: CodesFile) -> bytes:
+    """Return the bytes of a .mimo file. Raises ValueError for what it cannot hold."""
+    target = BytesIO()
+    writer = MimoWriter(target, header_of(codes_file))
+    writer.write(codes_file.codes)
+    writer.close(codes_file.num_samples)
+    return target.getvalue()
+
+
+class _Found(NamedTuple):
+    """What an open file holds. start: where its blocks begin; blocks: how many are full; num_frames: whole frames."""
+
+    header: MimoHeader
+    start: int
+    blocks: int
+    num_frames: int
+
+    @property
+    def promised(self) -> int:
+        """Frames that should be there."""
+        return max(self.header.num_frames, self.num_frames)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the file is finished and holds all of its frames."""
+        return self.num_frames == self.header.num_frames
+
+
+def _look(file: BinaryIO) -> _Found:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    first = file.read(HEADER_SIZE)
+    header = header_from_bytes(first, file.read(layout_size(first)))
+    start = file.tell()
+    size -= start
+    promised = header.num_frames
+    if promised != UNKNOWN and size > header.body_bytes(promised):
+        raise ValueError(f"{size - header.body_bytes(promised)} bytes follow the last frame")
+    blocks, rest = divmod(size, header.block_bytes(header.block_frames))
+    # without its checksum a block may be whole all the same
+    found = blocks * header.block_frames + min(header.block_frames, 8 * rest // header.stride)
+    num_frames = found if promised == UNKNOWN else min(found, promised)
+    return _Found(header, start, min(blocks, num_frames // header.block_frames), num_frames)
+
+
+def read_mimo(file: BinaryIO) -> CodesFile:
+    """Read an open .mimo file; of one that was cut short, its whole frames.
+
+    Raises ValueError for anything else, and for a second whose checksum does not match.
+    """
+    found = _look(file)
+    if not found.num_frames:
+        raise ValueError("holds no whole frame")
+    header = found.header
+    num_samples = found.num_frames * header.frame_size
+    if found.is_complete:
+        num_samples -= header.missing_samples
+    return CodesFile(
+        codes=_frames(file, found, 0, found.num_frames),
+        num_samples=num_samples,
+        sample_rate=header.sample_rate,
+        frame_rate=header.sample_rate / header.frame_size,
+        codebook_sizes=header.codebook_sizes,
+        model_name=UNNAMED,
+        model_sha256=header.model_sha256,
+        container="mimo, version 1" + (", without an end" if header.num_frames == UNKNOWN else ""),
+        missing_frames=found.promised - found.num_frames,
+    )
+
+
+def read_frames(path: StrPath, start: int, stop: int) -> np.ndarray:
+    """Read frames `start` to `stop` of a .mimo file, uint16 [n_q, stop - start]; only their seconds are read.
+
+    Raises ValueError as `load_codes`, and for frames that are not there.
+    """
+    with open_regular(path) as file:
+        try:
+            found = _look(file)
+            if not 0 <= start < stop <= found.num_frames:
+                raise ValueError(f"frames {start} to {stop}, but it holds 0 to {found.num_frames}")
+            return _frames(file, found, start, stop)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{path}: {error}") from None
+
+
+def _frames(file: BinaryIO, found: _Found, start: int, stop: int) -> np.ndarray:
+    header = found.header
+    per_block = header.block_frames
+    block_size = header.block_bytes(per_block)
+    codes = np.empty((len(header.codebook_sizes), stop - start), np.uint16)
+    for index in range(start // per_block, -(-stop // per_block)):
+        first = index * per_block
+        count = min(per_block, found.num_frames - first)
+        file.seek(found.start + index * block_size)
+        data = file.read(block_size)
+        # the last block of a file that is unfinished, or was cut short, has no checksum
+        if len(data) == header.block_bytes(count) and (count == per_block or found.is_complete):
+            check_block(header, index, data, count)
+        skip = max(0, start - first)
+        part = frames_from_bytes(header, np.frombuffer(data, np.uint8), min(count, stop - first), skip)
+        codes[:, first + skip - start :][:, : part.shape[1]] = part
+    return codes
+
+
+def append_codes(path: StrPath, codes: np.ndarray, num_samples: int | None = None) -> None:
+    """Add frames to a .mimo file in place; one that was cut short goes on after its last whole frame.
+
+    The file can be read at any moment, and holds whole frames wherever its writer is interrupted.
+
+    Args:
+        path: the file.
+        codes: uint16 [n_q, F], of the same codebooks.
+        num_samples: of the whole recording then; all samples of its frames where None.
+
+    Raises:
+        ValueError: as `load_codes`, and for codes of other codebooks.
+    """
+    open_regular(path).close()
+    with writing(path), open(path, "r+b") as file:
+        try:
+            found = _look(file)
+            header = found.header
+            if len(codes) != len(header.codebook_sizes):
+                raise ValueError(f"{len(codes)} codebooks to append, but it has {len(header.codebook_sizes)}")
+            whole = found.blocks * header.block_frames
+            tail = np.empty((len(codes), 0), np.uint16)
+            if found.num_frames > whole:
+                tail = _frames(file, found, whole, found.num_frames)
+            writer = MimoWriter(file, header, after=tail, at=found.start + header.body_bytes(whole), num_frames=whole)
+            writer.write(codes)
+            writer.close(num_samples)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None

@@ -1,0 +1,195 @@
+"""The .mimo file's header and its blocks of a second each, as docs/formats.md specifies them."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from mimotok.io.bits import bits_to_codes, byte_count, code_widths, codes_to_bits
+from mimotok.io.codes_content import MAX_CODEBOOK_SIZE, MAX_RATE, SHORT_SHA256
+
+MAGIC = b"MIMO"
+VERSION = 1
+HEADER_SIZE = 24  # bytes, without the layout that may follow
+WHOLE_BYTES = 1  # flag: every frame begins with a byte
+OWN_LAYOUT = 2  # flag: rates and codebook sizes follow the header
+MAX_CODEBOOKS = 1024
+MAX_BLOCK_BITS = 1 << 23  # a block is held in memory
+UNKNOWN = 0  # number of frames while nobody knows it
+# of MiMo-Audio-Tokenizer; a header without a layout of its own has these
+USUAL_RATE = 24000
+USUAL_FRAME_SIZE = 960
+USUAL_FIRST_SIZES = (1024, 1024)
+USUAL_SIZE = 128
+CHECK_BITS = 8  # at least; a block's checksum also takes the bits that its frames leave of their last byte
+_START = struct.Struct("<4sBBH8sIH")
+_CHECK = struct.Struct("<H")
+_RATES = struct.Struct("<II")
+
+
+def _usual_sizes(n_q: int) -> tuple[int, ...]:
+    return (*USUAL_FIRST_SIZES, *[USUAL_SIZE] * n_q)[:n_q]
+
+
+@dataclass(frozen=True)
+class MimoHeader:
+    """What a .mimo file says before its codes.
+
+    Attributes:
+        codebook_sizes: of the n_q codebooks.
+        sample_rate: Hz.
+        frame_size: samples of a frame.
+        model_sha256: the first 16 hex digits of the SHA-256 of the weights.
+        num_frames: of the whole file; 0 while it is written, and in a stream.
+        missing_samples: by how much the last frame reaches beyond the recording.
+        whole_bytes: whether every frame begins with a byte, as in a stream, where none may wait for the next one.
+
+    Raises:
+        ValueError: for what the format cannot hold.
+    """
+
+    codebook_sizes: tuple[int, ...]
+    sample_rate: int
+    frame_size: int
+    model_sha256: str
+    num_frames: int = UNKNOWN
+    missing_samples: int = 0
+    whole_bytes: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, least, most in (
+            ("codebooks", len(self.codebook_sizes), 1, MAX_CODEBOOKS),
+            ("sample_rate", self.sample_rate, 1, MAX_RATE),
+            ("frame_size", self.frame_size, 1, MAX_RATE),
+            ("num_frames", self.num_frames, 0, (1 << 32) - 1),
+            ("missing_samples", self.missing_samples, 0, (1 << 16) - 1),
+            ("smallest codebook", min(self.codebook_sizes, default=0), 1, MAX_CODEBOOK_SIZE),
+            ("largest codebook", max(self.codebook_sizes, default=0), 1, MAX_CODEBOOK_SIZE),
+        ):
+            if not least <= value <= most:
+                raise ValueError(f"{name}={value}, but a .mimo file holds {least} to {most}; .npz has no such limit")
+        bits = self.block_frames * self.stride
+        if bits > MAX_BLOCK_BITS:
+            raise ValueError(f"{bits} bits a second, but a .mimo file holds {MAX_BLOCK_BITS}; .npz has no such limit")
+
+    @cached_property
+    def widths(self) -> list[int]:
+        """Bits of a code of each codebook."""
+        return code_widths(self.codebook_sizes)
+
+    @cached_property
+    def stride(self) -> int:
+        """Bits from the start of a frame to the start of the next one."""
+        bits = sum(self.widths)
+        return 8 * byte_count(bits) if self.whole_bytes else bits
+
+    @property
+    def block_frames(self) -> int:
+        """Frames of a block, which lasts a second or, where a second is no whole number of frames, a little less."""
+        return max(1, self.sample_rate // self.frame_size)
+
+    def block_bytes(self, num_frames: int) -> int:
+        """Return the bytes of a block of this many frames, with its checksum."""
+        return byte_count(num_frames * self.stride + CHECK_BITS)
+
+    def body_bytes(self, num_frames: int) -> int:
+        """Return the bytes of this many frames in blocks, each with its checksum."""
+        blocks, rest = divmod(num_frames, self.block_frames)
+        return blocks * self.block_bytes(self.block_frames) + (self.block_bytes(rest) if rest else 0)
+
+    def to_bytes(self) -> bytes:
+        """Return the header as it stands in the file."""
+        usual = (USUAL_RATE, USUAL_FRAME_SIZE, _usual_sizes(len(self.codebook_sizes)))
+        own = (self.sample_rate, self.frame_size, self.codebook_sizes) != usual
+        flags = WHOLE_BYTES * self.whole_bytes | OWN_LAYOUT * own
+        digest = bytes.fromhex(self.model_sha256[:SHORT_SHA256])
+        n_q = len(self.codebook_sizes)
+        start = _START.pack(MAGIC, VERSION, flags, n_q, digest, self.num_frames, self.missing_samples)
+        layout = b""
+        if own:
+            sizes = np.array(self.codebook_sizes) - 1
+            layout = _RATES.pack(self.sample_rate, self.frame_size) + sizes.astype("<u2").tobytes()
+        return start + _CHECK.pack(_header_check(start, layout)) + layout
+
+
+def _header_check(start: bytes, layout: bytes) -> int:
+    return zlib.crc32(start + layout) & 0xFFFF
+
+
+def layout_size(start: bytes) -> int:
+    """Return the bytes that follow the first HEADER_SIZE bytes of a header. Raises ValueError where those are none."""
+    if len(start) < HEADER_SIZE or not start.startswith(MAGIC):
+        raise ValueError("not a .mimo file, or truncated within its header")
+    _, version, flags, n_q, _, _, _ = _START.unpack_from(start)
+    if version != VERSION:
+        raise ValueError(f"version {version} of .mimo, but this mimotok reads {VERSION} only")
+    if flags > WHOLE_BYTES + OWN_LAYOUT:
+        raise ValueError(f"unknown flags {flags}")
+    if not 1 <= n_q <= MAX_CODEBOOKS:
+        raise ValueError(f"{n_q} codebooks, expected 1 to {MAX_CODEBOOKS}")
+    return _RATES.size + 2 * n_q if flags & OWN_LAYOUT else 0
+
+
+def header_from_bytes(start: bytes, layout: bytes) -> MimoHeader:
+    """Invert `MimoHeader.to_bytes`. layout: the `layout_size` bytes after `start`. Raises ValueError for damage."""
+    if len(layout) != layout_size(start):
+        raise ValueError("truncated within its header")
+    (check,) = _CHECK.unpack_from(start, _START.size)
+    if check != _header_check(start[: _START.size], layout):
+        raise ValueError("damaged: the checksum of the header does not match")
+    _, _, flags, n_q, digest, num_frames, missing_samples = _START.unpack_from(start)
+    sample_rate = USUAL_RATE
+    frame_size = USUAL_FRAME_SIZE
+    sizes = _usual_sizes(n_q)
+    if layout:
+        sample_rate, frame_size = _RATES.unpack_from(layout)
+        sizes = tuple(size + 1 for size in np.frombuffer(layout[_RATES.size :], "<u2").tolist())
+    whole_bytes = bool(flags & WHOLE_BYTES)
+    return MimoHeader(sizes, sample_rate, frame_size, digest.hex(), num_frames, missing_samples, whole_bytes)
+
+
+def frames_to_bytes(header: MimoHeader, codes: np.ndarray) -> bytes:
+    """Pack codes [n_q, F] frame after frame; zeros fill the last byte."""
+    return np.packbits(codes_to_bits(codes, header.widths, header.stride)).tobytes()
+
+
+def block_to_bytes(header: MimoHeader, index: int, codes: np.ndarray) -> bytes:
+    """Return block number `index`: its frames [n_q, F] and their checksum."""
+    frames = frames_to_bytes(header, codes)
+    value = _block_check(header, index, codes.shape[1], frames)
+    size = header.block_bytes(codes.shape[1])
+    return (int.from_bytes(frames, "big") << 8 * (size - len(frames)) | value).to_bytes(size, "big")
+
+
+def _block_check(header: MimoHeader, index: int, num_frames: int, frames: bytes) -> int:
+    width = 8 * header.block_bytes(num_frames) - num_frames * header.stride
+    # the index, so that a block in the place of another one is noticed
+    return zlib.crc32(index.to_bytes(4, "little") + frames) >> (32 - width)
+
+
+def frames_from_bytes(header: MimoHeader, data: np.ndarray, num_frames: int, skip: int = 0) -> np.ndarray:
+    """Unpack frames `skip` to `num_frames` of a block, uint8 [bytes], into codes [n_q, F]. Does not check them."""
+    first = skip * header.stride
+    bits = np.unpackbits(data[first // 8 : byte_count(num_frames * header.stride)])[first % 8 :]
+    count = num_frames - skip
+    return bits_to_codes(bits[: count * header.stride].reshape(count, header.stride), header.widths)
+
+
+def check_block(header: MimoHeader, index: int, data: bytes, num_frames: int) -> None:
+    """Raise ValueError where the checksum of block number `index` is not that of its frames, or other bits are set."""
+    used = num_frames * header.stride
+    width = 8 * len(data) - used
+    value = int.from_bytes(data[used // 8 :], "big") & ((1 << width) - 1)
+    frames = bytearray(data[: byte_count(used)])
+    if used % 8:
+        frames[-1] &= 0xFF00 >> used % 8 & 0xFF
+    if value != _block_check(header, index, num_frames, bytes(frames)):
+        first = index * header.block_frames
+        raise ValueError(
+            f"damaged: the checksum of frames {first} to {first + num_frames - 1} does not match "
+            f"(from second {first * header.frame_size / header.sample_rate:.1f})"
+        )

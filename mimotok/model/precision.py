@@ -1,0 +1,41 @@
+"""Layers that stay in float32 whatever the model's dtype is, because rounding them changes codes.
+
+`python -m bench.bf16_codes` says how many codes each part of the encoder costs in bf16, and what it would gain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    _Base = nn.Module
+else:
+    _Base = object
+
+
+class KeepsFloat32(_Base):
+    """A module that `.to(dtype)`, `.half()` and the like move, and do not convert."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        def move_only(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(move_only, recurse)
+
+
+class ExactConv1d(KeepsFloat32, nn.Conv1d):
+    """nn.Conv1d in float32."""
+
+
+class ExactLayerNorm(KeepsFloat32, nn.LayerNorm):
+    """nn.LayerNorm in float32."""
+
+
+def float32_names(model: nn.Module) -> set[str]:
+    """Return the names of the parameters and buffers that stay in float32."""
+    kept = ((name, module) for name, module in model.named_modules() if isinstance(module, KeepsFloat32))
+    return {f"{name}.{key}" for name, module in kept for key in module.state_dict()}
