@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from mimotok.lm.interleaving import InterleavedLayout, Positions, SpecialIds
 from mimotok.lm.layouts import DelayLayout, Duplex, DuplexLayout, FlatLayout, Layout, PatchLayout
+from mimotok.lm.token_text import AudioVocabulary, add_audio_tokens, codes_to_text, text_to_codes
 
 __all__ = [
+    "AudioVocabulary",
     "DelayLayout",
     "Duplex",
     "DuplexLayout",
@@ -15,4 +17,7 @@ __all__ = [
     "PatchLayout",
     "Positions",
     "SpecialIds",
+    "add_audio_tokens",
+    "codes_to_text",
+    "text_to_codes",
 ]

@@ -93,17 +93,17 @@ class FlatLayout(Layout):
             raise ValueError(f"ids have shape {list(ids.shape)}: give [batch, a multiple of {self.n_q} codebooks]")
         frames = ids.shape[1] // self.n_q
         chunk = min(self.chunk or frames, frames)
-        self._check_books(ids, self._books(frames, chunk, ids.device))
+        self._check_books(ids, self.books(frames).to(ids.device))
         parts = [part.unflatten(1, (self.n_q, -1)) for part in ids.split(self.n_q * chunk, dim=1)]
         return torch.cat(parts, dim=2) - self._offsets(ids.device)[:, None]
 
     def _offsets(self, device: torch.device) -> Tensor:
         return torch.tensor([0, *accumulate(self.codebook_sizes)][:-1], device=device)
 
-    def _books(self, frames: int, chunk: int, device: torch.device) -> Tensor:
-        """Return which codebook each flat position belongs to, [n_q * frames]."""
-        channels = torch.arange(self.n_q, device=device)[:, None].expand(self.n_q, frames)
-        return torch.cat([part.flatten() for part in channels.split(chunk, dim=1)])
+    def books(self, frames: int) -> Tensor:
+        """Return which codebook each of the ids of `frames` frames belongs to, [n_q * frames]."""
+        channels = torch.arange(self.n_q)[:, None].expand(self.n_q, frames)
+        return torch.cat([part.flatten() for part in channels.split(min(self.chunk or frames, frames), dim=1)])
 
     def _check_books(self, ids: Tensor, books: Tensor) -> None:
         low = self._offsets(ids.device)[books]
