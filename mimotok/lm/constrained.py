@@ -48,9 +48,8 @@ class CodebookTurns(LogitsProcessor):
         run = audio.flip(1).int().cumprod(1).sum(1)
         ends = self.end_ids.to(device)
         last = input_ids[:, -1]
-        if self.start_id is None:
-            inside = ~torch.isin(last, ends)
-        else:
+        inside = ~torch.isin(last, ends)
+        if self.start_id is not None:
             inside = (run > 0) | (last == self.start_id)
         period = len(self._books)
         turn = self._books.to(device)[run % period]

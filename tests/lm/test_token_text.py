@@ -91,7 +91,7 @@ def test_errors_name_the_id() -> None:
         vocabulary.decode(ids.index_fill(0, torch.tensor([2]), 3))
     with pytest.raises(ValueError, match=r"ids\[0, 0\].*this position belongs to codebook 0"):
         vocabulary.decode(ids[[1, 0, 2, 3, 4, 5]])
-    with pytest.raises(ValueError, match="belongs|multiple of 2"):
+    with pytest.raises(ValueError, match=r"belongs|multiple of 2"):
         vocabulary.decode(ids[:3])
 
 
