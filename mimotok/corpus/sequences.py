@@ -80,7 +80,12 @@ class SequenceBatch:
 
 
 def collate(items: list[Sequence]) -> SequenceBatch:
-    """Pad sequences to one length and stack them."""
+    """Pad sequences to one length and stack them: the `collate_fn` of a plain DataLoader over a `TokenDataset`.
+
+    Example:
+        >>> from torch.utils.data import DataLoader
+        >>> loader = DataLoader(TokenDataset("tokens/"), batch_size=8, collate_fn=collate)  # doctest: +SKIP
+    """
     lengths = torch.tensor([item.codes.shape[1] for item in items])
     size = int(lengths.max())
     codes = torch.stack([torch.nn.functional.pad(item.codes, (0, size - item.codes.shape[1])) for item in items])
