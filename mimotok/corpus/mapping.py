@@ -38,7 +38,7 @@ class BatchEncoder:
         >>> encoder = BatchEncoder(Tokenizer.from_pretrained())
         >>> sounds = [{"array": [0.0] * 9600, "sampling_rate": 24000}, {"array": [0.0] * 16000, "sampling_rate": 16000}]
         >>> batch = encoder({"audio": sounds})
-        >>> [np.array(codes).shape for codes in batch["codes"]]
+        >>> [codes.shape for codes in batch["codes"]]
         [(8, 11), (8, 26)]
     """
 

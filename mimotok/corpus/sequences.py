@@ -82,6 +82,12 @@ class SequenceBatch:
 def collate(items: list[Sequence]) -> SequenceBatch:
     """Pad sequences to one length and stack them: the `collate_fn` of a plain DataLoader over a `TokenDataset`.
 
+    Args:
+        items: what the dataset yields, at least one.
+
+    Returns:
+        The batch.
+
     Example:
         >>> from torch.utils.data import DataLoader
         >>> loader = DataLoader(TokenDataset("tokens/"), batch_size=8, collate_fn=collate)  # doctest: +SKIP

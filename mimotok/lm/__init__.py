@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from mimotok.lm.edit import CodedClip, Concatenated, concatenate, join
 from mimotok.lm.interleaving import InterleavedLayout, Positions, SpecialIds
 from mimotok.lm.layouts import DelayLayout, Duplex, DuplexLayout, FlatLayout, Layout, PatchLayout
 from mimotok.lm.token_text import AudioVocabulary, add_audio_tokens, codes_to_text, text_to_codes
 
 __all__ = [
     "AudioVocabulary",
+    "CodedClip",
+    "Concatenated",
     "DelayLayout",
     "Duplex",
     "DuplexLayout",
@@ -19,5 +22,7 @@ __all__ = [
     "SpecialIds",
     "add_audio_tokens",
     "codes_to_text",
+    "concatenate",
+    "join",
     "text_to_codes",
 ]
