@@ -506,6 +506,8 @@ def _mono(values: Tensor, name: str) -> Tensor:
 
 def _lengths(padding_mask: Tensor | None) -> Tensor | None:
     """Return the valid samples [B] of padding_mask, [B, T] or [B, 1, T]; None where nothing is padded."""
+    if padding_mask is not None and torch.compiler.is_compiling():  # what a graph computes cannot raise
+        return _mono(padding_mask, "padding_mask").long().sum(1)
     if padding_mask is None or bool(padding_mask.all()):
         return None
     mask = _mono(padding_mask, "padding_mask").bool()
