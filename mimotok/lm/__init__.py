@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from mimotok.lm.edit import CodedClip, Concatenated, concatenate, join
 from mimotok.lm.interleaving import InterleavedLayout, Positions, SpecialIds
-from mimotok.lm.layouts import DelayLayout, Duplex, DuplexLayout, FlatLayout, Layout, PatchLayout
+from mimotok.lm.layouts import Duplex, DuplexLayout, FlatLayout, Layout, PatchLayout
 from mimotok.lm.token_text import AudioVocabulary, add_audio_tokens, codes_to_text, text_to_codes
 
 __all__ = [
     "AudioVocabulary",
     "CodedClip",
     "Concatenated",
-    "DelayLayout",
     "Duplex",
     "DuplexLayout",
     "FlatLayout",
