@@ -21,8 +21,8 @@ SMALL: dict[str, Any] = {
 WINDOWED = replace(STREAMABLE, **SMALL)
 UNLIMITED = replace(TINY, **SMALL)
 LENGTHS = torch.tensor([9000, 7000])
-# 50 Hz frames on both sides of 32, 64 and 128; torch's STFT wants two frames, which are 480 samples
-OTHER_LENGTHS = [torch.tensor([480, 400, 9]), torch.tensor([30_000, 2_000, 31_000]), torch.tensor([90_000, 1, 64_000])]
+# 50 Hz frames on both sides of 32, 64 and 128; a graph of several code frames is none of a single one
+OTHER_LENGTHS = [torch.tensor([960, 400, 9]), torch.tensor([30_000, 2_000, 31_000]), torch.tensor([90_000, 1, 64_000])]
 
 
 class Calls(nn.Module):
