@@ -18,7 +18,6 @@ from mimotok.fields import (
     flag,
     number,
     number_or_null,
-    shortened,
     text,
     whole,
     whole_or_null,
@@ -26,6 +25,7 @@ from mimotok.fields import (
     window,
 )
 from mimotok.io.json_object import read_object
+from mimotok.io.terminal import shortened
 
 # Where the official key differs from this project's glossary.
 OFFICIAL_TO_FIELD = {"sampling_rate": "sample_rate", "nfft": "n_fft", "codebook_size": "codebook_sizes"}

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
-import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+from mimotok.io.terminal import shortened
 
 _LIMITS = "limits"
 
@@ -194,14 +194,6 @@ def closest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that a misspelt one is most like, or None where none is."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.8)
     return matches[0] if matches else None
-
-
-def shortened(value: Any) -> str:
-    """Return a value as it is written in Python, cut to a length that a message bears."""
-    if isinstance(value, int) and value.bit_length() > 128:
-        # Python refuses to write numbers of thousands of digits
-        return f"a number of about {int(value.bit_length() * math.log10(2))} digits"
-    return reprlib.repr(value)[:200]
 
 
 def _declared(default: Any, limits: Limits) -> Any:

@@ -63,10 +63,10 @@ def manifest(root: Path, *rows: Any, start: str = "") -> Path:
         ({"split": [1]}, "split=.*is a list"),
         ({"id": 1.5}, "id=.*is a float"),
         ({"duration": "long"}, "duration='long'"),
-        ({"duration": True}, "duration='True'"),
-        ({"duration": -1}, "duration='-1'"),
-        ({"duration": float("nan")}, "duration='nan'"),
-        ({"duration": float("inf")}, "duration='inf'"),
+        ({"duration": True}, "duration=True"),
+        ({"duration": -1}, "duration=-1"),
+        ({"duration": float("nan")}, "duration=nan"),
+        ({"duration": float("inf")}, "duration=inf"),
     ],
 )
 def test_values_of_another_type_are_told_with_file_and_line(

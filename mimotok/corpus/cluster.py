@@ -13,6 +13,7 @@ from typing import Any
 
 from mimotok.corpus.encode import Finished, Options, Part, run_parts
 from mimotok.corpus.ledger import Settings
+from mimotok.io.terminal import excerpt
 from mimotok.tokenizer import Tokenizer
 
 _TRIES = -1  # Ray's word for "as often as it takes"
@@ -65,7 +66,7 @@ def _connect(ray: Any, address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, include_dashboard=False if address == "local" else None)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ValueError(f"--ray {address}: no cluster answers ({' '.join(str(error).split())[:200]})") from error
+        raise ValueError(f"--ray {address}: no cluster answers ({excerpt(error)})") from error
 
 
 def _pooled(

@@ -17,7 +17,7 @@ from mimotok.io.files import open_regular
 from mimotok.io.levels import level_problem
 from mimotok.io.places import Places
 from mimotok.io.remote import checked_address, fetch, is_remote
-from mimotok.io.terminal import excerpt
+from mimotok.io.terminal import excerpt, shortened
 
 _DATA_CUTS = ("MonoCut", "MultiCut", "Cut")
 _MIXED = "MixedCut"
@@ -92,7 +92,7 @@ def check_cut(
     try:
         _check_type(row, (*_DATA_CUTS, _MIXED))
         if not isinstance(row.get("custom") or {}, dict):
-            raise ValueError(f"custom={str(row['custom'])[:40]!r}, expected an object")
+            raise ValueError(f"custom={shortened(row['custom'])}, expected an object")
         checked = copy.deepcopy(row)
         _check_values(checked, Places(root, folder, allow_outside=allow_outside), 0)
     except ValueError as error:
@@ -177,7 +177,7 @@ def _field(value: Any, name: str) -> Any:
 
 def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
-        raise ValueError(f"{str(value)[:40]!r} where a list is expected")
+        raise ValueError(f"{shortened(value)} where a list is expected")
     return value
 
 
@@ -219,14 +219,16 @@ def _check_source(source: dict[str, Any], places: Places) -> None:
             raise ValueError("a source of the type url needs an address")
         checked_address(source["source"])
     elif kind not in ("memory", "shar"):
-        place = str(source.get("source"))[:80]
-        raise ValueError(f"a source of the type {kind!r} ({place!r}) is not read; allowed are file, url and memory")
+        place = shortened(source.get("source"))
+        raise ValueError(
+            f"a source of the type {shortened(kind)} ({place}) is not read; allowed are file, url and memory"
+        )
 
 
 def _check_transform(transform: Any) -> None:
     name = _field(transform, "name")
     if not isinstance(name, str) or name not in _TRANSFORMS:
-        raise ValueError(f"transform {name!r} is not allowed; those that are: {', '.join(sorted(_TRANSFORMS))}")
+        raise ValueError(f"transform {shortened(name)} is not allowed, only {', '.join(sorted(_TRANSFORMS))}")
     arguments = transform.get("kwargs")
     if name == "Narrowband" and (not isinstance(arguments, dict) or arguments.get("codec") != "mulaw"):
         raise ValueError("transform 'Narrowband' is allowed with codec='mulaw' only")

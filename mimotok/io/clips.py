@@ -13,7 +13,7 @@ from mimotok.io.encoding import encoding_problem
 from mimotok.io.manifest import read_rows
 from mimotok.io.places import Places
 from mimotok.io.remote import without_scheme
-from mimotok.io.terminal import excerpt
+from mimotok.io.terminal import excerpt, shortened
 
 # values of `text_source` that are not a recogniser
 HUMAN_SOURCES = (None, "human", "exact")
@@ -143,7 +143,7 @@ def _text(name: str, value: Any) -> str | None:
     if value is None or value == "":
         return None
     if not isinstance(value, str):
-        raise ValueError(f"{name}={str(value)[:40]!r} is a {type(value).__name__}, expected a text")
+        raise ValueError(f"{name}={shortened(value)} is a {type(value).__name__}, expected a text")
     return value
 
 
@@ -151,5 +151,5 @@ def _seconds(value: Any) -> float:
     if value is None:
         return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise ValueError(f"duration={str(value)[:40]!r}, expected seconds")
+        raise ValueError(f"duration={shortened(value)}, expected seconds")
     return float(value)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
+import reprlib
 import signal
 import sys
 import threading
@@ -40,6 +42,14 @@ def excerpt(value: object, limit: int = 120) -> str:
     """Return a value out of a file, or another library's error about one, as a line that a message can quote."""
     line = one_line(value)
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def shortened(value: Any) -> str:
+    """Return a value as it is written in Python, cut to a length that a message bears."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        # Python refuses to write numbers of thousands of digits
+        return f"a number of about {int(value.bit_length() * math.log10(2))} digits"
+    return reprlib.repr(value)[:200]
 
 
 def say(text: object = "") -> None:

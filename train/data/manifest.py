@@ -21,6 +21,7 @@ from mimotok.io.clips import Clip, read_clips
 from mimotok.io.encoding import encoding_problem, escaped
 from mimotok.io.manifest import read_rows
 from mimotok.io.remote import is_remote
+from mimotok.io.terminal import excerpt
 
 WAV_HEADER = 44  # bytes: a canonical RIFF header, as the standard library's `wave` writes it
 _MOST_TRIED = 10_000  # files, before a root is called wrong
@@ -55,7 +56,7 @@ def decode(clip: Clip) -> tuple[np.ndarray, int]:
     try:
         wav, rate = _audio(clip)
     except Exception as error:  # every backend has its own errors, and none may stop a run
-        raise BadClipError(f"corrupt: {type(error).__name__}: {error}".replace("\n", " ")[:200]) from error
+        raise BadClipError(f"corrupt: {type(error).__name__}: {excerpt(error)}") from error
     if not len(wav):
         raise BadClipError("empty")
     if not np.abs(wav).max() >= SILENCE:  # `not >=`: a NaN peak is as useless as silence
