@@ -409,7 +409,7 @@ class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
         return MimoAudioTokenizerOutput(audio_codes, values, encoder_states, decoded.hidden_states)
 
     def _encoder_states(self, wav: Tensor, lengths: Tensor | None) -> tuple[Tensor, ...]:
-        # on their own: the batch goes through the encoder in groups and chunks, whose states would have to be put together
+        # on their own: `Tokenizer` encodes in groups and chunks, whose states would have to be put together
         wav = self._tokenizer.checked_wav(wav)
         self._require_one_chunk(self._tokenizer.num_frames(wav.shape[1]))
         mel, mel_lengths = log_mel(wav, None if lengths is None else lengths.to(wav.device), self._tokenizer.config)

@@ -99,12 +99,12 @@ def _codes_info(path: Path) -> dict[str, str]:
 
 
 class _Model(NamedTuple):
-    """A model's files. count: of the values of its weights."""
+    """A model's files. values: of all its weights."""
 
     folder: Path
     config: TokenizerConfig
     weights: Path
-    count: int
+    values: int
 
 
 def _read_model(source: StrPath | None, revision: str | None) -> _Model:

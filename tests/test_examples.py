@@ -73,7 +73,9 @@ def test_audio_lm_trains_speaks_and_goes_on(data: dict[str, Any], capsys: pytest
         generate.main(Path("never.wav"), **common)
 
 
-def test_a_conversation_is_built_learnt_and_taken_apart(data: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_conversation_is_built_learnt_and_taken_apart(
+    data: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     clips = [Path(data["root"], name) for name in ("0.wav", "4.wav")]
     train_duplex(*clips, text="Hello.", out=data["out"], model=data["model"], steps=60, answer_seconds=0.2)
     told = capsys.readouterr().out

@@ -222,7 +222,7 @@ def test_gradients_reach_what_can_be_trained(streamable: Callable[..., Tokenizer
 
 
 def test_hidden_states_are_those_of_each_clip_alone(pair: tuple[Tokenizer, Any]) -> None:
-    tokenizer, model = pair
+    _, model = pair
     config = model.config
     wav, mask = batch([5000, 3000])
     out = model(wav[:, None], mask, output_hidden_states=True)

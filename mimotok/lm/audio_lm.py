@@ -131,7 +131,7 @@ class AudioLM(nn.Module):
         problems = model.load_state_dict(saved.patches, strict=False)
         missing = [name for name in problems.missing_keys if not name.startswith("lm.")]
         if missing or problems.unexpected_keys:
-            raise ValueError(f"{folder}: missing {missing[:3]}, unexpected {problems.unexpected_keys[:3]}: save it anew")
+            raise ValueError(f"{folder}: missing {missing[:3]}, unexpected {problems.unexpected_keys[:3]}; save again")
         return model.eval()
 
     def forward(

@@ -31,7 +31,9 @@ class CodebookTurns(LogitsProcessor):
         >>> ids = lm.generate(prompt, logits_processor=processors)  # doctest: +SKIP
     """
 
-    def __init__(self, vocabulary: AudioVocabulary, *, start_id: int | None = None, end_ids: Sequence[int] = ()) -> None:
+    def __init__(
+        self, vocabulary: AudioVocabulary, *, start_id: int | None = None, end_ids: Sequence[int] = ()
+    ) -> None:
         layout = vocabulary.layout
         if layout.chunk is None:
             raise ValueError("chunk=None: whose turn it is follows from the clip's length; give a layout with a chunk")

@@ -52,7 +52,7 @@ class CodedClip:
     def __post_init__(self) -> None:
         if self.codes.dim() != 2 or 0 in self.codes.shape or self.frame_size < 1:
             shape = list(self.codes.shape)
-            raise ValueError(f"codes have shape {shape}, frame_size={self.frame_size}: give [n_q, frames] and 1 or more")
+            raise ValueError(f"codes have shape {shape}, frame_size={self.frame_size}: give [n_q, frames] and 1 or up")
         size = self.codes.shape[1] * self.frame_size
         count = size - self.start if self.num_samples is None else self.num_samples
         object.__setattr__(self, "num_samples", count)

@@ -34,9 +34,7 @@ class SavedLM(NamedTuple):
     patches: dict[str, Tensor]
 
 
-def write_folder(
-    folder: Path, lm: Any, config: PatchConfig, special: SpecialIds, patches: dict[str, Tensor]
-) -> None:
+def write_folder(folder: Path, lm: Any, config: PatchConfig, special: SpecialIds, patches: dict[str, Tensor]) -> None:
     """Write the folder. Raises ValueError for a language model that is not of transformers."""
     if not hasattr(lm, "save_pretrained"):
         raise ValueError(f"the LM is a {type(lm).__name__}, which has no save_pretrained: save the state_dict instead")

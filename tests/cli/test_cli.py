@@ -1,8 +1,8 @@
 """The command line: round trips, batches, and every user error in one line with exit code 2 and nothing written."""
 
 import io
-import os
 import json
+import os
 import re
 import shutil
 import subprocess

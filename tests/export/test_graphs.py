@@ -16,7 +16,8 @@ from tests.helpers.models import STREAMABLE, TINY, make_tokenizer
 pytestmark = pytest.mark.slow
 
 SMALL: dict[str, Any] = {
-    "encoder_layers": 1, "encoder_skip_layer_id": None, "decoder_layers": 1, "vocoder_num_layers": 1, "num_quantizers": 2
+    "encoder_layers": 1, "encoder_skip_layer_id": None, "decoder_layers": 1, "vocoder_num_layers": 1,
+    "num_quantizers": 2,
 }  # fmt: skip
 WINDOWED = replace(STREAMABLE, **SMALL)
 UNLIMITED = replace(TINY, **SMALL)
@@ -53,7 +54,8 @@ def test_one_graph_encodes_every_batch_and_length() -> None:
     tokenizer = make_tokenizer(UNLIMITED)
     encoder = exported(Calls(tokenizer, tokenizer.encode), sound(LENGTHS), LENGTHS)
     for lengths in OTHER_LENGTHS:
-        for found, expected in zip(encoder(sound(lengths), lengths), tokenizer.encode(sound(lengths), lengths), strict=True):
+        wav = sound(lengths)
+        for found, expected in zip(encoder(wav, lengths), tokenizer.encode(wav, lengths), strict=True):
             assert torch.equal(found, expected)
 
 
@@ -78,8 +80,9 @@ def test_compiling_breaks_no_graph() -> None:
     tokenizer = make_tokenizer(WINDOWED)
     codes, frames = tokenizer.encode(sound(LENGTHS), LENGTHS)
     torch._dynamo.reset()
-    found = torch.compile(tokenizer.encode, fullgraph=True, backend="eager")(sound(LENGTHS), LENGTHS)
-    assert torch.equal(found.values, codes)
-    wav = torch.compile(tokenizer.decode, fullgraph=True, backend="eager")(codes, frames)
+    encode: Any = torch.compile(tokenizer.encode, fullgraph=True, backend="eager")
+    assert torch.equal(encode(sound(LENGTHS), LENGTHS).values, codes)
+    decode: Any = torch.compile(tokenizer.decode, fullgraph=True, backend="eager")
+    wav = decode(codes, frames)
     torch.testing.assert_close(wav.values, tokenizer.decode(codes, frames).values, atol=1e-5, rtol=0)
     torch._dynamo.reset()

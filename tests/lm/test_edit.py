@@ -53,6 +53,7 @@ def test_parts_with_context_join_to_the_whole(at: int, fade: int) -> None:
 
 def test_a_cross_fade_has_no_step_and_moves_nothing() -> None:
     """Between two constant sounds: no sample differs by more from the next than a raised cosine's does."""
+
     def decode(codes: torch.Tensor) -> torch.Tensor:
         return codes[:, 0].float().repeat_interleave(SIZE, dim=1)
 
@@ -95,7 +96,8 @@ def test_padding_is_exact(start: int, count: int, left: int, right: int) -> None
     assert padded.num_samples == left + count + right
     sound = padded.codes[0].repeat_interleave(960)[padded.start : padded.stop]
     assert set(sound[left : left + count].tolist()) == {1}
-    assert (padded.start < 960) and padded.codes.shape[1] * 960 - padded.stop < 960
+    assert padded.start < 960
+    assert padded.codes.shape[1] * 960 - padded.stop < 960
 
 
 def test_a_clip_of_n_samples_decodes_to_up_to_a_frame_more() -> None:

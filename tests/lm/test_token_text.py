@@ -129,7 +129,9 @@ def test_outside_of_audio_no_code_is_allowed() -> None:
 
     vocabulary = add_audio_tokens(byte_tokenizer(), FlatLayout(SIZES))
     turns = CodebookTurns(vocabulary, start_id=9, end_ids=[1])
-    scores = turns(torch.tensor([[5, 6], [9, int(vocabulary.ids[0])], [9, 1]]), torch.zeros(3, int(vocabulary.ids.max()) + 1))
+    scores = turns(
+        torch.tensor([[5, 6], [9, int(vocabulary.ids[0])], [9, 1]]), torch.zeros(3, int(vocabulary.ids.max()) + 1)
+    )
     for row, expected in enumerate([False, True, False]):
         allowed = set(torch.isfinite(scores[row]).nonzero().flatten().tolist())
         assert bool(allowed & set(vocabulary.ids.tolist())) == expected
