@@ -84,7 +84,7 @@ def main(
     mixed: bool = False,
     device: str = "cuda",
     dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16",
-    config: Path | None = None,
+    shape: Path | None = None,
     product: int = 8192,
     repeats: int = 10,
 ) -> None:
@@ -97,7 +97,7 @@ def main(
         mixed: clips of mixed length.
         device: as torch names it.
         dtype: of the weights.
-        config: a config.json; the released model's if left out.
+        shape: a config.json; the released model's if left out.
         product: side of the square matrices whose product is the peak.
         repeats: timed turns, of which the median counts.
     """
@@ -105,7 +105,7 @@ def main(
     kind = getattr(torch, dtype)
     if mode == "graphs" and place.type != "cuda":
         raise ValueError(f"mode=graphs with device={device}: CUDA graphs need cuda; --mode compile runs anywhere")
-    settings = TokenizerConfig() if config is None else TokenizerConfig.load(config)
+    settings = TokenizerConfig() if shape is None else TokenizerConfig.load(shape)
     with place:
         model = Tokenizer(settings).to(kind)
     size = int(seconds * settings.sample_rate)

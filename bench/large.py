@@ -70,18 +70,18 @@ def seconds_of(work: Callable[[], Tensor]) -> tuple[tuple[float, float], Tensor]
     return (time.perf_counter() - wall, time.process_time() - cpu), result
 
 
-def main(seconds: float = 30.0, repeats: int = 3, threads: int = 2, config: Path | None = None) -> None:
+def main(seconds: float = 30.0, repeats: int = 3, threads: int = 2, shape: Path | None = None) -> None:
     """Prints speeds and the peak of memory.
 
     Args:
         seconds: length of the clip.
         repeats: timed turns, of which the median counts.
         threads: of torch.
-        config: a config.json; the released model's if left out.
+        shape: a config.json; the released model's if left out.
     """
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as name:
-        size = write_random_checkpoint(Path(name), OFFICIAL if config is None else TokenizerConfig.load(config))
+        size = write_random_checkpoint(Path(name), OFFICIAL if shape is None else TokenizerConfig.load(shape))
         before = peak_rss()
         start = time.perf_counter()
         tokenizer = Tokenizer.from_pretrained(name, dtype=torch.bfloat16)

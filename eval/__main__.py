@@ -24,7 +24,8 @@ Codecs = Annotated[
     list[str],
     typer.Option(
         "--codec",
-        help="default, a folder or hub id, hf:ID, opus:KBPS, codec2:MODE, speex:QUALITY, copy, vocoder, features:NAME.",
+        help="default, a folder or hub id, hf:ID, opus:KBPS, codec2:MODE, speex:QUALITY, copy, vocoder, features:NAME, "
+        "or package.module:Class.",
     ),
 ]
 NumCodebooks = Annotated[list[int] | None, typer.Option("--n-q", help="Codebooks to use of our models.")]
@@ -47,7 +48,10 @@ def run(
     min_seconds: Annotated[float, typer.Option(help="Leave shorter recordings out.")] = 0.0,
     metric: Annotated[
         list[str] | None,
-        typer.Option(help="Of signal, pitch, sim, asr, mos, distilmos, phones (needs --labels); all if left out."),
+        typer.Option(
+            help="Of signal, visqol, pitch, sim, asr, mos, distilmos, stability, code_lm, phones (needs --labels); all "
+            "if left out."
+        ),
     ] = None,
     labels: Annotated[
         Path | None,
@@ -63,6 +67,10 @@ def run(
     device: Device = "cpu",
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
     allow_outside: AllowOutside = False,
+    export_wavs: Annotated[
+        Path | None,
+        typer.Option(help="Folder for originals and reconstructions as wav files of equal names, for other scorers."),
+    ] = None,
 ) -> None:
     """Measure codecs on recordings and write a report.
 
@@ -73,11 +81,15 @@ def run(
     from eval.metrics.registry import checked_kinds
     from eval.report.files import write_report_files
     from eval.report.summary import results_of
+    from eval.report.wavs import check_export_folder, describe_export
+    from eval.report.wavs import export_wavs as write_wavs
     from eval.run.runner import Settings, evaluate
     from eval.testlists import read_labelled_clips, read_test_list, thin
 
     with _errors():
         kinds = checked_kinds(metric, labels)
+        if export_wavs is not None:
+            check_export_folder(export_wavs)
         models = {"sim": sim, "asr": asr, "mos": mos}
         clips = read_test_list(manifest, root=root, split=split, allow_outside=allow_outside)
         settings = Settings(
@@ -95,6 +107,8 @@ def run(
         )
         done = evaluate(settings, notify=notify, progress=_progress)
         say(write_report_files(out, results_of(done, _command())))
+        if export_wavs is not None:
+            notify(describe_export(write_wavs(done, export_wavs)))
     if done.failures:
         raise typer.Exit(FAILURES)
 

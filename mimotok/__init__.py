@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mimotok.config import TokenizerConfig
     from mimotok.io.audio import load_audio, save_audio
+    from mimotok.model.quantizers import register_quantizer
     from mimotok.streaming import StreamDecoder, StreamEncoder
     from mimotok.tokenizer import Tokenizer
     from mimotok.transcode import decode_file, encode_file
@@ -23,6 +24,7 @@ __all__ = [
     "decode_file",
     "encode_file",
     "load_audio",
+    "register_quantizer",
     "save_audio",
 ]
 
@@ -35,6 +37,7 @@ _HOMES = {
     "Tokenizer": "mimotok.tokenizer",
     "TokenizerConfig": "mimotok.config",
     "load_audio": "mimotok.io.audio",
+    "register_quantizer": "mimotok.model.quantizers",
     "save_audio": "mimotok.io.audio",
 }
 

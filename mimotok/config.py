@@ -18,6 +18,7 @@ from mimotok.fields import (
     flag,
     number,
     number_or_null,
+    settings,
     text,
     whole,
     whole_or_null,
@@ -42,6 +43,8 @@ OFFICIAL_UNUSED = {
     "transformers_version",
     "_name_or_path",
 }
+# What is not written where it has this value.
+UNWRITTEN: dict[str, Any] = {"quantizer": "residual_vq", "quantizer_settings": {}}
 FIELD_TO_OFFICIAL = {ours: official for official, ours in OFFICIAL_TO_FIELD.items()}
 
 # Limits of what a model can be: far above those that exist, and low enough that none is built in vain.
@@ -64,14 +67,16 @@ class TokenizerConfig:
 
     Field names are the keys of the official `config.json`, except `sample_rate` (sampling_rate), `n_fft` (nfft) and
     `codebook_sizes` (codebook_size). Windows are (left, right) in frames of the layer's own rate; -1 is unlimited. The
-    official format does not have `upsample_norm`, `mel_floor` and `default_n_q`. Each field has its type and its limits
-    beside it (`mimotok.fields`): configurations come from strangers.
+    official format does not have `upsample_norm`, `mel_floor`, `default_n_q` and those of the quantizer's kind. Each
+    field has its type and its limits beside it (`mimotok.fields`): configurations come from strangers.
 
     Attributes:
         upsample_norm: "group" (official: one group, statistics over all of time) or "layer" (over channels only, so
             that decoding is causal and can be streamed).
         mel_floor: lower bound of a mel magnitude before the logarithm.
         default_n_q: codebooks in use when the caller does not say; None means all.
+        quantizer: the kind of quantizer, a name in `mimotok.model.quantizers`.
+        quantizer_settings: of the kind, such as the levels of "fsq".
         extra: unknown keys, which `to_official` writes back.
 
     Raises:
@@ -112,6 +117,8 @@ class TokenizerConfig:
     num_quantizers: int = whole(20, 1, MAX_CODEBOOKS)
     codebook_sizes: tuple[int, ...] = wholes((1024, 1024, 128), 1, MAX_CODEBOOK_SIZE, most_entries=MAX_CODEBOOKS)
     threshold_ema_dead_code: float = number(2, 0, 1e9)
+    quantizer: str = text("residual_vq", 64)
+    quantizer_settings: dict[str, Any] = settings(16)
     default_n_q: int | None = whole_or_null(None, 1, MAX_CODEBOOKS)
 
     decoder_layers: int = whole(32, 1, MAX_LAYERS)
@@ -286,6 +293,8 @@ class TokenizerConfig:
     def to_official(self) -> dict[str, Any]:
         """Return the keys of an official `config.json`, with this project's own."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "extra"}
+        # files of the official kind stay as they are
+        values = {name: value for name, value in values.items() if name not in UNWRITTEN or value != UNWRITTEN[name]}
         named = {FIELD_TO_OFFICIAL.get(name, name): value for name, value in values.items()}
         return {**self.extra, **named}
 

@@ -115,6 +115,25 @@ class _Window:
 
 
 @dataclass(frozen=True)
+class _Settings:
+    most: int
+
+    def allow(self, value: Any) -> bool:
+        if not isinstance(value, dict) or len(value) > self.most:
+            return False
+        return all(_Text(64).allow(name) and self._plain(one) for name, one in value.items())
+
+    def _plain(self, value: Any) -> bool:
+        ones = value if isinstance(value, (list, tuple)) else [value]
+        if len(ones) > self.most:
+            return False
+        return all(isinstance(one, (bool, int, float)) or _Text(256).allow(one) for one in ones)
+
+    def remedy(self) -> str:
+        return f"at most {self.most} names with a number, true, false, a text or a list of at most {self.most} of these"
+
+
+@dataclass(frozen=True)
 class _OrNull:
     inner: Limits
 
@@ -168,6 +187,11 @@ def wholes(default: tuple[int, ...], least: int, most: int, *, most_entries: int
 def window(default: tuple[int, int], most: int) -> Any:
     """Declare a window (left, right) of attention: each side from 0 to `most`, or -1."""
     return _declared(default, _Window(most))
+
+
+def settings(most: int) -> Any:
+    """Declare up to `most` named plain values, or lists of up to `most` such; none by default."""
+    return dataclasses.field(default_factory=dict, metadata={_LIMITS: _Settings(most)})
 
 
 def check_fields(settings: Any, titles: Mapping[str, str] | None = None) -> None:

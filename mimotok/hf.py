@@ -56,7 +56,7 @@ MODEL_TYPE = "mimo_audio_tokenizer"
 _WHERE = ("cache_dir", "local_files_only", "proxies", "revision", "subfolder", "token")
 _OTHER_WEIGHTS = {"ignore_mismatched_sizes", "state_dict", "gguf_file", "quantization_config", "variant"}
 FREE_MISSING = 1 << 24  # values that any file may lack
-OFFICIAL_KEYS = tuple(key for key in TokenizerConfig().to_official() if key != "model_type")
+OFFICIAL_KEYS = tuple(sorted(TokenizerConfig.official_keys() - {"model_type"}))
 
 
 class MimoAudioTokenizerConfig(PreTrainedConfig):
@@ -89,6 +89,7 @@ class MimoAudioTokenizerConfig(PreTrainedConfig):
             given |= {key: value} if value is not None else {}
         told = {name: values.pop(name) for name in ("frame_rate", "frame_size", "audio_channels") if name in values}
         official = TokenizerConfig.from_official(given).to_official()
+<<<<<<< HEAD
         super().__init__(**{key: official[key] for key in OFFICIAL_KEYS}, **values)
         for name, value in told.items():
             if value != getattr(self, name):
@@ -108,10 +109,14 @@ class MimoAudioTokenizerConfig(PreTrainedConfig):
     def audio_channels(self) -> int:
         """Channels of the sound."""
         return 1
+=======
+        super().__init__(**{key: official[key] for key in OFFICIAL_KEYS if key in official}, **values)
+>>>>>>> 73475c6ce295d4410200c14b4957c890b7d57f26
 
     def to_tokenizer_config(self) -> TokenizerConfig:
         """Return the configuration of `mimotok.Tokenizer`."""
-        return TokenizerConfig.from_official({key: getattr(self, key) for key in OFFICIAL_KEYS})
+        held = {key: getattr(self, key) for key in OFFICIAL_KEYS if hasattr(self, key)}
+        return TokenizerConfig.from_official(held)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write config.json, and preprocessor_config.json, which AutoFeatureExtractor needs."""
@@ -257,7 +262,8 @@ class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
         tokenizer = Tokenizer(config.to_tokenizer_config())
         self.encoder = tokenizer.encoder
         self.decoder = tokenizer.decoder
-        self.encoder.quantizer = _NamedQuantizer(tokenizer.config)
+        if isinstance(self.encoder.quantizer, ResidualQuantizer):
+            self.encoder.quantizer = _NamedQuantizer(tokenizer.config)
         # registered as a module, it would double every key
         object.__setattr__(self, "_plain", tokenizer)
         self.post_init()

@@ -109,7 +109,12 @@ class _Model(NamedTuple):
 
 def _read_model(source: StrPath | None, revision: str | None) -> _Model:
     from mimotok.config import TokenizerConfig
+<<<<<<< HEAD
     from mimotok.weights import CONFIG_NAME, check_sizes, read_header, resolve_folder, weights_path
+=======
+    from mimotok.model.quantizers import is_known
+    from mimotok.weights import CONFIG_NAME, check_sizes, read_header, resolve_folder, sha256_of_file, weights_path
+>>>>>>> 73475c6ce295d4410200c14b4957c890b7d57f26
 
     folder = resolve_folder(source if source is None else str(source), revision)
     config = TokenizerConfig.load(folder / CONFIG_NAME)
@@ -130,6 +135,7 @@ def _model_info(source: StrPath | None, revision: str | None) -> dict[str, str]:
         "sha256": sha256_of_file(weights),
         "sound": f"{config.sample_rate} Hz, mono",
         "frames": f"{config.frame_rate:g} Hz ({config.frame_size} samples each)",
+        "quantizer": config.quantizer if is_known(config.quantizer) else f"{config.quantizer} (not known here)",
         "codebooks": f"{config.num_quantizers} ({_sizes(config.codebook_sizes)} entries), {config.n_q} in use",
         "bitrate": f"{config.bitrate():.0f} bit/s ({_bitrates(config)} codebooks)",
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 
@@ -33,18 +33,24 @@ def normalize_text(text: str) -> str:
     return " ".join("".join(kept).split())
 
 
-def error_counts(reference: str, hypothesis: str) -> ErrorCounts:
-    """Count the edits between two texts after `normalize_text`. A reference that is then empty counts nothing.
+def error_counts(reference: str, hypothesis: str, *, normalize: Callable[[str], str] = normalize_text) -> ErrorCounts:
+    """Count the edits between two texts after a normalisation. A reference that is then empty counts nothing.
 
-    Raises ImportError where jiwer is missing.
+    Args:
+        reference: what was said.
+        hypothesis: what was heard.
+        normalize: brings both texts to the same spelling.
+
+    Raises:
+        ImportError: jiwer is missing.
     """
     try:
         import jiwer
     except ImportError as error:
         raise ImportError("error rates need: pip install 'mimotok[eval]'") from error
 
-    said = normalize_text(reference)
-    heard = normalize_text(hypothesis)
+    said = normalize(reference).strip()
+    heard = normalize(hypothesis).strip()
     if not said:
         return ErrorCounts(0, 0, 0, 0)
     chars = jiwer.process_characters(said, heard)

@@ -28,6 +28,8 @@ PREPROCESSOR_NAME = "preprocessor_config.json"
 # The official modules are wrappers around the library that trained them; the tensors are the same.
 OFFICIAL_CODEBOOKS = ("encoder.quantizer.vq.layers.", "._codebook.")
 OUR_CODEBOOKS = ("encoder.quantizer.layers.", ".")
+# What stays fp32 on disk and in memory, whatever the kind of quantizer is.
+QUANTIZER = "encoder.quantizer."
 # A constant that the official file stores; ours is computed.
 WINDOW_KEY = "decoder.vocoder.head.istft.window"
 # Bytes of a safetensors file's header; the official one has 1300 tensors in 160 kB.
@@ -212,7 +214,7 @@ def load_state(folder: Path, model: nn.Module, *, device: torch.device, dtype: t
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             for key, (name, _) in wanted.items():
-                kept = torch.float32 if name.startswith(OUR_CODEBOOKS[0]) else dtype
+                kept = torch.float32 if name.startswith(QUANTIZER) else dtype
                 state[name] = file.get_tensor(key).to(kept)
     except SafetensorError as error:
         raise ValueError(f"{path}: not a readable safetensors file ({excerpt(error)})") from None
@@ -303,7 +305,7 @@ def save_preprocessor(folder: Path, config: TokenizerConfig) -> None:
 
 
 def _on_disk(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    keep = dtype is None or name.startswith(OUR_CODEBOOKS[0])
+    keep = dtype is None or name.startswith(QUANTIZER)
     return tensor.detach().to("cpu", tensor.dtype if keep else dtype).contiguous()
 
 

@@ -28,7 +28,7 @@ def test_gpu_bench_runs_on_a_cpu(tiny_config: Path, mixed: bool, capsys: pytest.
         "batch": 2,
         "seconds": 1.5,
         "device": "cpu",
-        "config": tiny_config,
+        "shape": tiny_config,
         "product": 64,
         "repeats": 1,
     }
@@ -39,7 +39,7 @@ def test_gpu_bench_runs_on_a_cpu(tiny_config: Path, mixed: bool, capsys: pytest.
 
 def test_gpu_bench_refuses_graphs_without_cuda(tiny_config: Path) -> None:
     with pytest.raises(ValueError, match="CUDA graphs need cuda"):
-        gpu.main("graphs", device="cpu", config=tiny_config)
+        gpu.main("graphs", device="cpu", shape=tiny_config)
 
 
 def test_operations_are_counted_in_proportion_to_the_batch() -> None:

@@ -77,7 +77,7 @@ def test_a_conversation_is_built_learnt_and_taken_apart(
     data: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     clips = [Path(data["root"], name) for name in ("0.wav", "4.wav")]
-    train_duplex(*clips, text="Hello.", out=data["out"], model=data["model"], steps=60, answer_seconds=0.2)
+    train_duplex(clips[0], clips[1], text="Hello.", out=data["out"], model=data["model"], steps=60, answer_seconds=0.2)
     told = capsys.readouterr().out
     losses = [float(value) for value in re.findall(r"^step \d+: (\d\.\d+) nats", told, re.MULTILINE)]
     assert losses[-1] < 0.5 * losses[0]

@@ -261,7 +261,7 @@ def test_lengths_and_masks_of_codes(pair: tuple[Tokenizer, Any]) -> None:
 
 
 def test_other_models_names_of_the_sizes() -> None:
-    heads = {"decoder_attention_heads": 2, "num_attention_heads": 2}
+    heads: dict[str, Any] = {"decoder_attention_heads": 2, "num_attention_heads": 2}
     config = hf.MimoAudioTokenizerConfig(hidden_size=40, num_hidden_layers=5, frame_rate=25.0, **heads)
     assert (config.d_model, config.encoder_layers, config.encoder_attention_heads) == (40, 5, 2)
     assert hf.MimoAudioTokenizerConfig(hidden_size=64, d_model=64, **heads).to_dict()["d_model"] == 64

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -21,7 +22,11 @@ from tests.helpers.paths import ROOT
 README = (ROOT / "README.md").read_text()
 PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))]
 # pages whose code other tests run, because it needs more than a sample and this environment
-ELSEWHERE = {"docs/corpora.md": "tests/corpus", "docs/page.md": "tests/page"}
+ELSEWHERE = {
+    "docs/corpora.md": "tests/corpus",
+    "docs/page.md": "tests/page",
+    "docs/extend.md": "tests/train/test_extend.py",
+}
 # a snippet that several pages show runs once
 SEEN: set[str] = set()
 
@@ -55,12 +60,15 @@ def run_page(page: str) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the sample as in.wav and its codes as out.npz, which the pages read."""
+    """A folder with the sample as in.wav, its codes as out.npz and a manifest of it, which the pages read."""
     from mimotok import Tokenizer, encode_file, load_audio, save_audio
 
     path = tmp_path_factory.mktemp("pages")
     save_audio(path / "in.wav", load_audio(ROOT / "examples/sample.flac", 24_000), 24_000)
     encode_file(Tokenizer.from_pretrained(), path / "in.wav", path / "out.npz")
+    duration = float(load_audio(path / "in.wav", 24_000).shape[-1]) / 24_000
+    rows = [{"audio": "in.wav", "duration": duration, "text": "a sample", "split": name} for name in ("train", "dev")]
+    (path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 

@@ -1,4 +1,4 @@
-"""`python -m train`: Lightning's subcommands (fit, validate) and tools: align, average, export, prepare and others."""
+"""`python -m train`: Lightning's subcommands (fit, validate) and tools: align, average, clean, export and others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 
 from mimotok.io.terminal import errors_in_one_line, run_command, say
 
-TOOLS = ("align", "average", "export", "prepare", "prune", "runs", "transcribe")
+TOOLS = ("align", "average", "clean", "export", "prepare", "prune", "runs", "transcribe")
 # Lightning's, which read their own arguments; they stand here for the list of commands.
 LIGHTNING = {"allow_extra_args": True, "ignore_unknown_options": True}
 AllowOutside = Annotated[
@@ -129,7 +129,7 @@ def prune(
 
 @app.command()
 def prepare(
-    manifest: Annotated[list[str], typer.Option(help="JSONL manifest or Lhotse CutSet; may be given several times.")],
+    manifest: Annotated[list[str], typer.Option(help="Folder, manifest or CutSet; may be given several times.")],
     out: Annotated[str, typer.Option(help="Folder of the decoded clips: the data module's cache_dir.")],
     root: Annotated[str, typer.Option(help="Folder of relative audio paths.")] = ".",
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
@@ -145,8 +145,43 @@ def prepare(
 
 
 @app.command()
+def clean(
+    manifest: Annotated[list[str], typer.Option(help="Folder, manifest or CutSet; may be given several times.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; a second call goes on with it.")],
+    root: Annotated[str, typer.Option(help="Folder of relative audio paths.")] = ".",
+    workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
+    voice_threshold: Annotated[float, typer.Option(help="Probability from which sound counts as speech.")] = 0.5,
+    pause: Annotated[float, typer.Option(help="Seconds of silence from which a recording may be cut.")] = 0.3,
+    longest_pause: Annotated[float, typer.Option(help="Seconds of silence that a segment may hold.")] = 1.0,
+    min_seconds: Annotated[float, typer.Option(help="Shortest segment.")] = 1.0,
+    max_seconds: Annotated[float, typer.Option(help="Longest segment.")] = 15.0,
+    padding: Annotated[float, typer.Option(help="Seconds of silence to keep at each end.")] = 0.1,
+    speakers: Annotated[str, typer.Option(help="resemblyzer, none, or auto: where it is installed.")] = "auto",
+    same_speaker: Annotated[float, typer.Option(help="Cosine from which two voices are one speaker.")] = 0.7,
+    min_snr: Annotated[float, typer.Option(help="dB; noisier segments are left out.")] = 15.0,
+    max_clipping: Annotated[float, typer.Option(help="Share of clipped samples.")] = 0.001,
+    min_bandwidth: Annotated[float, typer.Option(help="Hz; narrower segments are left out.")] = 7000.0,
+    min_consistency: Annotated[float, typer.Option(help="Lowest cosine of a segment's voice with itself.")] = 0.6,
+    duplicate: Annotated[float, typer.Option(help="Cosine of spectrograms from which a segment is a copy.")] = 0.9,
+    allow_outside: AllowOutside = False,
+) -> None:
+    """Find the speech in found audio that is fit to train on; needs pip install 'mimotok[clean]'.
+
+    The recordings are only read. Segments are cut at pauses, measured, and listed in OUT/manifest.jsonl.
+
+    Example: python -m train clean --manifest recordings --root recordings --out clean
+    """
+    from train.clean.run import clean as write
+    from train.clean.settings import Hearing, Limits
+
+    hearing = Hearing(voice_threshold, pause, longest_pause, min_seconds, max_seconds, padding, same_speaker, speakers)
+    limits = Limits(min_snr, max_clipping, min_bandwidth, min_consistency, duplicate)
+    say(write(manifest, root, out, hearing=hearing, limits=limits, workers=workers, allow_outside=allow_outside))
+
+
+@app.command()
 def align(
-    manifest: Annotated[list[str], typer.Option(help="JSONL manifest or Lhotse CutSet; may be given several times.")],
+    manifest: Annotated[list[str], typer.Option(help="Folder, manifest or CutSet; may be given several times.")],
     out: Annotated[Path, typer.Option(help="File of phone labels to write; a second call goes on with it.")],
     root: Annotated[str, typer.Option(help="Folder of relative audio paths.")] = ".",
     allow_outside: AllowOutside = False,

@@ -81,6 +81,28 @@ class FrameCodec(Protocol):
         ...
 
 
+@runtime_checkable
+class TokenCodec(Protocol):
+    """A codec whose tokens can be read without decoding.
+
+    Attributes:
+        frame_size: samples of a token frame at `sample_rate`, on average where that is no whole number.
+    """
+
+    frame_size: float
+
+    def tokens(self, wav: np.ndarray) -> np.ndarray:
+        """Encode a recording.
+
+        Args:
+            wav: float32 [T] at `sample_rate` Hz, in [-1, 1].
+
+        Returns:
+            Codes, int [n_q, F].
+        """
+        ...
+
+
 class CodecSpec(NamedTuple):
     """A codec as a user names it, and how many of its codebooks to use where that can be chosen."""
 

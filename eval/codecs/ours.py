@@ -33,6 +33,7 @@ class MimoCodec:
         self.n_q = self.tokenizer.config.checked_n_q(spec.n_q)
         self.label = spec.label
         self.sample_rate = self.tokenizer.sample_rate
+        self.frame_size = float(self.tokenizer.frame_size)
         self.codebook_sizes = self.tokenizer.codebook_sizes[: self.n_q]
         self.nominal_bitrate: float | None = self.tokenizer.bitrate(self.n_q)
         self.model_identity = self.tokenizer.identity
@@ -53,6 +54,10 @@ class MimoCodec:
         codes = self._encode(wav)
         vectors = self.tokenizer.dequantize(codes)[0].float().cpu().numpy()
         return Frames(vectors, codes[0].cpu().numpy(), self.tokenizer.frame_rate)
+
+    def tokens(self, wav: np.ndarray) -> np.ndarray:
+        """Encode wav [T] into codes [n_q, F]."""
+        return self._encode(wav)[0].cpu().numpy()
 
     def _encode(self, wav: np.ndarray) -> torch.Tensor:
         """Encode wav [T] into codes [1, n_q, F]."""

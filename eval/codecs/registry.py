@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from eval.codecs.base import Codec, CodecSpec
 
 KINDS = (
     "a model's folder or hub id, default, copy, vocoder, hf:ID, opus:KBPS, codec2:MODE, speex:QUALITY, features:mel, "
-    "features:whisper-base or features:whisper-tiny.en"
+    "features:whisper-base, features:whisper-tiny.en, or a class of your own as package.module:Class"
 )
+CUSTOM_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 # what may or must have an argument after the colon
 WITH_ARGUMENT = ("hf", "opus", "codec2", "speex", "copy", "vocoder", "features")
 NEEDS_ARGUMENT = ("hf", "opus", "codec2", "speex", "features")
@@ -40,7 +42,7 @@ def expand_specs(names: list[str], n_q: list[int]) -> list[CodecSpec]:
         base, at, number = name.rpartition("@")
         if at and number.isdigit() and kind not in WITHOUT_CODEBOOKS:
             specs.append(CodecSpec(base, int(number)))
-        elif (argument and kind in WITH_ARGUMENT) or name in ("copy", "vocoder"):
+        elif (argument and kind in WITH_ARGUMENT) or name in ("copy", "vocoder") or is_custom(name):
             specs.append(CodecSpec(name))
         elif argument or not name or kind in NEEDS_ARGUMENT:
             raise ValueError(f"codec {name!r}: give {KINDS}")
@@ -51,6 +53,11 @@ def expand_specs(names: list[str], n_q: list[int]) -> list[CodecSpec]:
         if labels.count(label) > 1:
             raise ValueError(f"codec {label} is given twice")
     return specs
+
+
+def is_custom(name: str) -> bool:
+    """Whether a name is that of somebody's class, `package.module:Class`."""
+    return name.partition(":")[0] not in WITH_ARGUMENT and CUSTOM_NAME.fullmatch(name) is not None
 
 
 def make_codec(spec: CodecSpec, device: str = "cpu") -> Codec:
@@ -72,6 +79,10 @@ def make_codec(spec: CodecSpec, device: str = "cpu") -> Codec:
         from eval.codecs.transformers import HuggingFaceCodec
 
         return HuggingFaceCodec(spec, argument, device)
+    if is_custom(spec.name):
+        from eval.codecs.custom import CustomCodec
+
+        return CustomCodec(spec, device)
     if kind in ("copy", "features"):
         return _uncoded(spec, kind, argument)
 

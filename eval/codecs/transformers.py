@@ -62,6 +62,7 @@ class HuggingFaceCodec:
         self.codebook_sizes: tuple[int, ...] = (int(self.config.codebook_size),) * self.n_q
         self.bits_per_frame = sum(math.log2(size) for size in self.codebook_sizes)
         self.frame_rate = codes.shape[1] / PROBE_SECONDS
+        self.frame_size = self.sample_rate / self.frame_rate
         self.nominal_bitrate: float | None = self.frame_rate * self.bits_per_frame
         self.identity: dict[str, Any] = {
             "kind": "transformers",
@@ -95,6 +96,11 @@ class HuggingFaceCodec:
             first = self.config.model_type in CODEBOOKS_FIRST
             vectors = quantizer.decode(batch.transpose(0, 1) if first else batch)
         return Frames(vectors[0].T.float().cpu().numpy(), codes, self.frame_rate)
+
+    @torch.no_grad()
+    def tokens(self, wav: np.ndarray) -> np.ndarray:
+        """Encode wav [T] into codes [n_q, F]."""
+        return _flat(self._encode(wav)["audio_codes"])
 
     @torch.no_grad()
     def _encode(self, wav: np.ndarray) -> dict[str, Any]:

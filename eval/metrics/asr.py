@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eval.local_files import local_files
-from eval.metrics.base import AUTO, Column, missing_figures
+from eval.metrics.base import AUTO, MISSING, Column, missing_figures
+from eval.metrics.normalizers import PACKAGE, WhisperNormalizers, load_whisper_normalizers
 from eval.protocol import SAMPLE_RATE, resample
 from eval.testlists import Clip
 from eval.whisper import BASE, RATE, load_whisper
-from mimotok.text import error_counts, normalize_text
+from mimotok.text import ErrorCounts, error_counts, normalize_text
 
 TRANSFORMERS = "transformers:"
 ENGLISH = frozenset({"en"})
@@ -55,6 +56,7 @@ class ErrorRate:
             ValueError: there is no such model.
         """
         self.recognizer = make_recognizer(BASE if model == AUTO else model, device)
+        self.normalizers = load_whisper_normalizers()
         self.identity = self.recognizer.identity
         name = self.recognizer.name
         method = f"against human text, lower case without punctuation, by {name}; pooled over the corpus"
@@ -64,6 +66,9 @@ class ErrorRate:
             Column("wer", f"WER ({name})", method, higher_is_better=False, pooled=words, headline=True),
             Column("cer", f"CER ({name})", method, higher_is_better=False, pooled=chars),
         )
+        if self.normalizers is not None:
+            self.columns += _normalized_columns(name, self.normalizers)
+            self.identity = {**self.identity, "normalizer": f"{PACKAGE} {self.normalizers.release}"}
 
     def measure(self, original: np.ndarray, reconstruction: np.ndarray, clip: Clip) -> dict[str, float]:  # noqa: ARG002
         """Measure one clip, as `Metric.measure`."""
@@ -74,11 +79,40 @@ class ErrorRate:
             return missing_figures(self.columns)
         text = self.recognizer.recognize(resample(reconstruction, SAMPLE_RATE, RATE), language)
         counts = error_counts(clip.text, text)
-        return {
+        figures = {
             **counts._asdict(),
             "wer": counts.word_errors / counts.words,
             "cer": counts.char_errors / counts.chars,
         }
+        if self.normalizers is None:
+            return figures
+        # a recogniser that knows English alone was asked because the text is English
+        normalize = self.normalizers.of("en" if known == ENGLISH else language)
+        return figures | _normalized_figures(error_counts(clip.text, text, normalize=normalize))
+
+
+def _normalized_columns(name: str, normalizers: WhisperNormalizers) -> tuple[Column, ...]:
+    method = (
+        f"against human text, both after Whisper's text normaliser (package {PACKAGE} {normalizers.release}: the "
+        f"English one, elsewhere the basic one), as in most publications, by {name}; pooled over the corpus"
+    )
+    return tuple(
+        Column(f"{kind}_whisper", f"{kind.upper()} ({name}, Whisper's normaliser)", method, False, pooled)
+        for kind, pooled in (
+            ("wer", ("whisper_word_errors", "whisper_words")),
+            ("cer", ("whisper_char_errors", "whisper_chars")),
+        )
+    )
+
+
+def _normalized_figures(counts: ErrorCounts) -> dict[str, float]:
+    """Name the figures of `_normalized_columns`; a text of mere fillers, which the normaliser drops, has none."""
+    figures = {f"whisper_{name}": float(value) for name, value in counts._asdict().items()}
+    figures |= {"wer_whisper": MISSING, "cer_whisper": MISSING}
+    if counts.words:
+        figures["wer_whisper"] = counts.word_errors / counts.words
+        figures["cer_whisper"] = counts.char_errors / counts.chars
+    return figures
 
 
 def make_recognizer(model: str, device: str) -> Recognizer:

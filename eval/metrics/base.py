@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from eval.codecs.base import Frames
+from eval.codecs.base import Codec, Frames
 from eval.testlists import Clip, LabelledClip
 
 MISSING = float("nan")
@@ -86,6 +86,61 @@ class FrameMetric(Protocol):
             For each clip what `Metric.measure` returns.
         """
         ...
+
+
+class TokenMetric(Protocol):
+    """Measures what a codec's tokens do, clip by clip.
+
+    Attributes:
+        identity: all that its figures depend on besides the codec, as JSON.
+        columns: the figures, in the report's order.
+    """
+
+    identity: dict[str, Any]
+    columns: tuple[Column, ...]
+
+    def measure_tokens(self, codec: Codec, original: np.ndarray, clip: Clip) -> dict[str, float]:
+        """Measure one clip.
+
+        Args:
+            codec: one with tokens.
+            original: float32 [T] at the protocol's rate.
+            clip: what is known of the recording.
+
+        Returns:
+            What `Metric.measure` returns.
+        """
+        ...
+
+
+class CodesMetric(Protocol):
+    """Measures the codes of all clips together.
+
+    Attributes:
+        identity: all that its figures depend on besides the codes, as JSON.
+        columns: the figures, in the report's order.
+    """
+
+    identity: dict[str, Any]
+    columns: tuple[Column, ...]
+
+    def measure_codes(
+        self, codes: Sequence[np.ndarray], seconds: Sequence[float], sizes: Sequence[int]
+    ) -> list[dict[str, float]]:
+        """Measure all clips together.
+
+        Args:
+            codes: of each clip, int [n_q, F].
+            seconds: length of each.
+            sizes: entries of each codebook.
+
+        Returns:
+            For each clip what `Metric.measure` returns.
+        """
+        ...
+
+
+AnyMetric = Metric | FrameMetric | TokenMetric | CodesMetric
 
 
 class MetricSpec(NamedTuple):

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval.metrics.base import FrameMetric, Metric, MetricSpec
+from eval.metrics.base import AnyMetric, MetricSpec
 
 # in the report's order
-KINDS = ("signal", "pitch", "sim", "asr", "mos", "distilmos", "phones")
+KINDS = ("signal", "visqol", "pitch", "sim", "asr", "mos", "distilmos", "stability", "code_lm", "phones")
 FRAME_KINDS = ("phones",)
+# what is measured of tokens, and of the codes of all clips, of codecs that have them
+TOKEN_KINDS = ("stability",)
+CODES_KINDS = ("code_lm",)
 
 
-def make_metric(spec: MetricSpec, device: str = "cpu") -> Metric | FrameMetric:
+def make_metric(spec: MetricSpec, device: str = "cpu") -> AnyMetric:
     """Make the metric of a spec, ready to use.
 
     Args:
@@ -27,6 +30,10 @@ def make_metric(spec: MetricSpec, device: str = "cpu") -> Metric | FrameMetric:
         from eval.metrics.signal import SignalMetrics
 
         return SignalMetrics()
+    if spec.kind == "visqol":
+        from eval.metrics.visqol import Visqol
+
+        return Visqol()
     if spec.kind == "pitch":
         from eval.metrics.pitch import PitchMetrics
 
@@ -47,6 +54,14 @@ def make_metric(spec: MetricSpec, device: str = "cpu") -> Metric | FrameMetric:
         from eval.metrics.distilmos import DistilMos
 
         return DistilMos()
+    if spec.kind == "stability":
+        from eval.metrics.stability import TokenStability
+
+        return TokenStability()
+    if spec.kind == "code_lm":
+        from eval.metrics.code_lm import CodeLMBits
+
+        return CodeLMBits()
     if spec.kind == "phones":
         from eval.metrics.phones import PhoneMetrics
 

@@ -17,7 +17,8 @@ from eval.run.steps import Figures, null_for_nan
 
 PACKAGES = (
     *("mimotok", "torch", "numpy", "soxr", "soundfile", "pesq", "pystoi", "resemblyzer", "jiwer", "pocketsphinx"),
-    *("faster-whisper", "ctranslate2", "speechmos", "distillmos", "transformers"),
+    *("faster-whisper", "ctranslate2", "speechmos", "distillmos", "transformers", "whisper-normalizer", "librosa"),
+    *("visqol-python", "ai-edge-litert"),
 )
 
 

@@ -27,7 +27,7 @@ def encode_clips(
     Returns:
         Frames by the clip's id, without those that cannot be encoded.
     """
-    ids = {Framing(spec, device, clip.audio): clip.id for clip in clips}
+    ids = {Framing(spec, device, clip): clip.id for clip in clips}
     frames = {}
     with progress(f"{spec.label}: frames", len(ids)) as advance:
         for item, result in run_tasks(encode_frames, list(ids), workers):

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from eval import protocol
 from eval.codecs.base import Codec, CodecSpec
 from eval.metrics.base import Column, MetricSpec
-from eval.metrics.registry import FRAME_KINDS
+from eval.metrics.registry import CODES_KINDS, FRAME_KINDS, TOKEN_KINDS
 from eval.run.cache import Cache
 from eval.run.feedback import Notify, Progress, one_line
 from eval.run.frames import encode_clips
@@ -23,8 +25,11 @@ from eval.run.steps import (
     Figures,
     Measuring,
     Original,
+    Perturbing,
     has_frames,
+    has_tokens,
     measure,
+    measure_tokens,
     null_for_nan,
     open_codec,
     open_metric,
@@ -77,6 +82,7 @@ class CodecRun:
     nominal_bitrate: float | None
     codebook_sizes: tuple[int, ...]
     has_frames: bool = False
+    has_tokens: bool = False
     coding: dict[str, Figures] = field(default_factory=dict)
     figures: dict[str, Figures] = field(default_factory=dict)
     labelled: dict[str, Figures] = field(default_factory=dict)
@@ -140,12 +146,15 @@ class _Evaluation:
             self._prepare()
             for codec in self.run.codecs:
                 self._reconstruct(codec)
+        by_codec = dict.fromkeys(FRAME_KINDS, self._measure_frames)
+        by_codec |= dict.fromkeys(TOKEN_KINDS, self._measure_tokens)
+        by_codec |= dict.fromkeys(CODES_KINDS, self._measure_codes)
         for spec, identity in metrics.items():
-            if spec.kind in FRAME_KINDS:
-                for codec in self.run.codecs:
-                    self._measure_frames(codec, spec, identity)
-            else:
+            if spec.kind not in by_codec:
                 self._measure(spec, identity)
+                continue
+            for codec in self.run.codecs:
+                by_codec[spec.kind](codec, spec, identity)
         return self.run
 
     def _failed(self, line: str) -> None:
@@ -178,7 +187,14 @@ class _Evaluation:
                 self._failed(f"{spec.label}: {one_line(error)}")
                 continue
             self.run.codecs.append(
-                CodecRun(spec, codec.identity, codec.nominal_bitrate, codec.codebook_sizes, has_frames(codec))
+                CodecRun(
+                    spec,
+                    codec.identity,
+                    codec.nominal_bitrate,
+                    codec.codebook_sizes,
+                    has_frames=has_frames(codec),
+                    has_tokens=has_tokens(codec),
+                )
             )
         if not self.run.codecs:
             raise ValueError("none of the codecs can be used")
@@ -263,14 +279,59 @@ class _Evaluation:
                     codec.figures.setdefault(clip_id, {}).update(known)
                     continue
                 paths = audio_path(out, ORIGINAL, clip_id), audio_path(out, codec.spec.label, clip_id)
-                item = Measuring(spec, self.run.settings.device, clip, *paths)
+                # without its cut, which may hold the sound: the metrics read files
+                item = Measuring(spec, self.run.settings.device, replace(clip, cut=None), *paths)
                 questions[item] = (codec, clip_id, question)
+        self._answer(spec.kind, measure, questions, isolated=self.run.settings.isolated)
+
+    def _measure_tokens(self, codec: CodecRun, spec: MetricSpec, identity: dict[str, Any]) -> None:
+        if not codec.has_tokens:
+            return
+        questions = {}
+        for clip_id in codec.coding:
+            question = ["tokens", protocol.VERSION, identity, codec.identity, self.run.hashes[clip_id]]
+            known = self.cache.get(question)
+            if known is not None:
+                codec.figures.setdefault(clip_id, {}).update(known)
+                continue
+            path = audio_path(self.run.settings.out, ORIGINAL, clip_id)
+            item = Perturbing(spec, codec.spec, self.run.settings.device, self.run.clips[clip_id], path)
+            questions[item] = (codec, clip_id, question)
+        self._answer(spec.kind, measure_tokens, questions)
+
+    def _measure_codes(self, codec: CodecRun, spec: MetricSpec, identity: dict[str, Any]) -> None:
+        coded = {clip: coding["codes"] for clip, coding in codec.coding.items() if coding["codes"] is not None}
+        if not (codec.has_tokens and coded):
+            return
+        seconds = [self.run.seconds[clip_id] for clip_id in coded]
+        question = ["codes", protocol.VERSION, identity, codec.codebook_sizes, _codes_hash(coded, seconds)]
+        known = self.cache.get(question)
+        if known is None:
+            metric: Any = open_metric(spec, self.run.settings.device)
+            codes = [np.asarray(of_clip, np.int64) for of_clip in coded.values()]
+            with self.progress(f"{codec.spec.label}: {spec.kind}", 1) as advance, one_thread():
+                figures = metric.measure_codes(codes, seconds, codec.codebook_sizes)
+                advance()
+            known = {clip_id: null_for_nan(row) for clip_id, row in zip(coded, figures, strict=True)}
+            self.cache.put(question, known)
+        for clip_id, row in known.items():
+            codec.figures.setdefault(clip_id, {}).update(row)
+
+    def _answer(
+        self,
+        what: str,
+        function: Callable[[Any], Any],
+        questions: dict[Any, tuple[CodecRun, str, Any]],
+        *,
+        isolated: bool = False,
+    ) -> None:
+        """Compute figures of clips and cache them; questions: for each item its codec, clip and cached question."""
         failures = []
-        with self._tasks(spec.kind, measure, list(questions), isolated=self.run.settings.isolated) as tasks:
+        with self._tasks(what, function, list(questions), isolated=isolated) as tasks:
             for item, result in tasks:
                 codec, clip_id, question = questions[item]
                 if isinstance(result, Failed):
-                    failures.append(f"{codec.spec.label}: {clip_id}: {spec.kind}: {result.reason}")
+                    failures.append(f"{codec.spec.label}: {clip_id}: {what}: {result.reason}")
                 else:
                     codec.figures.setdefault(clip_id, {}).update(result)
                     self.cache.put(question, result)
@@ -309,10 +370,23 @@ class _Evaluation:
             codec.labelled.setdefault(clip_id, {}).update(row)
 
 
+def _codes_hash(codes: dict[str, Any], seconds: list[float]) -> str:
+    """Hash the codes and lengths of clips, in their order, which decides who learns from whom."""
+    return hashlib.sha256(json.dumps([list(codes.items()), seconds]).encode()).hexdigest()
+
+
 def _labels_hash(clips: tuple[LabelledClip, ...]) -> str:
     """Hash the recordings, by their names, paths, sizes and dates, with their labels."""
     rows = [
-        [clip.clip.id, clip.clip.speaker, os.path.abspath(clip.clip.audio), file_stamp(clip.clip.audio), clip.phones]
+        [
+            clip.clip.id,
+            clip.clip.speaker,
+            os.path.abspath(clip.clip.audio),
+            file_stamp(clip.clip.audio),
+            clip.phones,
+            # of the same file, cuts are other sounds
+            *([] if clip.clip.cut is None else [clip.clip.cut.to_dict()]),
+        ]
         for clip in clips
     ]
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(rows, default=repr).encode()).hexdigest()

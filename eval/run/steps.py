@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eval import protocol
-from eval.codecs.base import Codec, CodecSpec, FrameCodec, Frames
+from eval.codecs.base import Codec, CodecSpec, FrameCodec, Frames, TokenCodec
 from eval.codecs.registry import make_codec
-from eval.metrics.base import FrameMetric, Metric, MetricSpec
+from eval.metrics.base import AnyMetric, MetricSpec
 from eval.metrics.registry import make_metric
 from eval.run.alignment import align, find_delay
 from eval.run.store import load_wav, save_wav
 from eval.testlists import Clip
-from mimotok.io.audio import load_audio
+from mimotok.corpus.recordings import load_recording
 
 Figures = dict[str, Any]
 
@@ -47,17 +47,27 @@ class Measuring(NamedTuple):
     result: Path
 
 
+class Perturbing(NamedTuple):
+    """A codec whose tokens of an original are to be measured."""
+
+    spec: MetricSpec
+    codec: CodecSpec
+    device: str
+    clip: Clip
+    original: Path
+
+
 class Framing(NamedTuple):
     """A recording to be encoded into frames, without decoding."""
 
     spec: CodecSpec
     device: str
-    audio: str
+    clip: Clip
 
 
 def prepare_original(item: Original) -> tuple[str, float]:
     """Store a clip as the protocol demands. Returns its hash and seconds. Raises ValueError for silence."""
-    wav = _load_levelled(item.clip.audio)
+    wav = _load_levelled(item.clip)
     return save_wav(item.path, wav), len(wav) / protocol.SAMPLE_RATE
 
 
@@ -90,12 +100,17 @@ def measure(item: Measuring) -> Figures:
     return null_for_nan({name: float(value) for name, value in figures.items()})
 
 
+def measure_tokens(item: Perturbing) -> Figures:
+    """Measure the tokens of one original with one metric. Returns its figures, None for NaN."""
+    metric: Any = open_metric(item.spec, item.device)
+    codec = open_codec(item.codec, item.device)
+    return null_for_nan(metric.measure_tokens(codec, load_wav(item.original), item.clip))
+
+
 def encode_frames(item: Framing) -> Frames:
     """Encode one recording at the protocol's level. Raises ValueError for silence."""
     codec: Any = open_codec(item.spec, item.device)
-    frames: Frames = codec.frames(
-        protocol.resample(_load_levelled(item.audio), protocol.SAMPLE_RATE, codec.sample_rate)
-    )
+    frames: Frames = codec.frames(protocol.resample(_load_levelled(item.clip), protocol.SAMPLE_RATE, codec.sample_rate))
     return frames
 
 
@@ -116,7 +131,7 @@ def open_codec(spec: CodecSpec, device: str) -> Codec:
 
 
 @lru_cache(maxsize=1)
-def open_metric(spec: MetricSpec, device: str) -> Metric | FrameMetric:
+def open_metric(spec: MetricSpec, device: str) -> AnyMetric:
     """Make the metric of a spec, or return it if it was the last one. Raises as `make_metric`."""
     return make_metric(spec, device)
 
@@ -126,9 +141,15 @@ def has_frames(codec: Codec) -> bool:
     return isinstance(codec, FrameCodec)
 
 
-def _load_levelled(audio: str) -> np.ndarray:
+def has_tokens(codec: Codec) -> bool:
+    """Whether a codec's tokens can be read without decoding."""
+    # in this order: the second looks at frame_size, which a codec without codebooks cannot find out
+    return bool(codec.codebook_sizes) and isinstance(codec, TokenCodec)
+
+
+def _load_levelled(clip: Clip) -> np.ndarray:
     """Read a recording as float32 [T] at the protocol's rate and peak. Raises ValueError for silence."""
-    wav = load_audio(audio, protocol.SAMPLE_RATE)[0].numpy()
+    wav = load_recording(clip, protocol.SAMPLE_RATE)
     peak = float(np.abs(wav).max())
     if peak < protocol.SILENCE:
         raise ValueError(f"silent, its peak is {peak:.1g} of full scale: there is nothing to measure")

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -84,17 +84,9 @@ class DecoderGraph(nn.Module):
         Returns magnitude and phase, each [B, T, n_fft // 2 + 1], at the mel rate.
         """
         vocoder = self.decoder.vocoder
-        coarse_mel, mel_lengths = self.decoder.coarse_mel(self.dequantize(codes), lengths)
+        coarse_mel, mel_lengths = self.decoder.coarse_mel(self.quantizer.decode(codes), lengths)
         hidden = vocoder.layers(vocoder.embeddings(coarse_mel), mel_lengths)
         return vocoder.head.magnitude_phase(vocoder.layer_norm(hidden))
-
-    def dequantize(self, codes: Tensor) -> Tensor:
-        """Sum up the entries of the codes [B, n_q, F] that are not below 0. Returns [B, F, D]."""
-        entries = [
-            codebook.embed[code.clamp(min=0)] * (code >= 0)[..., None]
-            for codebook, code in zip(self.quantizer.codebooks(), codes.unbind(1), strict=False)
-        ]
-        return cast(Tensor, sum(entries))
 
 
 def dft_kernels(n_fft: int, window_size: int) -> Tensor:

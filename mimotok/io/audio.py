@@ -16,6 +16,7 @@ import soxr
 import torch
 from torch import Tensor
 
+from mimotok.io.decoded import Decoded, decoded_channels
 from mimotok.io.files import StrPath, atomic_path, open_regular, writing
 from mimotok.io.joined import find_more_sound
 from mimotok.io.levels import level_problem
@@ -53,27 +54,36 @@ class _ForwardFile(soundfile.SoundFile):
         return False
 
 
-def load_audio(path: StrPath, sample_rate: int) -> Tensor:
-    """Read a whole sound file.
+def load_audio(source: StrPath | Decoded, sample_rate: int) -> Tensor:
+    """Read a whole sound file, or take sound that another library has decoded.
 
     Args:
-        path: any file that libsndfile reads.
+        source: any file that libsndfile reads; or a pair of waveform [C, T] and rate, as `torchaudio.load` returns; or
+            a torchcodec `AudioDecoder` or its samples.
         sample_rate: Hz of the result; soxr resamples at quality "VHQ".
 
     Returns:
-        wav float32 [1, T], the mean of the file's channels. T is the file's samples x sample_rate / its rate, rounded
+        wav float32 [1, T], the mean of the channels. T is the samples of the source x sample_rate / its rate, rounded
         half up, and at least 1.
 
     Raises:
-        ValueError: in one line, for a file that is missing, empty, truncated or no audio, for rates outside 8 to 192
-            kHz, and for NaN, infinite samples and peaks above 16 (full scale is 1).
+        ValueError: in one line, for a file that is missing, empty, truncated or no audio, for a waveform of integers,
+            for rates outside 8 to 192 kHz, and for NaN, infinite samples and peaks above 16 (full scale is 1).
 
     Example:
         >>> wav = load_audio("examples/sample.flac", 24000)
         >>> wav.shape
         torch.Size([1, 205200])
     """
-    return torch.cat(list(read_blocks(path, sample_rate)), dim=1)
+    if isinstance(source, (str, os.PathLike)):
+        return torch.cat(list(read_blocks(source, sample_rate)), dim=1)
+    samples, rate = decoded_channels(source)
+    if not MIN_RATE <= rate <= MAX_RATE:
+        raise ValueError(f"the waveform: {rate} Hz is outside {MIN_RATE} to {MAX_RATE} Hz; resample it first")
+    if problem := level_problem(float(samples.min()), float(samples.max())):
+        raise ValueError(f"the waveform: {problem}")
+    blocks = resample_blocks(iter([samples.mean(axis=1)]), rate, sample_rate)
+    return torch.from_numpy(np.concatenate(list(blocks)))[None]
 
 
 def read_blocks(path: StrPath, sample_rate: int) -> Iterator[Tensor]:

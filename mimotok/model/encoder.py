@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mimotok.config import TokenizerConfig
 from mimotok.model.lengths import frames_needed, zero_invalid, zero_padding
 from mimotok.model.linear import dtype_of
-from mimotok.model.quantizer import ResidualQuantizer
+from mimotok.model.quantizers import make_quantizer
 from mimotok.model.receptive_field import encoder_lag, stem_reach
 from mimotok.model.state import StreamState
 from mimotok.model.transformer import Frames, Stack, StackShape, make_norm
@@ -31,7 +33,7 @@ class Encoder(nn.Module):
         if pool > 1:
             self.down_sample_layer = nn.Sequential(nn.Conv1d(dim, dim, pool, stride=pool, bias=False), nn.GELU())
             self.down_sample_norm = make_norm(config.ln_type, dim)
-        self.quantizer = ResidualQuantizer(config)
+        self.quantizer: Any = make_quantizer(config)
         self._lag = encoder_lag(config) if config.encoder_is_bounded else 0
 
     def forward(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:

@@ -13,13 +13,25 @@ import torch
 from torch import Tensor, nn
 
 from mimotok.config import TokenizerConfig
+from mimotok.io.terminal import shortened
 
 
-class Codebook(nn.Module):
-    """One table `embed` [C, D] with its moving averages, all fp32 whatever the model's dtype is.
+class FullPrecision(nn.Module):
+    """A module that stays fp32 whatever the model's dtype is, as what decides a code must.
 
-    The nearest entry decides the code: in half precision it would often be another one.
+    In half precision the nearest entry would often be another one.
     """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FullPrecision:
+        def move_only(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return cast(FullPrecision, super()._apply(move_only, recurse))
+
+
+class Codebook(FullPrecision):
+    """One table `embed` [C, D] with its moving averages."""
 
     embed: Tensor
     embed_avg: Tensor
@@ -34,13 +46,6 @@ class Codebook(nn.Module):
         self.register_buffer("cluster_size", zeros(size))
         self.register_buffer("inited", zeros(1))
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Codebook:
-        def move_only(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        return cast(Codebook, super()._apply(move_only, recurse))
-
     def nearest(self, residual: Tensor) -> Tensor:
         """residual: [N, D] -> codes [N], the entry at the smallest Euclidean distance."""
         # |r - e|^2 without |r|^2, which is the same for every entry
@@ -53,6 +58,8 @@ class ResidualQuantizer(nn.Module):
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
+        if config.quantizer_settings:
+            raise ValueError(f"quantizer_settings={shortened(config.quantizer_settings)}: residual_vq takes none")
         self.layers = nn.ModuleList(Codebook(size, config.d_model) for size in config.codebook_sizes)
 
     def codebooks(self) -> list[Codebook]:
@@ -70,11 +77,13 @@ class ResidualQuantizer(nn.Module):
             codes.append(code.view(batch, frames))
         return torch.stack(codes, dim=1)
 
-    def decode(self, codes: Tensor, n_q: int | None = None) -> Tensor:
-        """codes: int64 [B, n, F], n up to all codebooks.
+    def decode(self, codes: Tensor) -> Tensor:
+        """codes: int64 [B, n, F], n up to all codebooks. Returns the sum of their entries, [B, F, D] in fp32.
 
-        Returns the sum of the first `n_q` entries, [B, F, D] in fp32.
+        A code below 0 is left out of the sum.
         """
-        used = codes.unbind(1)[:n_q]
-        entries = (book.embed[code] for book, code in zip(self.codebooks(), used, strict=False))
+        entries = [
+            codebook.embed[code.clamp(min=0)] * (code >= 0)[..., None]
+            for codebook, code in zip(self.codebooks(), codes.unbind(1), strict=False)
+        ]
         return cast(Tensor, sum(entries))

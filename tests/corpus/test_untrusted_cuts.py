@@ -18,10 +18,10 @@ import soundfile
 from mimotok.corpus import TokenDataset, tokenize_corpus, verify_corpus
 from mimotok.corpus.cuts import load_cut, make_cut, with_memory
 from mimotok.corpus.ledger import read_failures
+from mimotok.corpus.shar import Shard, find_shards, shar_cuts
 from tests.helpers.corpus_tools import records_of
 from train.data.cache import prepare
 from train.data.manifest import read_manifest
-from train.data.shar import Shard, find_shards, shar_cuts
 
 pytestmark = pytest.mark.slow
 

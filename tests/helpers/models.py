@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from mimotok.config import TokenizerConfig
+from mimotok.model.quantizer import ResidualQuantizer
 from mimotok.tokenizer import Tokenizer
 
 TINY = TokenizerConfig(
@@ -43,6 +44,8 @@ def make_tokenizer(config: TokenizerConfig, seed: int = 0) -> Tokenizer:
         for parameter in tokenizer.parameters():
             if parameter.dim() == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
+        if not isinstance(tokenizer.encoder.quantizer, ResidualQuantizer):
+            return tokenizer
         for depth, codebook in enumerate(tokenizer.encoder.quantizer.codebooks()):
             codebook.embed.normal_(std=0.7 ** (depth + 1))
             codebook.cluster_size.fill_(1)

@@ -1,4 +1,4 @@
-"""`runs/embedded.sh` on a tiny model: from a manifest to a model that encodes, and the same command goes on."""
+"""`runs/gpu.sh`, with `runs/embedded.sh` in it, on a tiny model: it makes weights, and the same command goes on."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ SAID = (
 )
 
 
-def embedded(*arguments: object) -> subprocess.CompletedProcess[str]:
+def run_script(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = ["runs/embedded.sh", *map(str, arguments)]
+    command = [f"runs/{script}", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -51,27 +51,32 @@ def test_one_command_makes_a_model_and_goes_on_where_it_was(tmp_path: Path) -> N
     machine = tmp_path / "machine.yaml"
     quick = {"batch_seconds": 3.0, "max_seconds": 0, "crop_seconds": [1.44, 1.44], "cache_dir": str(tmp_path / "cache")}
     machine.write_text(yaml.safe_dump({"data": quick, "trainer": {"limit_val_batches": 1, "logger": False}}))
-    run = tmp_path / "run"
     out = tmp_path / "out"
-    arguments = ["--root", tmp_path, "--synthetic", 0, "--steps", 0, "--config", machine, "--run", run, "--out", out]
+    arguments = ["--device", "cpu", "--tiny", "--root", tmp_path, "--config", machine, "--out", out]
     arguments += ["--model", CONFIGS / "models" / "tiny.json", manifest]
-    done = embedded(*arguments)
+    done = run_script("gpu.sh", *arguments)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "1 manifest(s)" in done.stdout
-    tokenizer = mimotok.Tokenizer.from_pretrained(out)
-    joint = mimotok.Tokenizer.from_pretrained(run / "joint-model")
+    report = (out / "report.txt").read_text()
+    assert report.count("\n## ") == 6
+    assert "float32   codes that differ, by codebook: 0.00%" in report
+    parts = sorted((out / "parts").glob("model.safetensors.*"))
+    assert b"".join(part.read_bytes() for part in parts) == (out / "model" / "model.safetensors").read_bytes()
+    tokenizer = mimotok.Tokenizer.from_pretrained(out / "model")
+    joint = mimotok.Tokenizer.from_pretrained(out / "recipe" / "joint-model")
     wav = mimotok.load_audio(SAMPLE, 24_000)[:, :24_000]
     codes = tokenizer.encode(wav)
     # the adversarial stage leaves the codes alone and trains the decoder
     assert codes.equal(joint.encode(wav))
     assert not tokenizer.decode(codes).equal(joint.decode(codes))
-    written = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
-    assert embedded(*arguments).returncode == 0
-    assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == written
+    written = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    assert run_script("gpu.sh", *arguments).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == written
 
 
+@pytest.mark.parametrize("script", ["embedded.sh", "gpu.sh"])
 @pytest.mark.parametrize("arguments", [[], ["--stepps", "1", "manifest.jsonl"]])
-def test_a_wrong_command_ends_in_one_line(arguments: list[str]) -> None:
-    done = embedded(*arguments)
+def test_a_wrong_command_ends_in_one_line(script: str, arguments: list[str]) -> None:
+    done = run_script(script, *arguments)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1

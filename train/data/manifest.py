@@ -1,9 +1,9 @@
-"""The clips of a training corpus, from JSONL manifests and Lhotse CutSets, and their samples."""
+"""The clips of a training corpus, from all that `mimotok.corpus.recordings` reads, and their samples."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import islice
@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import soundfile as sf
 
-from mimotok.corpus.cuts import files_in, is_cut, load_cut, make_cut
-from mimotok.corpus.supervisions import said_in
+from mimotok.corpus.cuts import files_in, load_cut
+from mimotok.corpus.recordings import read_recordings, with_durations
+from mimotok.corpus.shar import is_shar
 from mimotok.io.alignments import Phone, read_alignments
 from mimotok.io.audio import load_audio
-from mimotok.io.clips import Clip, read_clips
-from mimotok.io.encoding import encoding_problem, escaped
-from mimotok.io.manifest import read_rows
+from mimotok.io.clips import Clip
+from mimotok.io.encoding import escaped
 from mimotok.io.remote import is_remote
 from mimotok.io.terminal import excerpt
 
@@ -104,26 +104,46 @@ def read(clip: Clip, start: float = 0.0, seconds: float = 1e6) -> tuple[np.ndarr
 
 
 def read_manifest(paths: str | Iterable[str], root: str = ".", *, allow_outside: bool = False) -> list[Clip]:
-    """Read the clips of one or several manifests, in order.
+    """Read the clips of one or several corpora, in order.
 
     Args:
-        paths: JSONL manifests (see `mimotok.io.clips.read_clips`; `duration` is needed), or Lhotse CutSets (.jsonl or
-            .jsonl.gz; needs lhotse). A clip without `source` gets the file's name, one without `split` is for training.
-        root: folder of relative audio paths.
+        paths: folders and lists, see `mimotok.corpus.recordings.read_recordings`. A clip without `source` gets the
+            file's or folder's name, one without `split` is for training, and durations that are not told are read in
+            the headers of the files.
+        root: folder of relative audio paths of manifests.
         allow_outside: audio may lie elsewhere than below `root` or the manifest's folder.
 
     Raises:
-        ValueError: for a file that cannot be read, a line that is not understood, and a folder (Shar is streamed).
+        ValueError: for a file that cannot be read, a line that is not understood, a source without recordings, and a
+            Shar folder, which is streamed.
     """
     clips: list[Clip] = []
     if isinstance(paths, str):
         paths = [paths]
     for path in paths:
-        if Path(path).is_dir():
-            raise ValueError(f"{path}: a folder; a Shar folder is for training only, and needs no preparation")
-        read_one = _read_cuts if _is_cut_set(path) else _read_jsonl
-        clips += read_one(path, root, allow_outside)
-    return clips
+        if is_shar(path):
+            raise ValueError(f"{path}: a Shar folder is for training only, and needs no preparation")
+        source = Path(path).absolute().name.split(".")[0]
+        clips += [for_training(clip, source) for clip in read_recordings(path, root, allow_outside=allow_outside)]
+    return with_durations(clips)
+
+
+def manifest_row(clip: Clip) -> dict[str, Any]:
+    """Return the line of a manifest for a clip, with absolute paths: a cut, or the fields of a JSONL manifest."""
+    if clip.cut is not None:
+        row: dict[str, Any] = clip.cut.to_dict()
+        return row
+    row = {
+        "audio": os.path.abspath(clip.audio),
+        "id": clip.id,
+        "duration": clip.duration,
+        "text": clip.text,
+        "text_source": clip.text_source,
+        "language": clip.language,
+        "speaker": clip.speaker,
+        "source": clip.source,
+    }
+    return {name: value for name, value in row.items() if value is not None}
 
 
 def check_root(clips: Sequence[Clip], root: str) -> None:
@@ -140,70 +160,14 @@ def check_root(clips: Sequence[Clip], root: str) -> None:
         raise ValueError(f"root={root}: {where}: of {len(local)} files that were tried none is there, e.g. {local[0]}")
 
 
-def _is_cut_set(path: str) -> bool:
-    first = next(read_rows(path), None)
-    return first is not None and is_cut(first[1])
-
-
-def _read_jsonl(path: str, root: str, allow_outside: bool) -> list[Clip]:
-    source = Path(path).name.split(".")[0]
-    return [
-        _for_training(clip, source) for clip in read_clips(path, root, need_duration=True, allow_outside=allow_outside)
-    ]
-
-
-def _for_training(clip: Clip, source: str) -> Clip:
+def for_training(clip: Clip, source: str) -> Clip:
+    """Return a clip as training has it: with a source and a split, and a name that can be written down."""
     # without the metadata, which nobody needs here: a corpus may have millions of clips
     clip = replace(clip, source=clip.source or source, split=clip.split or "train", metadata={})
     if clip.problem is None:
         return clip
     # it will be skipped, under a name that can be written down
     return replace(clip, id=escaped(clip.id), source=escaped(clip.source), text=None, speaker=None, language=None)
-
-
-def _read_cuts(path: str, root: str, allow_outside: bool) -> list[Clip]:
-    source = Path(path).name.split(".")[0]
-
-    def make(row: dict[str, Any]) -> Any:
-        if not isinstance(row.get("id"), str):
-            raise ValueError("a cut needs an `id`, a text")
-        return make_cut(row, root, str(Path(path).parent), allow_outside=allow_outside)
-
-    return [cut_clip(cut, source) for cut in read_cuts(path, make)]
-
-
-def read_cuts(path: str, make: Callable[[dict[str, Any]], Any]) -> Iterator[Any]:
-    """Apply `make` to each line of a CutSet. Its ValueError is raised with the file and the line number before it."""
-    for number, row in read_rows(path):
-        try:
-            yield make(row)
-        except ValueError as error:
-            raise ValueError(f"{path}:{number}: {error}") from None
-
-
-def cut_clip(cut: Any, source: str) -> Clip:
-    """Turn a Lhotse cut into a `Clip`; `source` and `split` come from the cut's custom fields where it has them."""
-    custom = cut.custom or {}
-    said = said_in(cut.to_dict())
-    files = _files(cut)
-    problem = encoding_problem([cut.id, *said, custom.get("source"), custom.get("split")])
-    return Clip(
-        id=escaped(cut.id),
-        audio=next(iter(files), ""),
-        duration=cut.duration,
-        source=custom.get("source") or source,
-        text=said.text if problem is None else None,
-        split=custom.get("split") or "train",
-        speaker=said.speaker,
-        language=said.language,
-        cut=cut,
-        problem=problem,
-    )
-
-
-def _files(cut: Any) -> list[str]:
-    recording = getattr(cut, "recording", None)
-    return [str(source.source) for source in getattr(recording, "sources", []) if source.type == "file"]
 
 
 def with_phones(clips: Iterable[Clip], alignments: str, root: str = ".") -> list[Clip]:

@@ -4,39 +4,49 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from mimotok.corpus.shar import find_shards, is_shar
 from train.data.augment import AugmentConfig
 from train.data.batches import Batch, BatchDataset, Render, ResumableLoader, TrainDataset, ValidationLoader
 from train.data.cache import prepare, read_prepared
 from train.data.manifest import Clip, check_root, read_manifest, with_phones
 from train.data.plan import PlanConfig, PlannedBatch, check_weights, train_plan, whole_plan
-from train.data.shar import ShardBatches, find_shards
+from train.data.shar import ShardBatches
+from train.data.split import check_settings, choose_held_out
 
 __all__ = ["Batch", "SpeechDataModule"]
 
 log = logging.getLogger(__name__)
 
 AUGMENT = AugmentConfig()
+DEFAULT_RATE = 24000
+DEFAULT_FRAME_RATE = 25.0
 
 
 class SpeechDataModule(L.LightningDataModule):
     """Speech for training and validation, from a manifest.
 
     A training batch holds about `batch_seconds` of audio, padded to one length: whole utterances with their text, and
-    crops without text from clips that have none or are too long. Validation is the manifest's "dev" split, or all of
-    `val_manifest`: whole clips, not augmented, always in the same order.
+    crops without text from clips that have none or are too long. Validation is the manifest's "dev" split, what
+    `val_fraction` or `val_speakers` hold out, or all of `val_manifest`: whole clips, not augmented, always in the same
+    order.
 
     Args:
-        manifest: JSONL or Lhotse CutSet file(s), or Lhotse Shar folder(s); see train/README.md.
-        root: folder of relative audio paths.
+        manifest: folder(s) of audio or of a corpus, JSONL or Lhotse CutSet file(s), or Lhotse Shar folder(s); see
+            train/README.md.
+        root: folder of a manifest's relative audio paths.
         allow_outside: audio may lie elsewhere than below `root` or the manifest's folder.
-        val_manifest: JSONL or CutSet file(s) for validation, instead of the manifest's own dev split.
-        sample_rate: Hz.
+        val_manifest: the same for validation, but no Shar, instead of the manifest's own dev split.
+        val_fraction: share of the seconds to hold out for validation, by speaker, where the data brings no dev split.
+        val_speakers: who is held out, instead.
+        sample_rate: Hz, the model's; `python -m train` sets it by the model.
         batch_seconds: padded audio in a batch, to the nearest whole number of clips.
         max_seconds: longest whole utterance; 0 crops every clip that is longer than a crop.
         crop_seconds: shortest and longest crop. Clips shorter than their crop come whole.
@@ -58,7 +68,9 @@ class SpeechDataModule(L.LightningDataModule):
         root: str = ".",
         *,
         val_manifest: str | list[str] | None = None,
-        sample_rate: int = 24000,
+        val_fraction: float | None = None,
+        val_speakers: list[str] | None = None,
+        sample_rate: int = DEFAULT_RATE,
         batch_seconds: float = 24.0,
         max_seconds: float = 12.0,
         crop_seconds: tuple[float, float] = (2.4, 7.2),
@@ -68,7 +80,7 @@ class SpeechDataModule(L.LightningDataModule):
         augment: AugmentConfig | None = AUGMENT,
         cache_dir: str | None = None,
         alignments: str | None = None,
-        frame_rate: float = 25.0,
+        frame_rate: float = DEFAULT_FRAME_RATE,
         num_workers: int = 0,
         seed: int = 0,
         allow_outside: bool = False,
@@ -78,6 +90,9 @@ class SpeechDataModule(L.LightningDataModule):
         self.root = root
         self.val_manifest = val_manifest
         self.allow_outside = allow_outside
+        check_settings(val_fraction, val_speakers)
+        self.val_fraction = val_fraction
+        self.val_speakers = val_speakers
         self.plan_config = PlanConfig(
             sample_rate=sample_rate,
             batch_seconds=batch_seconds,
@@ -95,9 +110,31 @@ class SpeechDataModule(L.LightningDataModule):
         self.frame_rate = None if alignments is None else frame_rate
         if alignments is not None and _is_shar(manifest):
             raise ValueError(f"alignments={alignments}: a Shar folder takes none; train from a manifest, or set null")
+        if self._holds_out and _is_shar(manifest):
+            raise ValueError("val_fraction and val_speakers: a Shar folder is streamed; give val_manifest instead")
+        if self._holds_out and val_manifest is not None:
+            raise ValueError(f"val_manifest={val_manifest}: give it, or one of val_fraction and val_speakers")
         self.train_clips: list[Clip] = []
         self.val_clips: list[Clip] = []
+        # as the manifest has them: they can be read without the cache
+        self.held_out: list[Clip] = []
         self.skipped: dict[str, str] = {}
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz, of the sound in batches."""
+        return self.plan_config.sample_rate
+
+    def follow(self, sample_rate: int, frame_rate: float) -> None:
+        """Take the rates of a model, in Hz, where others than the defaults have not been asked for."""
+        if self.plan_config.sample_rate == DEFAULT_RATE:
+            self.plan_config = replace(self.plan_config, sample_rate=sample_rate)
+        if self.frame_rate == DEFAULT_FRAME_RATE:
+            self.frame_rate = frame_rate
+
+    @property
+    def _holds_out(self) -> bool:
+        return self.val_fraction is not None or self.val_speakers is not None
 
     def prepare_data(self) -> None:
         """Decode the corpus into `cache_dir`, where that has not been done."""
@@ -131,6 +168,8 @@ class SpeechDataModule(L.LightningDataModule):
         if self.train_clips or self.val_clips:
             return
         clips, self.skipped = self._read(self.manifest)
+        if self._holds_out:
+            clips = self._hold_out(clips)
         self.train_clips = [clip for clip in clips if clip.split == "train"]
         self.val_clips = [clip for clip in clips if clip.split == "dev"]
         if self.val_manifest is not None:
@@ -142,8 +181,18 @@ class SpeechDataModule(L.LightningDataModule):
             self.train_clips = clips[:count]
             self.val_clips = clips[count:]
         for clip in self.train_clips:
-            if clip.duration < self.plan_config.min_seconds:
+            if clip.problem is not None:
+                self.skipped[clip.id] = clip.problem
+            elif clip.duration < self.plan_config.min_seconds:
                 self.skipped[clip.id] = f"short: {clip.duration:.2f} s"
+
+    def _hold_out(self, clips: list[Clip]) -> list[Clip]:
+        # by what the manifest says, whether it is decoded already and whatever can be read today
+        listed = read_manifest(self.manifest, self.root, allow_outside=self.allow_outside)
+        held_out = choose_held_out(listed, fraction=self.val_fraction, speakers=self.val_speakers, seed=self.seed)
+        rank_zero_info(held_out.message)
+        self.held_out = [clip for clip in listed if held_out.has(clip)]
+        return held_out.mark(clips)
 
     def train_dataloader(self) -> ResumableLoader:
         """Return this rank's endless training batches; `len` is an epoch's, equal on all ranks."""
@@ -210,9 +259,7 @@ def _given(weights: dict[str, float | None] | None) -> dict[str, float] | None:
 
 
 def _is_shar(manifest: str | list[str]) -> bool:
-    if isinstance(manifest, list):
-        manifest = manifest[0]
-    return Path(manifest).is_dir()
+    return bool(manifest) and is_shar(manifest[0] if isinstance(manifest, list) else manifest)
 
 
 def _epoch_plan(

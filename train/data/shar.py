@@ -1,4 +1,4 @@
-"""Lhotse Shar folders, for corpora too large for a cache, read shard by shard.
+"""Batches out of Lhotse Shar folders, for corpora too large for a cache, read shard by shard.
 
 Each shard is planned by itself, as a small corpus, from its cuts' metadata. Shards are distributed to ranks and workers
 in an order drawn anew each epoch. Shuffle the cuts when exporting: a batch mixes the clips of one shard only.
@@ -6,53 +6,23 @@ in an order drawn anew each epoch. Shuffle the cuts when exporting: a batch mixe
 
 from __future__ import annotations
 
-import json
-import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import count
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from mimotok.corpus.cuts import make_cut, with_memory
-from mimotok.io.files import open_regular
-from mimotok.io.terminal import excerpt
+from mimotok.corpus.cuts import make_cut
+from mimotok.corpus.recordings import clip_of_cut
+from mimotok.corpus.shar import Shard, read_cuts, shar_cuts
 from train.data.augment import AugmentConfig
 from train.data.batches import Loaded, Render
-from train.data.manifest import Clip, cut_clip, read_cuts
+from train.data.manifest import Clip, for_training
 from train.data.plan import PlanConfig, PlannedBatch, train_plan
-
-
-class Shard(NamedTuple):
-    """One `cuts` file, the `recording` file with its audio, and the source's name, which is the folder's."""
-
-    cuts: str
-    recording: str
-    source: str
-
-    @property
-    def folder(self) -> str:
-        """The folder of both files."""
-        return str(Path(self.cuts).parent)
-
-
-def find_shards(folders: str | list[str]) -> list[Shard]:
-    """List all shards of Shar folders, by name. Raises ValueError where cuts and recordings do not pair."""
-    shards: list[Shard] = []
-    if isinstance(folders, str):
-        folders = [folders]
-    for folder in folders:
-        cuts, recordings = (sorted(map(str, Path(folder).glob(f"{field}.*"))) for field in ("cuts", "recording"))
-        if not cuts or len(cuts) != len(recordings):
-            found = f"{len(cuts)} cuts files and {len(recordings)} recording files"
-            raise ValueError(f"{folder}: {found}; a Shar folder has as many (`lhotse shar export --audio flac`)")
-        shards += [Shard(*pair, Path(folder).name) for pair in zip(cuts, recordings, strict=True)]
-    return shards
 
 
 class ShardBatches(IterableDataset[Loaded]):
@@ -114,7 +84,8 @@ class ShardBatches(IterableDataset[Loaded]):
 
     def _plan(self, epoch: int, number: int) -> tuple[list[Clip], list[PlannedBatch]]:
         shard = self.shards[number]
-        clips = [cut_clip(cut, shard.source) for cut in read_cuts(shard.cuts, partial(make_cut, root=shard.folder))]
+        cuts = read_cuts(shard.cuts, partial(make_cut, root=shard.folder))
+        clips = [for_training(clip_of_cut(cut), shard.source) for cut in cuts]
         return clips, train_plan(clips, self.config, self.augment, (self.seed, epoch, number))
 
     def _render(
@@ -137,43 +108,3 @@ def _with_audio(shard: Shard) -> tuple[dict[str, Any], dict[str, str]]:
     except Exception as error:  # a truncated tar still gives the clips before the break
         return cuts, {shard.recording: f"corrupt: {type(error).__name__}: {error}"}
     return cuts, {}
-
-
-def shar_cuts(shard: Shard) -> Iterator[Any]:
-    """Yield a shard's cuts that have audio, with it. Raises ValueError where cuts and recordings do not match."""
-    recordings = _recordings(shard.recording)
-
-    def with_audio(row: dict[str, Any]) -> Any:
-        name, recording, data = next(recordings)
-        if name != str(row.get("id")):
-            raise ValueError(f"cut {excerpt(row.get('id'))}: the recording at its place in {shard.recording} is {name}")
-        return None if recording is None else with_memory(row, recording, data, shard.folder)
-
-    yield from (cut for cut in read_cuts(shard.cuts, with_audio) if cut is not None)
-
-
-def _recordings(path: str) -> Iterator[tuple[str, dict[str, Any] | None, bytes]]:
-    """Yield names, metadata (None where a cut has no recording) and encoded sounds, which lie in pairs in the tar."""
-    with open_regular(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-        members = iter(tar)
-        for first in members:
-            second = next(members, None)
-            if second is None:
-                raise ValueError(f"{path}: {first.name} has no metadata behind it")
-            name = str(Path(first.name).with_suffix(""))
-            data, about = (_content(tar, member, path) for member in (first, second))
-            if second.name.endswith(".nometa"):
-                yield name, None, b""
-                continue
-            recording = json.loads(about)
-            if not isinstance(recording, dict):
-                raise ValueError(f"{path}: {second.name} is not a recording")
-            yield name, recording, data
-
-
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> bytes:
-    # a sparse one is as large as it says, whatever the file's size
-    if not member.isreg() or member.issparse():
-        raise ValueError(f"{path}: {member.name} is not a regular file")
-    file = tar.extractfile(member)
-    return b"" if file is None else file.read()

@@ -7,7 +7,7 @@ Audio Compression", section 3.4. Everything keeps time on dimension 2, where the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,41 @@ class Judgements(NamedTuple):
 
     logits: list[Tensor]
     features: list[list[Tensor]]
+
+
+class Judge(Protocol):
+    """What the adversarial stage asks of its discriminators, an nn.Module of K of them."""
+
+    def __call__(self, wav: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
+        """Judge wav [B, T]. Returns `Judgements`, or a plain pair of the same.
+
+        First K logits [B, 1, time, width], high where it sounds real, then for each of the K the features
+        [B, C, time, width] of its hidden layers. Time is on dimension 2, because the losses mask padding there.
+        """
+
+
+def judge(discriminators: nn.Module, wav: Tensor, *, features: bool = True) -> Judgements:
+    """Judge wav [B, T] by a `Judge`.
+
+    features: whether there must be some, for the feature matching loss. Raises ValueError where the module returns
+    something else.
+    """
+    returned = discriminators(wav)
+    name = type(discriminators).__name__
+    if not isinstance(returned, tuple) or len(returned) != 2 or isinstance(returned[0], Tensor) or not returned[0]:
+        kind = type(returned).__name__
+        raise ValueError(f"discriminators: {name} returned a {kind}; return Judgements(logits, features)")
+    found = Judgements(list(returned[0]), [list(layers) for layers in returned[1]])
+    for tensor in (*found.logits, *(layer for layers in found.features for layer in layers)):
+        if tensor.dim() != 4 or len(tensor) != len(wav):
+            shape = list(tensor.shape)
+            raise ValueError(f"discriminators: {name} returned {shape}; return [batch, channels, time, width]")
+    if features and (len(found.features) != len(found.logits) or not all(found.features)):
+        raise ValueError(
+            f"discriminators: {name} shows no features for each of its logits; return some, or set "
+            "loss_weights.feature_matching to null"
+        )
+    return found
 
 
 class PeriodDiscriminator(nn.Module):

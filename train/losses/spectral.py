@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -36,7 +36,7 @@ class MelLoss:
         scales: (n_mels, window, hop) each, window and hop in samples.
         exponents: as in `mel_loss`.
         floor: as in `mel_loss`.
-        sample_rate: Hz.
+        sample_rate: Hz, for which the scales are given; a stage takes the loss `at_rate` of its model.
 
     Raises:
         ValueError: where a scale has a filter without input.
@@ -57,6 +57,18 @@ class MelLoss:
                     f"mel scale ({n_mels} bins, window {window}): {empty} filters lie between two FFT bins "
                     f"and would never train; use fewer bins or a wider window"
                 )
+
+    def at_rate(self, sample_rate: int) -> MelLoss:
+        """Return the loss for another sample rate: windows of the same times, and filters as wide on the mel scale."""
+        if sample_rate == self.sample_rate:
+            return self
+        stretch = sample_rate / self.sample_rate
+        mels = _hz_to_mel(sample_rate / 2) / _hz_to_mel(self.sample_rate / 2)
+        scales = tuple(
+            (max(1, int(n_mels * mels)), 2 * round(window * stretch / 2), round(hop * stretch))
+            for n_mels, window, hop in self.scales
+        )
+        return replace(self, scales=scales, sample_rate=sample_rate)
 
     def __call__(self, prediction: Tensor, target: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Compute the scalar loss of wav [B, T] against a target [B, T] with lengths [B] samples."""
@@ -109,6 +121,10 @@ def mel_loss(
                 error = (_box_cox(predicted, exponent) - _box_cox(wanted, exponent)).abs()
                 total = total + frame_mean(error, lengths, hop)
         return total
+
+
+def _hz_to_mel(hertz: float) -> float:
+    return 2595.0 * math.log10(1.0 + hertz / 700.0)
 
 
 def _box_cox(x: Tensor, exponent: float) -> Tensor:

@@ -14,11 +14,11 @@ from jsonargparse import ActionConfigFile, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from mimotok.io.remote import is_remote
 from train.data.module import SpeechDataModule
 from train.run.checkpoints import require_room
+from train.run.loggers import LoggerName, make_loggers, note_settings
 from train.run.progress import StepProgress
 from train.run.record import ResolvedConfig, RunRecord
 from train.run.settings import check_resumable, run_settings
@@ -38,6 +38,11 @@ BASE_CONFIG = Path(__file__).parents[1] / "configs" / "base.yaml"
 
 # Weights by name. A later config, as a dotted flag does, changes those that it names.
 MERGED = ("model.init_args.loss_weights", "data.source_weights")
+# The file or the keys of a config.json. Keys of a later config change the sizes of an earlier one.
+SIZES = "model.init_args.model"
+MODEL = f"--{SIZES}"
+# Words after which nothing is trained.
+ANSWERED_AT_ONCE = ("-h", "--help", "--print_config")
 RUNS = "runs"
 # What Lightning understands as a checkpoint that is no path.
 KEYWORDS = ("best", "last", "hpc", "registry")
@@ -50,11 +55,15 @@ class MergingConfigFile(ActionConfigFile):
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         """Read a config. Called by jsonargparse."""
         before = {name: _as_dict(cfg.get(name)) for name in MERGED}
+        sizes = cfg.get(SIZES)
         super().__call__(parser, cfg, values, option_string)
         for name, weights in before.items():
             given = _as_dict(cfg.get(name))
             if weights and given:
                 cfg[name] = {**weights, **given}
+        changed = _as_dict(cfg.get(SIZES))
+        if changed and sizes and "base" not in changed:
+            cfg[SIZES] = {**(_as_dict(sizes) or {"base": sizes}), **changed}
 
 
 def _as_dict(weights: Any) -> dict[str, Any] | None:
@@ -103,7 +112,23 @@ class StageCLI(LightningCLI):
             "--fresh", action="store_true", help="Begin a new run, in NAME-2 and so on where NAME has checkpoints."
         )
         parser.add_argument("--resume", action="store_true", help="Go on from last.ckpt though settings have changed.")
+        parser.add_argument(
+            "--logger", type=LoggerName, default="tensorboard", help="Also log to Weights & Biases or MLflow."
+        )
         parser.link_arguments("seed_everything", "data.seed", compute_fn=_seed)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the command line, in which sizes of the model change its config.json. Called by LightningCLI."""
+        words = sys.argv[1:] if args is None else args
+        whole = with_base_of_sizes(parser, words) if isinstance(words, list) else words
+        # LightningCLI warns of words that are not those of the command line
+        super().parse_arguments(parser, args if whole == words else whole)
+
+    def instantiate_classes(self) -> None:
+        """Build stage, data and trainer; the data gets the model's rates. Called by LightningCLI."""
+        super().instantiate_classes()
+        tokenizer = self.model.tokenizer
+        self.datamodule.follow(tokenizer.sample_rate, tokenizer.frame_rate)
 
     def before_instantiate_classes(self) -> None:
         """Give the stage the run's seed, and its schedules the run's steps. Called by LightningCLI.
@@ -153,8 +178,11 @@ class StageCLI(LightningCLI):
         for callback in config.callbacks or []:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(root / "checkpoints")
+        service = self.config_init[str(self.subcommand)].logger
+        if service != "tensorboard" and config.logger is not None and not config.fast_dev_run:
+            raise ValueError(f"--logger {service}: trainer.logger says where to log already; leave one of them out")
         if config.logger is None:
-            kwargs["logger"] = [TensorBoardLogger(root, name="tensorboard"), CSVLogger(root, name="csv")]
+            kwargs["logger"] = make_loggers("tensorboard" if config.fast_dev_run else service, root)
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
@@ -165,6 +193,7 @@ class StageCLI(LightningCLI):
         config = self.config.fit
         settings = run_settings(config.as_dict(), self.model)
         self.trainer.callbacks.append(RunRecord(Path(self.trainer.default_root_dir), settings))  # type: ignore[attr-defined]
+        note_settings(self.trainer.loggers, settings.values)
         given = config.ckpt_path
         last = Path(getattr(self.trainer.checkpoint_callback, "dirpath", None) or "") / "last.ckpt"
         if given is None and last.is_file():
@@ -176,6 +205,28 @@ class StageCLI(LightningCLI):
             check_resumable(path, settings, max_steps=self.trainer.max_steps, anyway=anyway)
         # not for those who start again from the config that is stored
         config.resume = False
+
+
+def with_base_of_sizes(parser: LightningArgumentParser, words: list[str]) -> list[str]:
+    """Return the command line with a word more where it changes sizes of a model that a config names by its file.
+
+    `--model.init_args.model.d_model 384` would replace the file's name by a model of this one key.
+    """
+    places = [place for place, word in enumerate(words) if word.startswith(f"{MODEL}.")]
+    if not places or any(word.split("=")[0] == f"{MODEL}.base" for word in words):
+        return words
+    others = []
+    skip = False
+    for word in words:
+        size = word.startswith(f"{MODEL}.")
+        if not (skip or size or word.startswith(ANSWERED_AT_ONCE)):
+            others.append(word)
+        skip = size and "=" not in word
+    config = parser.parse_args(others)
+    arguments = config[config.subcommand].get("model.init_args")
+    named = None if arguments is None else arguments.get("model")
+    base = [f"{MODEL}.base={named}"] if isinstance(named, str) else []
+    return [*words[: places[0]], *base, *words[places[0] :]]
 
 
 def _place(config: Namespace) -> None:

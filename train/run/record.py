@@ -17,10 +17,12 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import SaveConfigCallback
 
 from mimotok.io.files import atomic_path
+from train.data.manifest import manifest_row
 from train.run.settings import KEY, RunSettings
 
 RECORD = "run.json"
 RESOLVED = "resolved.yaml"
+HELD_OUT = "held_out.jsonl"
 PACKAGES = ("mimotok", "torch", "lightning", "numpy", "soundfile", "jsonargparse", "transformers", "lhotse")
 # Of these figures the largest is the best one, of all others the smallest.
 HIGHER = ("accuracy",)
@@ -54,6 +56,15 @@ class RunRecord(Callback):
             "settings": self.settings._asdict(),
         }
         self._write(trainer)
+        self._write_held_out(trainer)
+
+    def _write_held_out(self, trainer: lightning.Trainer) -> None:
+        """Write the clips that were held out by speaker, as a manifest, with which the model can be evaluated."""
+        clips = getattr(trainer.datamodule, "held_out", ())  # type: ignore[attr-defined]
+        if clips and trainer.is_global_zero:
+            lines = [json.dumps(manifest_row(clip), ensure_ascii=False, default=repr) + "\n" for clip in clips]
+            with atomic_path(self.folder / HELD_OUT) as temporary:
+                temporary.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Note the best figures. Called by Lightning."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from train.data.batches import Batch
-from train.losses.discriminators import Discriminators, Judgements
+from train.losses.discriminators import Discriminators, Judgements, judge
 from train.losses.spectral import adversarial_loss, discriminator_loss, feature_matching_loss
 from train.stages.arguments import to_plain
 from train.stages.base import RECONSTRUCTION_LOSSES, Segment, Stage, StageConfig
 from train.stages.optim import OptimizerConfig, SkipCounter, clip_gradients, make_optimizer
+from train.stages.plain import GIVEN
 
 PUBLISHED_WEIGHTS = {"mel": 1.0, "adversarial": 1.0, "feature_matching": 2.0}
 
@@ -27,9 +29,10 @@ class AdversarialStage(Stage):
         loss_weights: of mel, adversarial and feature_matching losses (eq. 7 by default); the RECONSTRUCTION_LOSSES
             where they have a weight.
         training: as in Stage.
-        discriminators: their sizes.
+        discriminators: the usual ones, or an nn.Module of your own that returns what `Judge` says.
         discriminator_optimizer: without weight decay by default, as published.
         default_ratio: share of clips decoded from the default number of codebooks; the others draw 1 to all of them.
+        losses: as in Stage.
     """
 
     LOSSES = ("mel", *RECONSTRUCTION_LOSSES, "adversarial", "feature_matching")
@@ -40,11 +43,12 @@ class AdversarialStage(Stage):
         *,
         loss_weights: dict[str, float | None] | None = None,
         training: StageConfig | None = None,
-        discriminators: Discriminators | None = None,
+        discriminators: Discriminators | nn.Module | None = None,
         discriminator_optimizer: OptimizerConfig | None = None,
         default_ratio: float = 0.7,
+        losses: dict[str, Callable] | None = None,
     ) -> None:
-        super().__init__(model, loss_weights or PUBLISHED_WEIGHTS, training or StageConfig())
+        super().__init__(model, loss_weights or PUBLISHED_WEIGHTS, training or StageConfig(), losses)
         self.automatic_optimization = False
         self.tokenizer.encoder.requires_grad_(False)
         self.discriminators = discriminators or Discriminators()
@@ -77,11 +81,14 @@ class AdversarialStage(Stage):
         codes = quantizer.encode(latents, every)
         n_q = torch.randint(1, every + 1, (len(codes),))
         n_q[torch.rand(len(codes)) < self.default_ratio] = self.tokenizer.n_q
-        return self.segment(_dequantize(self, codes, n_q.to(codes.device)), lengths, batch.wav)
+        in_use = torch.arange(every, device=codes.device) < n_q.to(codes.device)[:, None]
+        # a code below 0 is of a codebook that is not in use
+        quantized = quantizer.decode(torch.where(in_use[..., None], codes, -1))
+        return self.segment(quantized, lengths, batch.wav)
 
     def _train_discriminators(self, real: Tensor, fake: Tensor, valid: Tensor) -> None:
         _, optimizer = self._optimizers()
-        loss = discriminator_loss(self.discriminators(real).logits, self.discriminators(fake).logits, valid)
+        loss = discriminator_loss(self._judge(real).logits, self._judge(fake).logits, valid)
         self.log("train/discriminator_loss", loss.detach())
         self.log("train/skipped_discriminator_steps", float(self.discriminator_skips.total))
         optimizer.zero_grad()
@@ -94,8 +101,8 @@ class AdversarialStage(Stage):
         optimizer, _ = self._optimizers()
         self.discriminators.requires_grad_(False)
         with torch.no_grad():
-            real = self.discriminators(segment.wav)
-        losses = self._generator_losses(segment, wav, real, self.discriminators(wav), valid)
+            real = self._judge(segment.wav)
+        losses = self._generator_losses(segment, wav, real, self._judge(wav), valid)
         optimizer.zero_grad()
         self.manual_backward(self.total(losses))
         self.discriminators.requires_grad_(True)
@@ -108,10 +115,15 @@ class AdversarialStage(Stage):
     def _generator_losses(
         self, segment: Segment, wav: Tensor, real: Judgements, fake: Judgements, valid: Tensor
     ) -> dict[str, Tensor]:
-        return self.reconstruction_losses(wav, segment.wav, segment.samples) | {
-            "adversarial": adversarial_loss(fake.logits, valid),
-            "feature_matching": feature_matching_loss(real.features, fake.features, valid),
-        }
+        losses = self.reconstruction_losses(wav, segment.wav, segment.samples)
+        losses["adversarial"] = adversarial_loss(fake.logits, valid)
+        # discriminators of one's own may have no features to show
+        if self.uses("feature_matching"):
+            losses["feature_matching"] = feature_matching_loss(real.features, fake.features, valid)
+        return losses
+
+    def _judge(self, wav: Tensor) -> Judgements:
+        return judge(self.discriminators, wav, features=self.uses("feature_matching"))
 
     def _optimizers(self) -> list[Any]:
         return cast(list, self.optimizers())
@@ -124,6 +136,8 @@ class AdversarialStage(Stage):
         }
         if type(self.discriminators) is Discriminators:
             saved["discriminators"] = to_plain(self.discriminators.settings)
+        else:
+            saved[GIVEN] = [*saved[GIVEN], "discriminators"]
         return saved
 
     def configure_optimizers(self) -> Any:
@@ -132,14 +146,3 @@ class AdversarialStage(Stage):
             make_optimizer([self.tokenizer.decoder], self.config.optimizer),
             make_optimizer([self.discriminators], self.discriminator_config),
         ]
-
-
-def _dequantize(stage: Stage, codes: Tensor, n_q: Tensor) -> Tensor:
-    """Sum the entries of codes, [B, all, F], of the first n_q [B] codebooks of each clip. Returns [B, F, D]."""
-    books = stage.tokenizer.encoder.quantizer.codebooks()
-    return torch.stack(
-        [
-            (n_q > i)[:, None, None] * book.embed[code]
-            for i, (book, code) in enumerate(zip(books, codes.unbind(1), strict=True))
-        ]
-    ).sum(0)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mimotok.config import TokenizerConfig
@@ -23,7 +24,7 @@ from train.stages.arguments import to_plain
 from train.stages.callbacks import CheckpointFacts, ClipsInTensorBoard, CodeUsageMonitor
 from train.stages.model import build_tokenizer
 from train.stages.optim import OptimizerConfig, SkipCounter
-from train.stages.plain import PlainLoading
+from train.stages.plain import GIVEN, PlainLoading
 from train.stages.usage import CodeUsage
 
 # Losses beside the mel loss, which has settings of its own.
@@ -33,6 +34,15 @@ RECONSTRUCTION_LOSSES: dict[str, Callable[..., Tensor]] = {
     "disturbance": disturbance_loss,
     "stoi": stoi_loss,
 }
+# Of these, the ones that filter by frequency.
+AT_A_RATE = ("disturbance", "stoi")
+
+
+class ReconstructionLoss(Protocol):
+    """A loss between decoded and original sound: a function, an object or an nn.Module."""
+
+    def __call__(self, wav: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
+        """Return a scalar of wav [B, T], target [B, T] and lengths [B] samples, beyond which nothing must count."""
 
 
 class Reconstruction(NamedTuple):
@@ -76,23 +86,34 @@ class Stage(PlainLoading):
     """The base of both stages; a subclass computes losses and chooses what is trained.
 
     Args:
-        model: folder or hub id to start from, or a config.json or its keys to start from scratch.
+        model: folder or hub id to start from, or a config.json or its keys to start from scratch; among these keys,
+            `base` may name a config.json that the others change.
         loss_weights: by name, of the LOSSES of the stage; a loss without a weight, or with None, trains nothing.
         config: settings.
+        losses: of your own, by name, see `ReconstructionLoss`; a weight of that name puts one to use.
 
     Raises:
-        ValueError: for an unknown loss.
+        ValueError: for an unknown loss, and for one of your own with the name of another.
     """
 
     LOSSES: tuple[str, ...] = ()
 
     def __init__(
-        self, model: str | dict[str, Any], loss_weights: Mapping[str, float | None], config: StageConfig
+        self,
+        model: str | dict[str, Any],
+        loss_weights: Mapping[str, float | None],
+        config: StageConfig,
+        losses: Mapping[str, Callable] | None = None,
     ) -> None:
         super().__init__()
-        if unknown := set(loss_weights) - set(self.LOSSES):
-            raise ValueError(f"loss_weights: {', '.join(sorted(unknown))}; this stage has {', '.join(self.LOSSES)}")
+        self.own_losses = dict(losses or {})
+        self._check_names(loss_weights)
+        # on the stage's device; frozen, since a loss that learns would learn to be small
+        modules = {name: loss for name, loss in self.own_losses.items() if isinstance(loss, nn.Module)}
+        self.own_modules = nn.ModuleDict(modules).requires_grad_(False)
         self.tokenizer = build_tokenizer(model)
+        # losses hear what the model makes
+        config = replace(config, mel_loss=config.mel_loss.at_rate(self.tokenizer.sample_rate))
         self.loss_weights = {name: weight for name, weight in loss_weights.items() if weight is not None}
         self.config = config
         self.segment_frames = round(config.segment_seconds * self.tokenizer.frame_rate)
@@ -104,6 +125,15 @@ class Stage(PlainLoading):
         self._started = time.perf_counter()
         if config.compile:
             self._compile()
+
+    def _check_names(self, loss_weights: Mapping[str, float | None]) -> None:
+        if taken := set(self.own_losses) & {*self.LOSSES, *RECONSTRUCTION_LOSSES}:
+            raise ValueError(f"losses: {', '.join(sorted(taken))} is a loss of this package; give yours another name")
+        known = [*self.LOSSES, *self.own_losses]
+        if unknown := set(loss_weights) - set(known):
+            raise ValueError(
+                f"loss_weights: {', '.join(sorted(unknown))}; this stage has {', '.join(known)}, and losses adds others"
+            )
 
     def _compile(self) -> None:
         for stack in self.tokenizer.stacks():
@@ -169,7 +199,7 @@ class Stage(PlainLoading):
         return Segment(latents, lengths, wav.gather(1, index), lengths * samples)
 
     def reconstruction_losses(self, wav: Tensor, target: Tensor, lengths: Tensor) -> dict[str, Tensor]:
-        """Compute the mel loss and the RECONSTRUCTION_LOSSES that have a weight.
+        """Compute the mel loss, the RECONSTRUCTION_LOSSES and one's own, those that have a weight.
 
         Args:
             wav: [B, T], decoded.
@@ -177,12 +207,26 @@ class Stage(PlainLoading):
             lengths: [B] samples.
         """
         functions: dict[str, Callable[..., Tensor]] = {"mel": self.config.mel_loss, **RECONSTRUCTION_LOSSES}
-        return {name: loss(wav, target, lengths) for name, loss in functions.items() if self.uses(name)}
+        rate = self.tokenizer.sample_rate
+        functions |= {name: partial(functions[name], sample_rate=rate) for name in AT_A_RATE}
+        losses = {name: loss(wav, target, lengths) for name, loss in functions.items() if self.uses(name)}
+        for name, loss in self.own_losses.items():
+            if self.uses(name):
+                losses[name] = _checked_loss(name, loss(wav, target, lengths))
+        return losses
 
     def encode_mel(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Encode whole clips, with gradients. Returns latents [B, F, D] and their lengths [B]."""
         mel, mel_lengths = log_mel(batch.wav, batch.lengths, self.tokenizer.config)
         return self.tokenizer.encoder(mel, mel_lengths), self.tokenizer.num_frames(batch.lengths)
+
+    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002
+        """Check that the data has the model's sample rate. Called by Lightning. Raises ValueError where it has not."""
+        rate = getattr(getattr(self.trainer, "datamodule", None), "sample_rate", None)
+        if rate is not None and rate != self.tokenizer.sample_rate:
+            raise ValueError(
+                f"data.sample_rate={rate}, but the model is of {self.tokenizer.sample_rate} Hz: give the data that rate"
+            )
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:  # noqa: ARG002
         """Log the speed and the skipped steps. Called by Lightning."""
@@ -208,7 +252,7 @@ class Stage(PlainLoading):
         """
         model = self.export_tokenizer()
         codes = model.encoder.quantizer.encode(latents, model.config.num_quantizers)
-        quantized = model.encoder.quantizer.decode(codes, model.n_q)
+        quantized = model.encoder.quantizer.decode(codes[:, : model.n_q])
         target = F.pad(batch.wav, (0, max(0, latents.shape[1] * model.frame_size - batch.wav.shape[1])))
         for kind, hidden in (("unquantized_", latents), ("", quantized)):
             wav = model.decoder(hidden, lengths)
@@ -230,6 +274,7 @@ class Stage(PlainLoading):
             "model": self.tokenizer.config.to_official(),
             "loss_weights": dict(self.loss_weights),
             "training": to_plain(self.config),
+            GIVEN: ["losses"] if self.own_losses else [],
         }
 
     @classmethod
@@ -263,3 +308,10 @@ class Stage(PlainLoading):
         if not isinstance(hours, float | int):
             raise ValueError("the checkpoint is not one that a run of ours wrote: it does not count its audio")
         self.audio_seconds = hours * 3600
+
+
+def _checked_loss(name: str, value: Any) -> Tensor:
+    if not isinstance(value, Tensor) or value.dim() != 0:
+        shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"losses: {name} returned {shape}; return a tensor of one number, such as a mean")
+    return value

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mimotok.text import ErrorRates, error_rates, normalize_text
 from train.data.batches import Batch
 from train.losses.meaning import CharacterConfig, CharacterReader, PhoneClassifier, spelling
 from train.losses.semantic import SemanticConfig, SemanticReader
-from train.losses.speech import SpeechFeatureLoss
+from train.losses.speech import SpeechFeatureLoss, Teacher
 from train.stages.arguments import to_plain
 from train.stages.base import RECONSTRUCTION_LOSSES, Reconstruction, Stage, StageConfig
 from train.stages.optim import clip_gradients, optimize_groups, parameter_groups
-from train.stages.quantizer import TrainingQuantizer
+from train.stages.plain import GIVEN
+from train.stages.quantizers.make import make_training
 from train.stages.sharding import replicate, shard_text_decoder, shard_tokenizer
 from train.stages.text_decoder import (
     AudioToText,
@@ -27,6 +29,7 @@ from train.stages.text_decoder import (
     load_text_decoder,
 )
 
+TeacherT = TypeVar("TeacherT", bound=Teacher)
 PUBLISHED_WEIGHTS = {"text": 10.0, "mel": 1.0, "commitment": 1.0}
 
 
@@ -73,14 +76,26 @@ class JointStage(Stage):
         characters: CharacterConfig | None = None,
         semantic: SemanticConfig | None = None,
         speech: SpeechFeatureLoss | None = None,
+        losses: dict[str, Callable] | None = None,
+        quantizer_training: Callable[[nn.Module], nn.Module] | None = None,
     ) -> None:
-        super().__init__(model, loss_weights or PUBLISHED_WEIGHTS, training or StageConfig())
+        super().__init__(model, loss_weights or PUBLISHED_WEIGHTS, training or StageConfig(), losses)
         self.quantizer_config = quantizer or QuantizerConfig()
-        self.quantizer = TrainingQuantizer(
+        self.own_training = quantizer_training is not None
+        self.quantizer = make_training(
             self.tokenizer.encoder.quantizer,
+            quantizer_training,
+            kind=self.tokenizer.config.quantizer,
             decay=self.quantizer_config.decay,
             dead_code_fraction=self.quantizer_config.dead_code_fraction,
         )
+        # what is learned comes back by `write_back`
+        self.tokenizer.encoder.quantizer.requires_grad_(False)
+        learns = any(parameter.requires_grad for parameter in self.quantizer.parameters())
+        average = get_ema_multi_avg_fn(self.config.optimizer.average_decay)
+        self.averaged_quantizer = AveragedModel(self.quantizer, multi_avg_fn=average) if learns else None
+        if self.averaged_quantizer is not None:
+            self.averaged_quantizer.requires_grad_(False)
         if self.uses("ctc") and not self.uses("text"):
             raise ValueError("loss_weights: ctc is of the text decoder; give text a weight too")
         self.text_decoder = self._build_text_decoder(text_decoder) if self.uses("text") else None
@@ -90,12 +105,16 @@ class JointStage(Stage):
             CharacterReader(width, characters or CharacterConfig()) if self.uses("characters") else None
         )
         self.semantic_reader = (
-            SemanticReader(width, self.tokenizer.frame_size, semantic or SemanticConfig())
+            SemanticReader(width, self.tokenizer.frame_size, self._at_rate(semantic or SemanticConfig()))
             if self.uses("semantic")
             else None
         )
-        self.speech_loss = (speech or SpeechFeatureLoss()) if self.uses("speech") else None
+        self.speech_loss = self._at_rate(speech or SpeechFeatureLoss()) if self.uses("speech") else None
         self.sharded = False
+
+    def _at_rate(self, teacher: TeacherT) -> TeacherT:
+        rate = self.tokenizer.sample_rate
+        return teacher if teacher.sample_rate == rate else replace(teacher, sample_rate=rate)
 
     def _build_text_decoder(self, source: TextDecoderConfig | PretrainedTextDecoderConfig | str | None) -> AudioToText:
         width = self.tokenizer.config.d_model
@@ -121,6 +140,8 @@ class JointStage(Stage):
             return
         if self.config.optimizer.muon:
             raise ValueError("Muon needs whole matrices: set optimizer.muon to false, or the trainer's strategy to ddp")
+        if self.averaged_quantizer is not None:
+            raise ValueError("a quantizer that learns by gradients is not sharded: set the trainer's strategy to ddp")
         replicate(self, self.trainer.strategy.root_device)
         for tokenizer in (self.tokenizer, self.export_tokenizer()):
             shard_tokenizer(tokenizer, mesh["data_parallel"])
@@ -190,9 +211,20 @@ class JointStage(Stage):
     def on_validation_start(self) -> None:
         self._publish_codebooks()
 
+    def on_train_end(self) -> None:
+        # for those who take `export_tokenizer` from here
+        self._publish_codebooks()
+
     def _publish_codebooks(self) -> None:
-        for model in (self.tokenizer, self.export_tokenizer()):
-            self.quantizer.write_back(model.encoder.quantizer)
+        averaged: Any = self.quantizer if self.averaged_quantizer is None else self.averaged_quantizer.module
+        self.quantizer.write_back(self.tokenizer.encoder.quantizer)
+        averaged.write_back(self.export_tokenizer().encoder.quantizer)
+
+    def average(self) -> None:
+        """As Stage's, and that of the quantizer where it learns by gradients."""
+        super().average()
+        if self.averaged_quantizer is not None:
+            self.averaged_quantizer.update_parameters(self.quantizer)
 
     def validate(self, latents: Tensor, lengths: Tensor, batch: Batch) -> Reconstruction:
         """Log also how the text decoder, the phone classifier and the character reader read the tokens."""
@@ -256,11 +288,13 @@ class JointStage(Stage):
             saved["semantic"] = to_plain(self.semantic_reader.config)
         if self.speech_loss is not None:
             saved["speech"] = to_plain(self.speech_loss)
+        if self.own_training:
+            saved[GIVEN] = [*saved[GIVEN], "quantizer_training"]
         return saved
 
     def configure_optimizers(self) -> Any:
         config = self.config.optimizer
-        groups = parameter_groups(self.tokenizer, config)
+        groups = parameter_groups(self.tokenizer, config) + parameter_groups(self.quantizer, config)
         if self.text_decoder is not None:
             groups += self.text_decoder.parameter_groups(config)
         for reader in (self.phone_classifier, self.character_reader, self.semantic_reader):

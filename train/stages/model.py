@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from mimotok.config import TokenizerConfig
+from mimotok.fields import closest
+from mimotok.io.terminal import shortened
 from mimotok.tokenizer import Tokenizer
 
 # Shipped configs name their models from here: train/configs/models/tiny.json.
@@ -16,7 +18,7 @@ HOME = Path(__file__).parents[2]
 
 
 def build_tokenizer(source: str | dict[str, Any]) -> Tokenizer:
-    """Load a checkpoint folder or hub id, or build a new model from a config.json or its keys.
+    """Load a checkpoint folder or hub id, or build a new model from a config.json or its keys (see `with_base`).
 
     A path of train/configs is found from any directory. Raises ValueError where there is no model, and for a
     config.json with a key that is not known.
@@ -27,9 +29,29 @@ def build_tokenizer(source: str | dict[str, Any]) -> Tokenizer:
         config = TokenizerConfig.load(shipped(source), strict=True)
         tokenizer = Tokenizer(config, name=Path(source).stem)
     else:
-        tokenizer = Tokenizer(TokenizerConfig.from_official(source))
+        tokenizer = Tokenizer(TokenizerConfig.from_official(with_base(source)))
     initialise(tokenizer)
     return tokenizer
+
+
+def with_base(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys of a config.json: those of the file that `base` names, changed by the others.
+
+    Raises ValueError for a base that is no config.json, and for a key that is not known.
+    """
+    base = values.get("base")
+    if base is None:
+        return values
+    if not isinstance(base, str) or Path(base).suffix != ".json":
+        raise ValueError(f"model base={base}: the sizes of a trained model are fixed; give a config.json to change")
+    known = TokenizerConfig.official_keys()
+    changes = {key: value for key, value in values.items() if key != "base"}
+    for key in changes:
+        if key not in known:
+            meant = closest(key, known)
+            remedy = f"did you mean {meant}?" if meant else f"known are {', '.join(sorted(known))}"
+            raise ValueError(f"model.{shortened(key)}: unknown key: {remedy}")
+    return TokenizerConfig.load(shipped(base), strict=True).to_official() | changes
 
 
 def shipped(path: str) -> str:

@@ -14,6 +14,8 @@ from train.stages.arguments import arguments_of
 # Classes in our own checkpoints beside tensors and Python's plain types, which torch lets pass by itself. There are
 # none: settings are stored as dicts. A class named here must do nothing when it is created.
 OURS: list[Any] = []
+# Among saved arguments, the names of those that are objects of classes of the user's own: they must be given again.
+GIVEN = "given"
 _PROBLEM = "not a readable checkpoint: remove it, or resume from another one"
 
 
@@ -74,6 +76,11 @@ def _reason(error: Exception) -> str:
     return prefix + (reason or type(error).__name__).split(". ")[0][:200]
 
 
+def _given(saved: Any) -> list[Any]:
+    names = saved.get(GIVEN) if isinstance(saved, dict) else None
+    return names if isinstance(names, list) else []
+
+
 class PlainLoading(lightning.LightningModule):
     """A LightningModule whose `load_from_checkpoint` runs nothing that a checkpoint names.
 
@@ -91,6 +98,12 @@ class PlainLoading(lightning.LightningModule):
         """
         checkpoint = read_plain(checkpoint_path, map_location)
         saved = checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        missing = [str(name) for name in _given(saved) if name not in arguments]
+        if missing:
+            raise ValueError(
+                f"{checkpoint_path}: give {' and '.join(missing)} to load_from_checkpoint, as the run had: a "
+                "checkpoint names no classes of yours"
+            )
         try:
             cls.check_saved(saved, checkpoint["state_dict"])
             module = cls(**arguments_of(cls.__init__, saved) | arguments)

@@ -6,7 +6,7 @@ Imported by training only; inference searches plain tables (`mimotok.model.quant
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 import torch.distributed as distributed
@@ -33,6 +33,23 @@ class Quantized(NamedTuple):
     codes: Tensor
     commitment_loss: Tensor
     first: Tensor
+
+
+class QuantizerTraining(Protocol):
+    """What trains a model's quantizer: an nn.Module that is built with the model's quantizer as its first argument.
+
+    Its parameters are trained with the model's, and averaged as the model's are. Padded frames must not count, and a
+    clip's result must not depend on what shares its batch.
+    """
+
+    def __call__(self, latents: Tensor, lengths: Tensor, n_q: Tensor) -> Quantized:
+        """Quantize latents [B, F, D] with lengths [B] frames by the first n_q [B] codebooks, 0 for none of them."""
+
+    def write_back(self, target: Any) -> None:
+        """Copy what was learned into `target`, the model's quantizer. Nothing in it is trained otherwise."""
+
+    def synchronise(self) -> None:
+        """Prepare for several ranks; called once the process group exists. What learns by gradients does nothing."""
 
 
 class TrainingQuantizer(nn.Module):

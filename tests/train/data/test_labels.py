@@ -98,5 +98,6 @@ def test_labels_of_another_corpus_or_for_shar_are_refused(module, tmp_path: Path
     other.write_text('{"audio": "elsewhere.wav", "phones": []}\n')
     with pytest.raises(ValueError, match="knows none of the"):
         module(alignments=str(other)).setup()
+    (tmp_path / "cuts.000000.jsonl").touch()
     with pytest.raises(ValueError, match="a Shar folder takes none"):
         module(alignments=str(other), manifest=str(tmp_path))

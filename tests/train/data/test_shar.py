@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mimotok.corpus.shar import find_shards
 from tests.helpers.speech_corpus import assert_equal, take
 from train.data.augment import AugmentConfig
 from train.data.batches import ResumableLoader
 from train.data.plan import PlanConfig
-from train.data.shar import ShardBatches, find_shards
+from train.data.shar import ShardBatches
 
 pytestmark = pytest.mark.slow
 

@@ -56,7 +56,7 @@ def error_line(capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--data.manifest", "nowhere.jsonl"], "nowhere.jsonl: cannot be read"),
+        (["--data.manifest", "nowhere.jsonl"], "nowhere.jsonl: no such file or folder"),
         (["--model.init_args.model", "nowhere"], "nowhere: neither a folder nor a hub id"),
         (["--model.init_args.training.optimizer.speed", "3"], "unrecognized arguments: --optimizer.speed=3"),
         (["--model.init_args.text_decoder.stack", "0"], "error: stack=0: give a whole number of at least 1"),

@@ -1,0 +1,95 @@
+"""Our models with the interface of lucadellalib/audiocodecs, whose benchmark then takes them as any other codec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mimotok.interop.signals import resample_batch
+from mimotok.tokenizer import Tokenizer
+
+MODES = ("encode", "decode", "reconstruct")
+
+
+class MimoCodec(nn.Module):
+    """A codec with `sig_to_toks`, `sig_to_feats`, `toks_to_sig` and `embs`.
+
+    Signals are [B, T] at `sample_rate`, tokens [B, N, K] and features [B, N, H]. `length` holds the valid share of each
+    item of a padded batch, [B] in (0, 1], as in SpeechBrain. soxr resamples where the rates differ.
+
+    Args:
+        sample_rate: Hz of the signals.
+        mode: what calling the module does: "encode", "decode" or "reconstruct".
+        num_codebooks: codebooks to use, the checkpoint's default where None.
+        source: folder or hub id; None for the embedded checkpoint.
+
+    Attributes:
+        orig_sample_rate: Hz of the model.
+        vocab_size: entries of the largest codebook.
+
+    Raises:
+        ValueError: for another mode, a source that is no model, or num_codebooks out of range.
+
+    Example:
+        >>> codec = MimoCodec(16000, num_codebooks=2)
+        >>> codec.sig_to_toks(torch.zeros(1, 16000)).shape
+        torch.Size([1, 26, 2])
+    """
+
+    def __init__(
+        self,
+        sample_rate: int,
+        mode: str = "reconstruct",
+        num_codebooks: int | None = None,
+        source: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        if mode not in MODES:
+            raise ValueError(f"mode={mode!r}: give one of {', '.join(MODES)}")
+        self.model = Tokenizer.from_pretrained(source)
+        self.sample_rate = sample_rate
+        self.orig_sample_rate = self.model.sample_rate
+        self.mode = mode
+        self.num_codebooks = self.model.config.checked_n_q(num_codebooks)
+        self.vocab_size = max(self.model.codebook_sizes[: self.num_codebooks])
+
+    def forward(self, input: Tensor, length: Tensor | None = None) -> Tensor:
+        """Encode, decode or reconstruct, as `mode` says. A reconstruction is as long as its input."""
+        if self.mode == "decode":
+            return self.toks_to_sig(input, length)
+        tokens = self.sig_to_toks(input, length)
+        if self.mode == "encode":
+            return tokens
+        return self.toks_to_sig(tokens, length)[:, : input.shape[1]]
+
+    def sig_to_toks(self, sig: Tensor, length: Tensor | None = None) -> Tensor:
+        """Encode signals [B, T] to tokens [B, N, K], which are 0 past an item's length."""
+        wav = resample_batch(sig, self.sample_rate, self.orig_sample_rate)
+        codes = self.model.encode(wav, _counts(length, wav), n_q=self.num_codebooks).values
+        return codes.movedim(1, 2)
+
+    def sig_to_feats(self, sig: Tensor, length: Tensor | None = None) -> Tensor:
+        """Encode signals [B, T] to the latents before the quantizer, [B, N, H], which are 0 past an item's length."""
+        wav = resample_batch(sig, self.sample_rate, self.orig_sample_rate)
+        return self.model.encode_latents(wav, _counts(length, wav)).values
+
+    def toks_to_sig(self, toks: Tensor, length: Tensor | None = None) -> Tensor:
+        """Decode tokens [B, N, K] to signals [B, T], which are 0 past an item's length."""
+        wav = self.model.decode(toks.movedim(2, 1), _counts(length, toks)).values
+        return resample_batch(wav, self.orig_sample_rate, self.sample_rate)
+
+    @torch.no_grad()
+    def embs(self) -> Tensor:
+        """Return the codebooks [K, C, H]; a smaller one is padded with zeros to `vocab_size` entries."""
+        books = [book.embed for book in self.model.encoder.quantizer.codebooks()[: self.num_codebooks]]
+        return torch.stack([nn.functional.pad(book, (0, 0, 0, self.vocab_size - len(book))) for book in books])
+
+
+def _counts(length: Tensor | None, padded: Tensor) -> Tensor:
+    """Turn valid shares into valid samples or frames."""
+    size = padded.shape[1]
+    if length is None:
+        return torch.full((len(padded),), size, device=padded.device)
+    return (length.to(padded.device) * size).round().long().clamp(1, size)

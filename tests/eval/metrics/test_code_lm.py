@@ -1,0 +1,75 @@
+"""The code LM: order saves bits, noise costs its entropy, and figures are the same every time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from eval.metrics.code_lm import CodeLM, CodeLMBits, LMBudget
+
+BUDGET = LMBudget(steps=40, batch_size=6, frames=16, dim=8, hidden=16, dropout=0.0, learning_rate=2e-2)
+SIZES = (8, 4)
+
+
+def clips(kind: str) -> list[np.ndarray]:
+    generator = np.random.default_rng(0)
+    made = []
+    for _ in range(6):
+        first = generator.integers(0, 8, 80)
+        if kind == "counting":  # each frame says the next one
+            first = (np.arange(80) + first[0]) % 8
+        second = first % 4 if kind == "copied" else generator.integers(0, 4, 80)
+        made.append(np.stack([first, second]))
+    return made
+
+
+def bits_of_a_frame(codes: list[np.ndarray], budget: LMBudget = BUDGET) -> float:
+    rows = CodeLMBits(budget).measure_codes(codes, [of_clip.shape[1] for of_clip in codes], SIZES)
+    assert all(row["code_lm_bitrate"] == row["code_lm_bits"] / row["code_lm_seconds"] for row in rows)
+    return sum(row["code_lm_bits"] for row in rows) / sum(row["code_lm_seconds"] for row in rows)
+
+
+def test_noise_costs_its_entropy_and_order_saves_bits() -> None:
+    noise = bits_of_a_frame(clips("noise"))
+    assert noise == pytest.approx(5, abs=0.6)
+    # over time within a codebook, and within a frame between codebooks
+    assert bits_of_a_frame(clips("counting")) < noise - 1
+    assert bits_of_a_frame(clips("copied")) < noise - 1
+
+
+def test_figures_are_the_same_every_time_and_the_global_generator_is_left_alone() -> None:
+    torch.manual_seed(1)
+    few = replace(BUDGET, steps=3, dropout=0.2)
+    first = bits_of_a_frame(clips("copied"), few)
+    state = torch.get_rng_state()
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert bits_of_a_frame(clips("copied"), few) == first
+
+
+def test_a_code_costs_what_came_before_it_alone() -> None:
+    torch.manual_seed(0)
+    model = CodeLM(SIZES, BUDGET).eval()
+    codes = torch.from_numpy(clips("noise")[0].T)[None]
+    changed = codes.clone()
+    changed[0, 40:] = (changed[0, 40:] + 1) % 4
+    with torch.no_grad():
+        before = model(codes)
+        after = model(changed)
+        torch.testing.assert_close(before[0, :40], after[0, :40])
+        assert not torch.allclose(before[0, 41:], after[0, 41:])
+        # over all first frames that there are, the chances sum up to one
+        frames = torch.cartesian_prod(*(torch.arange(size) for size in SIZES))[:, None]
+        assert math.isclose(float((-model(frames)).exp().sum()), 1, rel_tol=1e-4)
+
+
+def test_a_single_clip_has_no_figure_and_an_empty_one_costs_nothing() -> None:
+    metric = CodeLMBits(BUDGET)
+    assert np.isnan(metric.measure_codes(clips("noise")[:1], [1.0], SIZES)[0]["code_lm_bitrate"])
+    rows = metric.measure_codes([np.zeros((2, 0), int), np.zeros((2, 0), int)], [1.0, 1.0], SIZES)
+    assert [row["code_lm_bits"] for row in rows] == [0, 0]

@@ -1,0 +1,167 @@
+"""Our models under others' interfaces: their signatures as published, and the codes of `Tokenizer`, batched or not."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from mimotok.interop import audiocodecs, codec_superb
+from mimotok.interop.torchaudio import MIMO_TOKENIZER, MimoTokenizerBundle
+from mimotok.io.audio import resample
+from mimotok.tokenizer import Tokenizer
+from tests.helpers.models import TINY, make_tokenizer
+
+# As published: audiocodecs 0.0.2 (audiocodecs/codec.py, mimi.py), Codec-SUPERB (SoundCodec/base_codec/general.py).
+AUDIOCODECS = {
+    "__init__": ["self", "sample_rate", "mode", "num_codebooks"],
+    "forward": ["self", "input", "length"],
+    "sig_to_toks": ["self", "sig", "length"],
+    "sig_to_feats": ["self", "sig", "length"],
+    "toks_to_sig": ["self", "toks", "length"],
+    "embs": ["self"],
+}
+CODEC_SUPERB = {
+    "__init__": ["self"],
+    "config": ["self"],
+    "extract_unit": ["self", "data"],
+    "decode_unit": ["self", "stuff_for_synth"],
+    "is_1d": ["self"],
+    "synth": ["self", "data", "local_save"],
+    "batch_extract_unit": ["self", "data_list"],
+    "batch_decode_unit": ["self", "batch_extracted_unit"],
+    "batch_synth": ["self", "data_list", "local_save"],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tiny")
+    make_tokenizer(TINY).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder: Path) -> Tokenizer:
+    return Tokenizer.from_pretrained(folder)
+
+
+def noise(samples: int, seed: int = 0) -> np.ndarray:
+    return 0.1 * np.random.default_rng(seed).standard_normal(samples).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "published"), [(audiocodecs.MimoCodec, AUDIOCODECS), (codec_superb.Codec, CODEC_SUPERB)]
+)
+def test_signatures_are_those_that_are_published(kind: type, published: dict[str, list[str]]) -> None:
+    for method, names in published.items():
+        parameters = inspect.signature(getattr(kind, method)).parameters
+        assert list(parameters)[: len(names)] == names, method
+        # what we have besides is never needed
+        assert all(p.default is not p.empty for p in list(parameters.values())[len(names) :]), method
+
+
+def test_audiocodecs_gives_the_tokens_of_the_tokenizer_in_its_shapes(folder: Path, tokenizer: Tokenizer) -> None:
+    codec = audiocodecs.MimoCodec(24000, num_codebooks=3, source=folder)
+    wav = torch.from_numpy(np.stack([noise(4800), noise(4800, 1)]))
+    wav[1, 2400:] = 0
+    toks = codec.sig_to_toks(wav, torch.tensor([1.0, 0.5]))
+    assert toks.shape == (2, 6, 3)
+    assert torch.equal(toks[0].T, tokenizer.encode(wav[:1], n_q=3)[0])
+    alone = tokenizer.encode(wav[1:, :2400], n_q=3)[0]
+    assert torch.equal(toks[1, : alone.shape[1]].T, alone)
+    assert not toks[1, alone.shape[1] :].any()
+    feats = codec.sig_to_feats(wav)
+    assert torch.equal(feats, tokenizer.encode_latents(wav).values)
+    torch.testing.assert_close(codec.toks_to_sig(toks[:1]), tokenizer.decode(toks[:1].movedim(2, 1)))
+    embs = codec.embs()
+    assert embs.shape == (3, codec.vocab_size, feats.shape[2])
+    # features minus nothing is what the first codebook is searched with
+    assert torch.equal(torch.cdist(feats[0], embs[0]).argmin(1), codec.sig_to_toks(wav)[0, :, 0])
+
+
+@pytest.mark.parametrize("mode", audiocodecs.MODES)
+def test_audiocodecs_does_what_its_mode_says_at_any_rate(folder: Path, mode: str) -> None:
+    codec = audiocodecs.MimoCodec(10000, mode, source=folder)
+    wav = torch.from_numpy(noise(5000))[None]
+    high = torch.from_numpy(resample(wav[0].numpy(), 10000, 24000))[None]
+    toks = codec.model.encode(high).movedim(1, 2)
+    if mode == "encode":
+        assert torch.equal(codec(wav), toks)
+    elif mode == "decode":
+        assert codec(toks).shape == (1, round(toks.shape[1] * 960 * 10000 / 24000))
+    else:
+        assert codec(wav).shape == wav.shape
+
+
+def test_audiocodecs_refuses_another_mode(folder: Path) -> None:
+    with pytest.raises(ValueError, match="encode, decode, reconstruct"):
+        audiocodecs.MimoCodec(24000, "both", source=folder)
+
+
+@pytest.fixture
+def superb(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> codec_superb.Codec:
+    monkeypatch.chdir(tmp_path)
+
+    class Tiny(codec_superb.Codec):
+        source = folder
+        n_q = 2
+
+    return Tiny()
+
+
+def item(samples: int, rate: int = 24000, seed: int = 0) -> dict:
+    return {"id": f"clip{seed}", "audio": {"array": noise(samples, seed).astype(np.float64), "sampling_rate": rate}}
+
+
+def test_codec_superb_batches_equal_single_items(superb: codec_superb.Codec, tokenizer: Tokenizer) -> None:
+    items = [item(4800), item(3000, seed=1), item(2000, 16000, seed=2)]
+    together = superb.batch_extract_unit(items)
+    sounds = superb.batch_decode_unit(together)
+    assert together.batch_size == 3
+    for data, unit, wav in zip(items, together.units, sounds, strict=True):
+        alone = superb.extract_unit(data)
+        assert alone.to_dict().keys() == {"unit", "stuff_for_synth"}
+        assert torch.equal(alone.unit, unit)
+        np.testing.assert_allclose(superb.decode_unit(alone.stuff_for_synth), wav, atol=1e-5)
+    assert torch.equal(together.units[0], tokenizer.encode(torch.from_numpy(noise(4800))[None], n_q=2)[0])
+    assert [len(wav) for wav in sounds] == [4800, 3000, 3000]
+    assert not superb.is_1d()
+    with pytest.raises(ValueError, match="one channel"):
+        superb.extract_unit({"audio": {"array": np.zeros((2, 100)), "sampling_rate": 24000}})
+
+
+def test_codec_superb_synthesizes_at_the_rate_of_its_input(superb: codec_superb.Codec) -> None:
+    data = superb.synth(item(2000, 16000), local_save=False)
+    assert data["audio"]["sampling_rate"] == 16000
+    assert data["audio"]["array"].shape == (2000,)
+    assert data["unit"].shape[0] == 2
+    data = superb.synth(item(2000, 16000))
+    assert soundfile.info(data["audio"]).samplerate == 16000
+    assert Path(data["audio"]) == Path("dummy_mimotok_2q/clip0.wav")
+
+
+def test_a_bundle_knows_its_rates_and_gives_a_module(folder: Path, tokenizer: Tokenizer) -> None:
+    bundle = MimoTokenizerBundle(folder, n_q=2)
+    assert (bundle.sample_rate, bundle.frame_rate, len(bundle.codebook_sizes)) == (24000, 25.0, 2)
+    model = bundle.get_model()
+    assert isinstance(model, torch.nn.Module)
+    assert not model.training
+    wav = torch.from_numpy(np.stack([noise(4800), noise(4800, 1)]))
+    codes, none = model(wav)
+    assert none is None
+    assert torch.equal(codes, tokenizer.encode(wav, n_q=2))
+    lengths = torch.tensor([4800, 2400])
+    codes, frames = model(wav, lengths)
+    assert torch.equal(codes, tokenizer.encode(wav, lengths, n_q=2).values)
+    sound, samples = model.decode(codes, frames)
+    wanted = tokenizer.decode(codes, frames)
+    assert torch.equal(sound, wanted.values)
+    assert samples is not None
+    assert torch.equal(samples, wanted.lengths)
+    # what the module is called from is a value: equal bundles are one
+    assert MimoTokenizerBundle() == MIMO_TOKENIZER

@@ -1,0 +1,166 @@
+"""Kinds of quantizers: finite scalars equal the library's, all that holds codes works with them, others are refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mimotok import StreamDecoder, StreamEncoder, Tokenizer, TokenizerConfig, register_quantizer
+from mimotok.info import read_info
+from mimotok.io.codes_file import load_codes
+from mimotok.model.quantizers import make_quantizer
+from tests.helpers.models import STREAMABLE, make_tokenizer
+
+FSQ = replace(
+    STREAMABLE, quantizer="fsq", quantizer_settings={"levels": [8, 5, 3]}, codebook_sizes=(120,), num_quantizers=3
+)
+
+
+@pytest.mark.parametrize("levels", [[8, 5, 5, 5], [3], [4, 7]])
+@torch.no_grad()
+def test_finite_scalars_are_those_of_the_library(levels: list[int]) -> None:
+    library = pytest.importorskip("vector_quantize_pytorch", reason="needs: pip install 'mimotok[train]'")
+    size = int(np.prod(levels))
+    ours = make_quantizer(replace(FSQ, quantizer_settings={"levels": levels}, codebook_sizes=(size,)))
+    theirs = library.FSQ(levels, dim=FSQ.d_model, num_codebooks=3)
+    theirs.load_state_dict(ours.state_dict())
+    latents = 3 * torch.randn(2, 50, FSQ.d_model)
+    quantized, codes = theirs(latents)
+    assert torch.equal(ours.encode(latents, 3), codes.long().mT)
+    torch.testing.assert_close(ours.decode(codes.long().mT), quantized)
+    every = torch.arange(size).expand(3, 1, -1).transpose(0, 1)
+    torch.testing.assert_close(ours.decode(every), theirs.indices_to_codes(every.mT))
+
+
+@torch.no_grad()
+def test_a_codebook_that_is_not_in_use_is_left_out() -> None:
+    for config in (FSQ, STREAMABLE):
+        quantizer = make_tokenizer(config).encoder.quantizer
+        codes = quantizer.encode(torch.randn(2, 7, config.d_model), config.num_quantizers)
+        without = codes.clone()
+        without[:, 1:] = -1
+        assert torch.equal(quantizer.decode(without), quantizer.decode(codes[:, :1]))
+        assert not torch.equal(quantizer.decode(without), quantizer.decode(codes))
+
+
+@torch.no_grad()
+def test_finite_scalars_pass_through_all_that_holds_codes(tmp_path: Path) -> None:
+    from mimotok.io.audio import save_audio
+    from mimotok.transcode import decode_file, encode_file
+
+    made = make_tokenizer(FSQ)
+    made.save_pretrained(tmp_path / "model", dtype=torch.float16)
+    stored = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert stored["quantizer"] == "fsq"
+    assert stored["quantizer_settings"] == {"levels": [8, 5, 3]}
+    # decisive layers stay as they are, also where the model is half precision
+    half = Tokenizer.from_pretrained(tmp_path / "model", dtype=torch.bfloat16)
+    for name, tensor in made.encoder.quantizer.state_dict().items():
+        assert torch.equal(half.half().encoder.quantizer.state_dict()[name], tensor), name
+    tokenizer = Tokenizer.from_pretrained(tmp_path / "model")
+    wav = torch.sin(torch.arange(24_000) * 0.05)[None] * torch.linspace(0, 0.5, 24_000)
+    codes = tokenizer.encode(wav)
+    assert codes.shape[1] == 3
+    assert codes.unique().numel() > 5
+    batch = tokenizer.encode(wav.repeat(2, 1), torch.tensor([24_000, 9_600]))
+    assert torch.equal(batch.values[1:, :, :11], tokenizer.encode(wav[:, :9_600]))
+    encoder = StreamEncoder(tokenizer)
+    streamed = torch.cat([*(encoder.push(part) for part in wav.split(5_000, 1)), encoder.flush()], 2)
+    assert torch.equal(streamed, codes)
+    decoder = StreamDecoder(tokenizer)
+    heard = torch.cat([*(decoder.push(part) for part in codes.split(4, 2)), decoder.flush()], 1)
+    torch.testing.assert_close(heard, tokenizer.decode(codes), atol=1e-5, rtol=1e-4)
+    save_audio(tmp_path / "a.wav", wav[0], 24_000)
+    encode_file(tokenizer, tmp_path / "a.wav", tmp_path / "a.npz", n_q=2)
+    held = load_codes(tmp_path / "a.npz")
+    assert held.codebook_sizes == (120, 120)
+    assert held.bitrate == pytest.approx(tokenizer.bitrate(2)) == pytest.approx(25 * 2 * np.log2(120))
+    decode_file(tokenizer, tmp_path / "a.npz", tmp_path / "b.wav")
+    facts = read_info(tmp_path / "model")
+    assert facts["quantizer"] == "fsq"
+    assert facts["codebooks"] == "3 (3 x 120 entries), 3 in use"
+    with pytest.raises(ValueError, match="has 120 entries"):
+        tokenizer.decode(torch.full((1, 3, 4), 120))
+    with pytest.raises(ValueError, match="has 3 codebooks"):
+        tokenizer.encode(wav, n_q=4)
+
+
+def test_finite_scalars_in_transformers(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="needs: pip install 'mimotok[hf]'")
+    import mimotok.hf as adapter
+
+    tokenizer = make_tokenizer(FSQ)
+    tokenizer.save_pretrained(tmp_path / "ours")
+    model = adapter.MimoAudioTokenizerModel.from_pretrained(tmp_path / "ours")
+    wav = torch.sin(torch.arange(9_600) * 0.05)[None]
+    assert torch.equal(model.encode(wav).audio_codes, tokenizer.encode(wav))
+    model.save_pretrained(tmp_path / "theirs")
+    assert torch.equal(Tokenizer.from_pretrained(tmp_path / "theirs").encode(wav), tokenizer.encode(wav))
+
+
+class Sign(nn.Module):
+    """Codes of one bit each: the sign of the mean of a part of the latent."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(config.num_quantizers, config.d_model))
+
+    def encode(self, latents: Tensor, n_q: int) -> Tensor:
+        return (latents.chunk(len(self.scale), -1)[0].mean(-1) > 0).long()[:, None].repeat(1, n_q, 1)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        return (2.0 * codes.clamp(min=0) - 1).mT @ self.scale[: codes.shape[1]]
+
+
+def test_an_own_kind_lives_where_it_is_registered_and_is_refused_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mimotok.model import quantizers
+
+    monkeypatch.setattr(quantizers, "_registered", {})
+    register_quantizer("sign", Sign)
+    config = replace(STREAMABLE, quantizer="sign", codebook_sizes=(2,), num_quantizers=3)
+    make_quantizer(config)
+    tokenizer = Tokenizer(config)
+    tokenizer.save_pretrained(tmp_path)
+    wav = torch.sin(torch.arange(9_600) * 0.05)[None]
+    assert torch.equal(Tokenizer.from_pretrained(tmp_path).encode(wav), tokenizer.encode(wav))
+    quantizers._registered.clear()
+    told = r"quantizer='sign': known here are residual_vq, fsq; .*register_quantizer\('sign'"
+    with pytest.raises(ValueError, match=told):
+        Tokenizer.from_pretrained(tmp_path)
+    assert read_info(tmp_path)["quantizer"] == "sign (not known here)"
+    with pytest.raises(ValueError, match="mimotok has one of this name"):
+        register_quantizer("fsq", Sign)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"quantizer": "os.system"}, "quantizer='os.system': known here are"),
+        ({"quantizer_settings": {"levels": [2, 5]}}, r"levels=\[2, 5\]: give 1 to 16 whole numbers of at least 3"),
+        ({"quantizer_settings": {"levels": [65535, 65535]}}, "whose product is at most 65536"),
+        ({"quantizer_settings": {"levels": 5}}, "fsq takes levels"),
+        ({"quantizer_settings": {}}, "fsq takes levels"),
+        ({"quantizer_settings": {"levels": [8, 5], "more": 1}}, "fsq takes levels"),
+        ({"quantizer_settings": {"levels": [8, 5]}}, "make 40 entries of every codebook: give 40"),
+        ({"quantizer_settings": {"a": {"b": 1}}}, "quantizer_settings={'a': {'b': 1}}: give at most 16 names"),
+        ({"quantizer": "residual_vq"}, "residual_vq takes none"),
+        ({"quantizer": 3}, "quantizer=3: give 1 to 64 printable characters"),
+    ],
+)
+def test_configurations_of_strangers_are_refused_in_one_line(changes: dict, told: str) -> None:
+    with pytest.raises(ValueError, match=told) as refused:
+        Tokenizer(replace(FSQ, **changes))
+    assert "\n" not in str(refused.value)
+
+
+def test_the_official_kind_leaves_no_trace_in_files() -> None:
+    assert not {"quantizer", "quantizer_settings"} & STREAMABLE.to_official().keys()
+    assert TokenizerConfig.from_official(FSQ.to_official()) == FSQ

@@ -1,0 +1,1 @@
+"""Preparation of found audio: speech is found, cut at pauses, measured, and what is not fit to train on is left out."""

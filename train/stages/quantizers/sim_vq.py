@@ -1,0 +1,91 @@
+"""Residual SimVQ: the entries of a codebook are one linear layer's view of fixed random vectors, and move together.
+
+Zhu et al., 2024, "Addressing Representation Collapse in Vector Quantized Models with One Linear Layer". What it learns
+are tables, so the model stays a `residual_vq` one and inference needs nothing new.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from vector_quantize_pytorch import SimVQ
+
+from mimotok.model.lengths import valid_mask
+from mimotok.model.quantizer import ResidualQuantizer
+from train.stages.quantizer import Quantized
+
+
+class SimVqTraining(nn.Module):
+    """Trains a `ResidualQuantizer` by gradients, without moving averages and without dead codes to revive."""
+
+    def __init__(self, source: nn.Module, *, commitment: float = 0.25) -> None:
+        """Build the layers, from the tables of `source` where these are trained.
+
+        Args:
+            source: the model's quantizer.
+            commitment: weight of the latents' distance to their entries beside the entries' distance to the latents.
+
+        Raises:
+            ValueError: where `source` is another kind of quantizer.
+        """
+        super().__init__()
+        if not isinstance(source, ResidualQuantizer):
+            raise ValueError(f"SimVqTraining trains quantizers of the kind residual_vq, not a {type(source).__name__}")
+        self.layers = nn.ModuleList()
+        for book in source.codebooks():
+            size, dim = book.embed.shape
+            layer = SimVQ(dim, size, rotation_trick=False, input_to_quantize_commit_loss_weight=commitment)
+            if bool(book.inited.any()):
+                layer.frozen_codebook.copy_(book.embed)
+                nn.init.eye_(layer.code_transform.weight)
+            self.layers.append(layer)
+
+    def forward(self, latents: Tensor, lengths: Tensor, n_q: Tensor) -> Quantized:
+        """Quantize latents [B, F, D] with lengths [B] frames by n_q [B] codebooks, 0 for none."""
+        with torch.autocast(latents.device.type, enabled=False):
+            return self._forward(latents.float(), valid_mask(lengths, latents.shape[1]), n_q)
+
+    def _forward(self, latents: Tensor, valid: Tensor, n_q: Tensor) -> Quantized:
+        finite = latents.isfinite().all(-1)
+        valid = valid & finite
+        residual = torch.where(finite[..., None], latents, 0.0)
+        total = torch.zeros_like(residual)
+        codes = []
+        losses = []
+        with torch.no_grad():
+            nearest = torch.cdist(residual, self._layer(0).codebook).argmin(-1)
+            first = self._layer(0).codebook[nearest]
+        for index in range(len(self.layers)):
+            in_use = valid & (n_q > index)[:, None]
+            # the library's loss is a mean over all that it is given
+            _, code, loss = self._layer(index)(residual[in_use][None])
+            entries = torch.zeros_like(residual)
+            entries[in_use] = self._layer(index).codebook.detach()[code[0]]
+            residual = residual - entries
+            total = total + entries
+            codes.append(torch.full(valid.shape, -1, device=code.device).masked_scatter(in_use, code[0]))
+            losses.append(loss)
+        straight = latents + (total - latents).detach()
+        return Quantized(
+            torch.where((n_q > 0)[:, None, None], straight, latents),
+            torch.stack(codes, 1),
+            torch.stack(losses).mean(),
+            latents + (first - latents).detach(),
+        )
+
+    def _layer(self, index: int) -> SimVQ:
+        return cast(SimVQ, self.layers[index])
+
+    def synchronise(self) -> None:
+        """Do nothing: all that is learned gets gradients, which are the same on every rank."""
+
+    @torch.no_grad()
+    def write_back(self, target: Any) -> None:
+        """Copy the entries into the model's tables."""
+        for index, book in enumerate(target.codebooks()):
+            book.embed.copy_(self._layer(index).codebook)
+            book.embed_avg.copy_(book.embed)
+            book.cluster_size.fill_(1)
+            book.inited.fill_(1)
