@@ -89,8 +89,7 @@ class MimoAudioTokenizerConfig(PreTrainedConfig):
             given |= {key: value} if value is not None else {}
         told = {name: values.pop(name) for name in ("frame_rate", "frame_size", "audio_channels") if name in values}
         official = TokenizerConfig.from_official(given).to_official()
-<<<<<<< HEAD
-        super().__init__(**{key: official[key] for key in OFFICIAL_KEYS}, **values)
+        super().__init__(**{key: official[key] for key in OFFICIAL_KEYS if key in official}, **values)
         for name, value in told.items():
             if value != getattr(self, name):
                 raise ValueError(f"{name}={shortened(value)}, but this model's is {getattr(self, name)}: leave it out")
@@ -109,9 +108,6 @@ class MimoAudioTokenizerConfig(PreTrainedConfig):
     def audio_channels(self) -> int:
         """Channels of the sound."""
         return 1
-=======
-        super().__init__(**{key: official[key] for key in OFFICIAL_KEYS if key in official}, **values)
->>>>>>> 73475c6ce295d4410200c14b4957c890b7d57f26
 
     def to_tokenizer_config(self) -> TokenizerConfig:
         """Return the configuration of `mimotok.Tokenizer`."""

@@ -109,12 +109,7 @@ class _Model(NamedTuple):
 
 def _read_model(source: StrPath | None, revision: str | None) -> _Model:
     from mimotok.config import TokenizerConfig
-<<<<<<< HEAD
     from mimotok.weights import CONFIG_NAME, check_sizes, read_header, resolve_folder, weights_path
-=======
-    from mimotok.model.quantizers import is_known
-    from mimotok.weights import CONFIG_NAME, check_sizes, read_header, resolve_folder, sha256_of_file, weights_path
->>>>>>> 73475c6ce295d4410200c14b4957c890b7d57f26
 
     folder = resolve_folder(source if source is None else str(source), revision)
     config = TokenizerConfig.load(folder / CONFIG_NAME)
@@ -125,6 +120,7 @@ def _read_model(source: StrPath | None, revision: str | None) -> _Model:
 
 
 def _model_info(source: StrPath | None, revision: str | None) -> dict[str, str]:
+    from mimotok.model.quantizers import is_known
     from mimotok.weights import sha256_of_file
 
     folder, config, weights, count = _read_model(source, revision)
