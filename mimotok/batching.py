@@ -29,9 +29,9 @@ def map_in_groups(
 
     batch: [B, n, ...], lengths: [B] of n. A group holds at most `limit` padded steps, or one item. The results are
     padded with zeros to `size` along their dimension `dim`; what is past an item's length is undefined. On other
-    devices than a CPU, and where gradients are wanted, the whole batch is one group.
+    devices than a CPU, where gradients are wanted, and in a graph, the whole batch is one group.
     """
-    if len(batch) == 1 or batch.device.type != "cpu" or torch.is_grad_enabled():
+    if torch.compiler.is_compiling() or len(batch) == 1 or batch.device.type != "cpu" or torch.is_grad_enabled():
         return fn(batch, lengths)
     sizes = torch.full((len(batch),), batch.shape[1]) if lengths is None else lengths
 

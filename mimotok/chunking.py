@@ -31,6 +31,8 @@ Layer = Callable[[Tensor, Tensor | None], Tensor]
 class Chunking:
     """How long input is cut for one model.
 
+    A graph of torch.export or torch.compile holds no loop over chunks: it takes the whole input at once.
+
     chunk_frames: code frames of a chunk, one segment of the official pipeline. encoder_context, decoder_context: code
     frames around a chunk that its codes and its samples depend on; none for unlimited encoders, whose segments stand
     alone, and the official streaming decoder's for unlimited decoders.
@@ -47,7 +49,7 @@ class Chunking:
     def encode(self, encoder: Layer, mel: Tensor, lengths: Tensor | None) -> Tensor:
         """mel: [B, T, n_mels], lengths: [B] of T. Returns latents [B, F, D], undefined past an item's length."""
         stride = self.config.frame_stride
-        if mel.shape[1] <= self.chunk_frames * stride:
+        if torch.compiler.is_compiling() or mel.shape[1] <= self.chunk_frames * stride:
             return encoder(mel, lengths)
         if not self.config.encoder_is_bounded:
             return self._encode_segments(encoder, mel, lengths)
@@ -56,7 +58,8 @@ class Chunking:
 
     def decode(self, decoder: Layer, latents: Tensor, lengths: Tensor | None) -> Tensor:
         """latents: [B, F, D], lengths: [B] of F. Returns wav [B, F * frame_size], undefined past an item's length."""
-        if latents.shape[1] <= self.chunk_frames or not self.config.decoder_is_bounded:
+        whole = torch.compiler.is_compiling() or latents.shape[1] <= self.chunk_frames
+        if whole or not self.config.decoder_is_bounded:
             return decoder(latents, lengths)
         return torch.cat(list(self.decode_chunks(decoder, latents, lengths)), 1)
 

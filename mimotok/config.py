@@ -35,6 +35,7 @@ OFFICIAL_UNUSED = {
     "max_audio_seconds",
     "scale_embedding",
     "hybrid_block_size",
+    "use_istft_only",
     "architectures",
     "auto_map",
     "dtype",

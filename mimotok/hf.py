@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,9 @@ from torch import Tensor, nn
 from mimotok.config import MAX_FFT, TokenizerConfig
 from mimotok.io.terminal import shortened
 from mimotok.model.lengths import valid_mask
-from mimotok.model.mel import hann_window
+from mimotok.model.mel import hann_window, log_mel
 from mimotok.model.quantizer import Codebook, ResidualQuantizer
-from mimotok.model.transformer import RMSNorm
+from mimotok.model.transformer import RMSNorm, Stack
 from mimotok.tokenizer import Tokenizer
 from mimotok.weights import (
     WEIGHTS_NAME,
@@ -60,6 +62,9 @@ OFFICIAL_KEYS = tuple(sorted(TokenizerConfig.official_keys() - {"model_type"}))
 class MimoAudioTokenizerConfig(PreTrainedConfig):
     """The keys of the official `config.json` as attributes, with the defaults of `TokenizerConfig`.
 
+    Other models' names stand for ours: `hidden_size` for `d_model`, `num_hidden_layers` and `num_attention_heads` for
+    those of the encoder; `frame_rate`, `frame_size` and `audio_channels` follow from the rest.
+
     Raises:
         ValueError: naming field and value, where they do not make a model.
 
@@ -69,12 +74,40 @@ class MimoAudioTokenizerConfig(PreTrainedConfig):
     """
 
     model_type = MODEL_TYPE
-    attribute_map = {"hidden_size": "d_model"}  # noqa: RUF012  (transformers reads it off the class)
+    attribute_map = {  # noqa: RUF012  (transformers reads it off the class)
+        "hidden_size": "d_model",
+        "num_hidden_layers": "encoder_layers",
+        "num_attention_heads": "encoder_attention_heads",
+    }
 
     def __init__(self, **values: Any) -> None:
         given = {key: values.pop(key) for key in OFFICIAL_KEYS if key in values}
+        for name, key in self.attribute_map.items():
+            value = values.pop(name, given.get(key))
+            if value != given.get(key, value):
+                raise ValueError(f"{name}={shortened(value)}, but {key}={shortened(given[key])}: give one of them")
+            given |= {key: value} if value is not None else {}
+        told = {name: values.pop(name) for name in ("frame_rate", "frame_size", "audio_channels") if name in values}
         official = TokenizerConfig.from_official(given).to_official()
         super().__init__(**{key: official[key] for key in OFFICIAL_KEYS if key in official}, **values)
+        for name, value in told.items():
+            if value != getattr(self, name):
+                raise ValueError(f"{name}={shortened(value)}, but this model's is {getattr(self, name)}: leave it out")
+
+    @property
+    def frame_rate(self) -> float:
+        """Code frames per second."""
+        return self.to_tokenizer_config().frame_rate
+
+    @property
+    def frame_size(self) -> int:
+        """Samples per code frame."""
+        return self.to_tokenizer_config().frame_size
+
+    @property
+    def audio_channels(self) -> int:
+        """Channels of the sound."""
+        return 1
 
     def to_tokenizer_config(self) -> TokenizerConfig:
         """Return the configuration of `mimotok.Tokenizer`."""
@@ -137,11 +170,14 @@ class MimoAudioTokenizerEncoderOutput(ModelOutput):
         audio_codes: int64 [B, n_q, F], 0 past a clip's end.
         audio_codes_mask: bool [B, F], True = valid.
         latents: [B, F, D] before the quantizer, 0 past a clip's end.
+        hidden_states: what goes into the encoder's Transformer and what each of its layers gives, [B, T, D] at 50 Hz,
+            meaningless past a clip's end; with `output_hidden_states` only.
     """
 
     audio_codes: Tensor
     audio_codes_mask: Tensor | None = None
     latents: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
 
 
 @dataclass
@@ -150,9 +186,12 @@ class MimoAudioTokenizerDecoderOutput(ModelOutput):
 
     Attributes:
         audio_values: float32 [B, 1, T] in [-1, 1].
+        hidden_states: what goes into the decoder's Transformer and what each of its layers gives, [B, T, D] at 50 Hz;
+            with `output_hidden_states` only.
     """
 
     audio_values: Tensor
+    hidden_states: tuple[Tensor, ...] | None = None
 
 
 @dataclass
@@ -162,10 +201,14 @@ class MimoAudioTokenizerOutput(ModelOutput):
     Attributes:
         audio_codes: int64 [B, n_q, F].
         audio_values: float32 [B, 1, T].
+        encoder_hidden_states: as of `encode`, unless codes were given.
+        decoder_hidden_states: as of `decode`.
     """
 
     audio_codes: Tensor
     audio_values: Tensor | None = None
+    encoder_hidden_states: tuple[Tensor, ...] | None = None
+    decoder_hidden_states: tuple[Tensor, ...] | None = None
 
 
 class _NamedQuantizer(ResidualQuantizer):
@@ -206,6 +249,7 @@ class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
     input_modalities = "audio"
     _no_split_modules = ["Block"]  # noqa: RUF012
     _supports_sdpa = True
+    supports_gradient_checkpointing = True
     # those that are KeepsFloat32 in the plain library
     _keep_in_fp32_modules_strict = [  # noqa: RUF012
         r"encoder\.conv1",
@@ -263,12 +307,26 @@ class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
         check_finite(str(args[0] if args else "the weights"), model.state_dict())
         return loaded
 
+    def get_encoded_length(self, input_length: Tensor) -> Tensor:
+        """Return the code frames of clips of so many samples, a tensor or a number."""
+        return self._tokenizer.num_frames(input_length)
+
+    def get_audio_codes_mask(self, padding_mask: Tensor, padding_side: str = "right") -> Tensor:
+        """Return which code frames are valid, bool [B, F], for a mask of samples [B, T] or [B, 1, T].
+
+        padding_side: "right", or "left" for the mirrored mask; the model itself takes padding on the right.
+        """
+        lengths = self.get_encoded_length(_mono(padding_mask, "padding_mask").long().sum(1))
+        mask = valid_mask(lengths, int(lengths.max()))
+        return mask if padding_side == "right" else mask.flip(1)
+
     @can_return_tuple
     def encode(
         self,
         input_values: Tensor,
         padding_mask: Tensor | None = None,
         num_quantizers: int | None = None,
+        output_hidden_states: bool | None = None,
     ) -> MimoAudioTokenizerEncoderOutput:
         """Encode sound.
 
@@ -276,18 +334,24 @@ class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
             input_values: float [B, 1, T] or [B, T].
             padding_mask: [B, T] or [B, 1, T], 1 = valid, padding on the right.
             num_quantizers: codebooks to use; the checkpoint's default where None.
+            output_hidden_states: whether to return them; as the configuration says where None.
 
         Returns:
             Codes, their mask, and latents.
 
         Raises:
-            ValueError: as `mimotok.Tokenizer.encode`, and for padding on the left.
+            ValueError: as `mimotok.Tokenizer.encode`, for padding on the left, and for hidden states of sound that is
+                encoded in chunks, above 60 s.
         """
         n_q = self._tokenizer.config.checked_n_q(num_quantizers)
         wav = _mono(input_values, "input_values")
-        latents, frames = self._tokenizer.encode_latents(wav, _lengths(padding_mask), gradients=torch.is_grad_enabled())
+        lengths = _lengths(padding_mask)
+        states = None
+        if self._wants_states(output_hidden_states):
+            states = self._encoder_states(wav, lengths)
+        latents, frames = self._tokenizer.encode_latents(wav, lengths, gradients=torch.is_grad_enabled())
         codes = self._tokenizer.quantize(latents, frames, n_q=n_q)
-        return MimoAudioTokenizerEncoderOutput(codes, valid_mask(frames, codes.shape[2]), latents)
+        return MimoAudioTokenizerEncoderOutput(codes, valid_mask(frames, codes.shape[2]), latents, states)
 
     @can_return_tuple
     def decode(
@@ -295,6 +359,7 @@ class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
         audio_codes: Tensor | None = None,
         padding_mask: Tensor | None = None,
         latents: Tensor | None = None,
+        output_hidden_states: bool | None = None,
     ) -> MimoAudioTokenizerDecoderOutput:
         """Decode codes or latents.
 
@@ -303,12 +368,14 @@ class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
             padding_mask: of the samples that were encoded. Sound past it is 0 from the next whole frame on, and the
                 result has its width.
             latents: [B, F, D], quantized or not, in place of codes.
+            output_hidden_states: whether to return them; as the configuration says where None.
 
         Returns:
             Sound, float32 [B, 1, T].
 
         Raises:
-            ValueError: for both or neither of codes and latents, and as `mimotok.Tokenizer.decode`.
+            ValueError: for both or neither of codes and latents, as `mimotok.Tokenizer.decode`, and for hidden states
+                of sound that is decoded in chunks, above 60 s.
         """
         if (audio_codes is None) == (latents is None):
             raise ValueError("decode needs audio_codes or latents, one of them")
@@ -318,10 +385,13 @@ class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
         lengths = _lengths(padding_mask)
         if lengths is not None:
             lengths = self._tokenizer.num_frames(lengths)
+        states = None
+        if self._wants_states(output_hidden_states):
+            states = self._decoder_states(latents, lengths)
         wav = self._tokenizer.decode_latents(latents, lengths, gradients=torch.is_grad_enabled()).values
         if padding_mask is not None:
             wav = wav[:, : padding_mask.shape[-1]]
-        return MimoAudioTokenizerDecoderOutput(wav[:, None])
+        return MimoAudioTokenizerDecoderOutput(wav[:, None], states)
 
     @can_return_tuple
     def forward(
@@ -330,6 +400,7 @@ class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
         padding_mask: Tensor | None = None,
         num_quantizers: int | None = None,
         audio_codes: Tensor | None = None,
+        output_hidden_states: bool | None = None,
     ) -> MimoAudioTokenizerOutput:
         """Encode, unless `audio_codes` are given, and decode: the sound is as long as `input_values`.
 
@@ -338,15 +409,44 @@ class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
             padding_mask: [B, T] or [B, 1, T], 1 = valid.
             num_quantizers: codebooks to use.
             audio_codes: int [B, n_q, F].
+            output_hidden_states: whether to return them; as the configuration says where None.
 
         Returns:
             Codes and sound.
         """
+        wanted = {"output_hidden_states": self._wants_states(output_hidden_states), "return_dict": True}
+        encoder_states = None
         if audio_codes is None:
             with torch.no_grad():
-                audio_codes = self.encode(input_values, padding_mask, num_quantizers, return_dict=True).audio_codes
-        values = self.decode(audio_codes, padding_mask, return_dict=True).audio_values
-        return MimoAudioTokenizerOutput(audio_codes, values[..., : input_values.shape[-1]])
+                encoded = self.encode(input_values, padding_mask, num_quantizers, **wanted)
+            audio_codes = encoded.audio_codes
+            encoder_states = encoded.hidden_states
+        decoded = self.decode(audio_codes, padding_mask, **wanted)
+        values = decoded.audio_values[..., : input_values.shape[-1]]
+        return MimoAudioTokenizerOutput(audio_codes, values, encoder_states, decoded.hidden_states)
+
+    def _encoder_states(self, wav: Tensor, lengths: Tensor | None) -> tuple[Tensor, ...]:
+        # on their own: `Tokenizer` encodes in groups and chunks, whose states would have to be put together
+        wav = self._tokenizer.checked_wav(wav)
+        self._require_one_chunk(self._tokenizer.num_frames(wav.shape[1]))
+        mel, mel_lengths = log_mel(wav, None if lengths is None else lengths.to(wav.device), self._tokenizer.config)
+        with _recorded(self.encoder.layers) as states:
+            self.encoder(mel, mel_lengths)
+        return tuple(states)
+
+    def _decoder_states(self, latents: Tensor, lengths: Tensor | None) -> tuple[Tensor, ...]:
+        self._require_one_chunk(latents.shape[1])
+        with _recorded(self.decoder.layers) as states:
+            self.decoder(latents, None if lengths is None else lengths.to(latents.device))
+        return tuple(states)
+
+    def _require_one_chunk(self, frames: int) -> None:
+        most = self._tokenizer.chunking.chunk_frames
+        if frames > most:
+            raise ValueError(f"output_hidden_states of {frames} frames: give at most {most}, or leave it out")
+
+    def _wants_states(self, given: bool | None) -> bool:
+        return bool(self.config.output_hidden_states if given is None else given)
 
     def save_pretrained(  # type: ignore[override]
         self,
@@ -373,6 +473,20 @@ class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
             init.ones_(module.weight)
         elif (reset := getattr(module, "reset_parameters", None)) is not None:
             reset()
+
+
+@contextmanager
+def _recorded(stack: Stack) -> Iterator[list[Tensor]]:
+    """Yield a list that is filled with what goes into a stack and what each of its blocks gives."""
+    states: list[Tensor] = []
+    blocks = list(stack.blocks())
+    hooks = [blocks[0].register_forward_pre_hook(lambda _, arguments: states.append(arguments[0]))]
+    hooks += [block.register_forward_hook(lambda _, __, hidden: states.append(hidden)) for block in blocks]
+    try:
+        yield states
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _check_weights(source: str | os.PathLike[str], config: Any, **where: Any) -> None:
@@ -409,6 +523,8 @@ def _mono(values: Tensor, name: str) -> Tensor:
 
 def _lengths(padding_mask: Tensor | None) -> Tensor | None:
     """Return the valid samples [B] of padding_mask, [B, T] or [B, 1, T]; None where nothing is padded."""
+    if padding_mask is not None and torch.compiler.is_compiling():  # what a graph computes cannot raise
+        return _mono(padding_mask, "padding_mask").long().sum(1)
     if padding_mask is None or bool(padding_mask.all()):
         return None
     mask = _mono(padding_mask, "padding_mask").bool()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mimotok.weights import official_key, sha256_of_file
 
+CHANGED = " (changed)"  # what a model's name ends with once its weights are not the file's
 _COMPILED = "._orig_mod"  # what torch.compile puts into the names of what it wraps
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -57,7 +58,7 @@ class Identity:
         if mark != self._mark:
             self._look(model, mark)
         changed = self.path is not None and not self._is_file
-        return ModelIdentity(f"{name} (changed)" if changed else name, self._sha256)
+        return ModelIdentity(name + CHANGED if changed else name, self._sha256)
 
     def _look(self, model: nn.Module, mark: _Mark) -> None:
         known = self._mark

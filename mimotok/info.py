@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mimotok.io.files import StrPath
 
@@ -30,6 +30,58 @@ def read_info(source: StrPath | None = None, *, revision: str | None = None) -> 
     return _model_info(source, revision)
 
 
+def read_facts(source: StrPath | None = None, *, revision: str | None = None) -> dict[str, Any]:
+    """Read what a language model must know of the tokens of a codes file or a model, as values for JSON.
+
+    Args:
+        source: as of `read_info`.
+        revision: as of `read_info`.
+
+    Returns:
+        Of the codebooks in use: `codebook_sizes`, their number `n_q`, `vocabulary` (the sum of their sizes),
+        `frame_rate` (Hz), `frame_size` (samples), `tokens_per_second`, `bits_per_frame`, `bits_per_second`; further
+        `sample_rate`, `model`, `weights_sha256`; of a model `num_quantizers` and `all_codebook_sizes`, of a codes file
+        `num_samples`, `num_frames` and `duration` (seconds).
+
+    Raises:
+        ValueError: where `source` is neither.
+
+    Example:
+        >>> facts = read_facts()
+        >>> facts["vocabulary"], facts["tokens_per_second"], facts["bits_per_second"]
+        (2816, 200.0, 1550.0)
+    """
+    if source is not None and Path(source).is_file():
+        from mimotok.io.codes_file import load_codes
+
+        held = load_codes(Path(source))
+        facts = _token_facts(held.codebook_sizes, held.frame_rate, held.sample_rate)
+        sound = {"num_samples": held.num_samples, "num_frames": held.codes.shape[1], "duration": held.duration}
+        return facts | sound | {"model": held.model_name, "weights_sha256": held.model_sha256}
+    from mimotok.weights import sha256_of_file
+
+    held_model = _read_model(source, revision)
+    config = held_model.config
+    facts = _token_facts(config.codebook_sizes[: config.n_q], config.frame_rate, config.sample_rate)
+    books = {"num_quantizers": config.num_quantizers, "all_codebook_sizes": list(config.codebook_sizes)}
+    return facts | books | {"model": str(source or "embedded"), "weights_sha256": sha256_of_file(held_model.weights)}
+
+
+def _token_facts(sizes: tuple[int, ...], frame_rate: float, sample_rate: int) -> dict[str, Any]:
+    bits = sum(math.log2(size) for size in sizes)
+    return {
+        "codebook_sizes": list(sizes),
+        "n_q": len(sizes),
+        "vocabulary": sum(sizes),
+        "sample_rate": sample_rate,
+        "frame_rate": frame_rate,
+        "frame_size": round(sample_rate / frame_rate),
+        "tokens_per_second": frame_rate * len(sizes),
+        "bits_per_frame": bits,
+        "bits_per_second": frame_rate * bits,
+    }
+
+
 def _codes_info(path: Path) -> dict[str, str]:
     from mimotok.io.codes_file import load_codes
 
@@ -49,17 +101,32 @@ def _codes_info(path: Path) -> dict[str, str]:
     }
 
 
-def _model_info(source: StrPath | None, revision: str | None) -> dict[str, str]:
+class _Model(NamedTuple):
+    """A model's files. values: of all its weights."""
+
+    folder: Path
+    config: TokenizerConfig
+    weights: Path
+    values: int
+
+
+def _read_model(source: StrPath | None, revision: str | None) -> _Model:
     from mimotok.config import TokenizerConfig
-    from mimotok.model.quantizers import is_known
-    from mimotok.weights import CONFIG_NAME, check_sizes, read_header, resolve_folder, sha256_of_file, weights_path
+    from mimotok.weights import CONFIG_NAME, check_sizes, read_header, resolve_folder, weights_path
 
     folder = resolve_folder(source if source is None else str(source), revision)
     config = TokenizerConfig.load(folder / CONFIG_NAME)
     weights = weights_path(folder)
     header = read_header(weights)
     check_sizes(weights, config.to_official(), header)
-    count = sum(math.prod(tensor.shape) for tensor in header.values())
+    return _Model(folder, config, weights, sum(math.prod(tensor.shape) for tensor in header.values()))
+
+
+def _model_info(source: StrPath | None, revision: str | None) -> dict[str, str]:
+    from mimotok.model.quantizers import is_known
+    from mimotok.weights import sha256_of_file
+
+    folder, config, weights, count = _read_model(source, revision)
     return {
         "model": str(source or "embedded"),
         "folder": str(folder),

@@ -429,6 +429,8 @@ class Tokenizer(nn.Module):
             raise ValueError(f"wav has shape {list(wav.shape)}: give at least one clip and one sample")
         if not wav.is_floating_point():
             raise ValueError(f"wav has dtype {wav.dtype}: give floating point samples in [-1, 1]")
+        if torch.compiler.is_compiling():  # what a graph computes cannot raise
+            return wav.to(self.device, torch.float32)
         # NaN if there is one; a fifteenth of isfinite's time
         low, high = torch.stack(torch.aminmax(wav)).tolist()
         problem = level_problem(low, high)

@@ -22,6 +22,8 @@ from mimotok.model.precision import float32_names
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+# Where the second generation's tokenizer lies in the folder of its language model.
+INNER_FOLDER = "audio_tokenizer"
 # What transformers reads to find the feature extractor (mimotok.hf); official folders have none.
 PREPROCESSOR_NAME = "preprocessor_config.json"
 # The official modules are wrappers around the library that trained them; the tensors are the same.
@@ -105,18 +107,24 @@ def embedded_folder() -> Path:
 def resolve_folder(source: str | Path | None, revision: str | None) -> Path:
     """Return the local folder of a checkpoint: embedded (None), a folder, or a hub id fetched at `revision`.
 
+    A language model of the second generation (MiMo-V2.5) has its tokenizer in a folder within its own: then it is that.
     Raises ValueError where there is none, saying what was looked for.
     """
     if source is None:
         return embedded_folder()
     folder = Path(source)
     if folder.is_dir():
-        return folder
+        return _tokenizer_folder(folder)
     if looks_like_path(source) or not _HUB_ID.fullmatch(str(source)):
         raise ValueError(
             f"{source}: neither a folder nor a hub id such as owner/name; paths are not looked for on the hub"
         )
-    return _fetch(str(source), revision)
+    return _tokenizer_folder(_fetch(str(source), revision))
+
+
+def _tokenizer_folder(folder: Path) -> Path:
+    inner = folder / INNER_FOLDER
+    return inner if (inner / CONFIG_NAME).is_file() else folder
 
 
 def looks_like_path(source: str | Path) -> bool:
@@ -139,7 +147,8 @@ def _fetch(repo: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=[CONFIG_NAME, WEIGHTS_NAME]))
+        names = [CONFIG_NAME, WEIGHTS_NAME, f"{INNER_FOLDER}/{CONFIG_NAME}", f"{INNER_FOLDER}/{WEIGHTS_NAME}"]
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=names))
     except Exception as error:  # the client raises many types: offline, unknown id, no access, full disk
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{repo}: no such folder, and the hub did not give it ({reason})") from None

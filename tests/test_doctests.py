@@ -15,7 +15,7 @@ from tests.helpers.paths import ROOT
 
 FACES = ("mimotok", "mimotok.streaming", "mimotok.lm", "mimotok.corpus", "mimotok.hf")
 # a class documents its results as a whole: these hold values, or stand beside what has the example
-WITHOUT_EXAMPLE = {"Layout", "Duplex", "Positions", "SpecialIds"}
+WITHOUT_EXAMPLE = {"Layout", "Duplex", "Positions", "SpecialIds", "Concatenated", "SequenceBatch"}
 NEEDS = {"mimotok.hf": "transformers", "mimotok.corpus": "pyarrow"}
 
 

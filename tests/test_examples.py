@@ -24,8 +24,9 @@ from examples.audio_lm import generate
 from examples.audio_lm.model import SPECIAL, continuation_prompt, speech_prompt, spoken
 from examples.audio_lm.train import main as train_audio_lm
 from examples.corpus import Corpus
+from examples.duplex.train import main as train_duplex
 from examples.training import SimilarLengths, run
-from mimotok import load_audio
+from mimotok import Tokenizer, load_audio
 from mimotok.lm import InterleavedLayout
 from mimotok.lm.audio_lm import pad_sequences
 from mimotok.lm.patches import PatchConfig
@@ -70,6 +71,25 @@ def test_audio_lm_trains_speaks_and_goes_on(data: dict[str, Any], capsys: pytest
         assert 4 <= frames <= 24 + 8 * (name == "continued")
     with pytest.raises(ValueError, match="give either"):
         generate.main(Path("never.wav"), **common)
+
+
+def test_a_conversation_is_built_learnt_and_taken_apart(
+    data: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips = [Path(data["root"], name) for name in ("0.wav", "4.wav")]
+    train_duplex(clips[0], clips[1], text="Hello.", out=data["out"], model=data["model"], steps=60, answer_seconds=0.2)
+    told = capsys.readouterr().out
+    losses = [float(value) for value in re.findall(r"^step \d+: (\d\.\d+) nats", told, re.MULTILINE)]
+    assert losses[-1] < 0.5 * losses[0]
+    assert "text: ['Hello.']" in told
+    assert "answer: 100% of the speaker's codes" in told, "learnt by heart"
+    tokenizer = Tokenizer.from_pretrained(data["model"])
+    codes = [tokenizer.encode(load_audio(clip, 24_000)) for clip in clips]
+    frames = max(each.shape[2] for each in codes)
+    for name, each in zip(("speaker", "other"), codes, strict=True):
+        whole = torch.cat((each, each[:, :, -1:].expand(-1, -1, frames - each.shape[2])), dim=2)
+        heard = load_audio(data["out"] / f"{name}.wav", 24_000)
+        torch.testing.assert_close(heard, tokenizer.decode(whole).clamp(-1, 1), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("kind", [quantized_items, latent_items])

@@ -221,6 +221,111 @@ def test_gradients_reach_what_can_be_trained(streamable: Callable[..., Tokenizer
     assert all(weight.grad is not None for weight in model.decoder.parameters())
 
 
+def test_hidden_states_are_those_of_each_clip_alone(pair: tuple[Tokenizer, Any]) -> None:
+    _, model = pair
+    config = model.config
+    wav, mask = batch([5000, 3000])
+    out = model(wav[:, None], mask, output_hidden_states=True)
+    plain = model(wav[:, None], mask)
+    assert plain.encoder_hidden_states is None
+    assert torch.equal(out.audio_codes, plain.audio_codes)
+    assert len(out.encoder_hidden_states) == config.num_hidden_layers + 1 == config.encoder_layers + 1
+    assert len(out.decoder_hidden_states) == config.decoder_layers + 1
+    alone = model.encode(wav[1:, None, :3000], output_hidden_states=True)
+    for one, both in zip(alone.hidden_states, out.encoder_hidden_states, strict=True):
+        assert one.shape[2] == config.hidden_size == config.d_model
+        torch.testing.assert_close(both[1:, : one.shape[1]], one, atol=1e-4, rtol=0)
+    last = alone.hidden_states[-1]
+    if config.encoder_skip_layer_id is not None:
+        last = last + alone.hidden_states[config.encoder_skip_layer_id]
+    mel = torch.nn.functional.pad(model.encoder.layer_norm(last), (0, 0, 0, -last.shape[1] % config.avg_pooler))
+    torch.testing.assert_close(model.encoder._downsampled(mel), alone.latents, atol=1e-4, rtol=0)
+    decoded = model.decode(out.audio_codes[1:], output_hidden_states=True)
+    assert decoded.hidden_states[0].shape[0] == 1
+    most = model._tokenizer.chunking.chunk_frames
+    with pytest.raises(ValueError, match=f"at most {most}"):
+        model.decode(torch.zeros(1, 1, most + 1, dtype=torch.int64), output_hidden_states=True)
+
+
+def test_lengths_and_masks_of_codes(pair: tuple[Tokenizer, Any]) -> None:
+    tokenizer, model = pair
+    lengths = [1, 239, 240, 5000, 4799]
+    wav, mask = batch(lengths)
+    encoded = model.encode(wav, mask)
+    assert torch.equal(model.get_audio_codes_mask(mask), encoded.audio_codes_mask)
+    assert torch.equal(model.get_audio_codes_mask(mask[:, None], padding_side="left"), encoded.audio_codes_mask.flip(1))
+    assert torch.equal(model.get_encoded_length(torch.tensor(lengths)), encoded.audio_codes_mask.sum(1))
+    assert model.config.frame_rate == tokenizer.frame_rate
+    assert model.config.frame_size == tokenizer.frame_size
+    assert model.config.audio_channels == 1
+
+
+def test_other_models_names_of_the_sizes() -> None:
+    heads: dict[str, Any] = {"decoder_attention_heads": 2, "num_attention_heads": 2}
+    config = hf.MimoAudioTokenizerConfig(hidden_size=40, num_hidden_layers=5, frame_rate=25.0, **heads)
+    assert (config.d_model, config.encoder_layers, config.encoder_attention_heads) == (40, 5, 2)
+    assert hf.MimoAudioTokenizerConfig(hidden_size=64, d_model=64, **heads).to_dict()["d_model"] == 64
+    again = hf.MimoAudioTokenizerConfig.from_dict(config.to_dict())
+    assert again.to_tokenizer_config() == config.to_tokenizer_config()
+    for told, values in {
+        "hidden_size=32, but d_model=64": {"hidden_size": 32, "d_model": 64},
+        "d_model=33": {"hidden_size": 33},
+        "num_hidden_layers=1, but encoder_layers=2": {"num_hidden_layers": 1, "encoder_layers": 2},
+        "frame_rate=12.5, but this model's is 25.0": {"frame_rate": 12.5},
+        "audio_channels=2": {"audio_channels": 2},
+    }.items():
+        with pytest.raises(ValueError, match=told):
+            hf.MimoAudioTokenizerConfig(**values)
+
+
+def test_gradient_checkpointing_changes_no_gradient(streamable: Callable[..., Tokenizer], tmp_path: Path) -> None:
+    streamable().save_pretrained(tmp_path)
+    wav, mask = batch([4000, 3000])
+    found = []
+    calls = []
+    for checkpointed in (False, True):
+        model = auto(tmp_path).train()
+        assert model.supports_gradient_checkpointing
+        if checkpointed:
+            model.gradient_checkpointing_enable()
+        first = model.encoder.layers[0]
+        count: list[int] = []
+        first.self_attn.register_forward_hook(lambda *_, count=count: count.append(1))
+        encoded = model.encode(wav[:, None], mask)
+        model.decode(latents=encoded.latents, padding_mask=mask).audio_values.square().sum().backward()
+        found.append([parameter.grad for parameter in model.parameters()])
+        calls.append(len(count))
+    assert calls == [1, 2], "the backward pass computes the block anew"
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+def test_a_second_generation_folder(tmp_path: Path) -> None:
+    """The tokenizer lies within its language model's folder: causal, every second layer with a window, bfloat16."""
+    config = replace(
+        TINY, hybrid_attention=True, swa_per_block=2, encoder_causal=True, encoder_attn_window_size=(8, 0),
+        num_quantizers=5, codebook_sizes=(32, 32, 24, 16), extra={"hybrid_block_size": 8, "max_audio_seconds": 300},
+    )  # fmt: skip
+    made = make_tokenizer(config)
+    inner = tmp_path / "audio_tokenizer"
+    made.save_pretrained(inner, dtype=torch.bfloat16)
+    (inner / PREPROCESSOR_NAME).unlink()
+    (tmp_path / "config.json").write_text('{"model_type": "mimo_v2", "hidden_size": 4096}')
+    plain = Tokenizer.from_pretrained(tmp_path)
+    assert plain.folder == inner
+    assert plain.codebook_sizes == (32, 32, 24, 16, 16)
+    assert plain.config.encoder_windows() == [(8, 0), (-1, 0)] * 2
+    model = hf.MimoAudioTokenizerModel.from_pretrained(tmp_path, subfolder="audio_tokenizer")
+    wav, _ = batch([9000])
+    latents = plain.encode_latents(wav).values
+    assert torch.equal(model.encode(wav).audio_codes, plain.encode(wav))
+    changed = wav.clone()
+    changed[:, 6000:] = 0
+    heard = plain.encode_latents(changed).values
+    torch.testing.assert_close(heard[:, :5], latents[:, :5], atol=1e-5, rtol=0)
+    assert not torch.allclose(heard[:, 7:], latents[:, 7:], atol=1e-3)
+
+
 def test_bad_input_is_told_in_one_line(streamable: Callable[..., Tokenizer], tmp_path: Path) -> None:
     streamable().save_pretrained(tmp_path)
     model = auto(tmp_path)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from mimotok import StreamDecoder, Tokenizer, TokenizerConfig
-from mimotok.model.mel import hann_window, mel_filterbank
+from mimotok.model import mel
 from tests.helpers.paths import PARITY
 
 
@@ -226,8 +226,8 @@ def test_codes_of_any_integer_dtype_decode_alike(streamable: Callable[..., Token
 def test_the_default_dtype_changes_neither_codes_nor_later_models(default: torch.dtype) -> None:
     wav = 0.3 * torch.randn(1, 9_600)
     expected = Tokenizer.from_pretrained(PARITY / "a").encode(wav)
-    hann_window.cache_clear()
-    mel_filterbank.cache_clear()
+    mel._kept_window.cache_clear()
+    mel._kept_bank.cache_clear()
     torch.set_default_dtype(default)
     try:
         assert torch.equal(Tokenizer.from_pretrained(PARITY / "a").encode(wav), expected)

@@ -30,13 +30,13 @@ def main(
     tokenizer = Tokenizer.from_pretrained(model)
     lm = SpeechLM.load_from_checkpoint(checkpoint).model.eval()
     if audio is None:
-        prompt = speech_prompt(text, lm.config)
+        prompt = speech_prompt(text, lm.patch_config)
     else:
         wav = load_audio(audio, tokenizer.sample_rate)[:, : round(prompt_seconds * tokenizer.sample_rate)]
-        prompt = continuation_prompt(tokenizer.encode(wav)[0], lm.config)
+        prompt = continuation_prompt(tokenizer.encode(wav)[0], lm.patch_config)
     written = lm.generate(
         prompt,
-        limit=max(1, round(seconds * tokenizer.frame_rate / lm.config.patch_size)),
+        limit=max(1, round(seconds * tokenizer.frame_rate / lm.patch_config.patch_size)),
         stop_id=SPECIAL.end,
         # where the speech ends is not left to chance
         text_sampling=GREEDY,

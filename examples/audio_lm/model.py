@@ -46,8 +46,8 @@ class SpeechLM(Example):
 
     def losses(self, batch: Sequences) -> dict[str, Tensor]:
         """Nats per text id and per code; `codebook_0` is the first channel's share of the latter."""
-        text, audio = self.model(batch)
-        return {"loss": text + audio.mean(), "text": text, "audio": audio.mean(), "codebook_0": audio[0]}
+        loss, text, audio = self.model(batch)
+        return {"loss": loss, "text": text, "audio": audio.mean(), "codebook_0": audio[0]}
 
 
 def spoken(codes: Tensor, text: str, codebook_sizes: Sequence[int]) -> Positions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
@@ -120,11 +121,15 @@ def decode(
 def info(
     source: Annotated[str | None, typer.Argument(metavar="[FILE|MODEL]", show_default=False)] = None,
     revision: Revision = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the facts of the tokens as JSON.")] = False,
 ) -> None:
     """Show what a codes file or a model (folder, hub id, the embedded one if left out) holds."""
     with one_line_errors():
-        from mimotok.info import read_info
+        from mimotok.info import read_facts, read_info
 
+        if as_json:
+            say(json.dumps(read_facts(source, revision=revision), indent=1))
+            return
         for heading, value in read_info(source, revision=revision).items():
             say(f"{heading:<12}{value}")
 

@@ -17,6 +17,7 @@ from mimotok.corpus.formats import Record, checked_format, read_shard
 from mimotok.corpus.ledger import SHARDS, read_entries, read_settings
 from mimotok.corpus.sequences import MODES, Lane, Position, Sequence, sequences
 from mimotok.io.files import StrPath
+from mimotok.model.lengths import frames_needed
 
 
 class _Shard(NamedTuple):
@@ -24,6 +25,7 @@ class _Shard(NamedTuple):
     names: tuple[str, ...]
     format: str
     clips: int
+    frames: tuple[int, ...]  # of each clip; none where an earlier version wrote the ledger
 
 
 class _Slice(NamedTuple):
@@ -109,6 +111,32 @@ class TokenDataset(IterableDataset[Sequence]):
     def num_clips(self) -> int:
         """The number of clips in all shards."""
         return sum(shard.clips for shard in self.shards)
+
+    def __len__(self) -> int:
+        """Return the sequences of a whole epoch on this rank, read by one worker.
+
+        With "pack" each further worker of a DataLoader may add one shorter sequence.
+        """
+        return self.count_sequences(1)[0]
+
+    def count_sequences(self, lanes: int) -> list[int]:
+        """Return the sequences that each of so many workers reads in this epoch on this rank."""
+        shares = [self._share(self.rank * lanes + lane, self.world_size * lanes) for lane in range(lanes)]
+        if self.length is None:
+            return [sum(part.last - part.first for part in share) for share in shares]
+        frames = [[count for part in share for count in self._frames(part)] for share in shares]
+        if self.mode == "pack":
+            return [frames_needed(sum(counts), self.length) for counts in frames]
+        return [sum(frames_needed(count, self.length) for count in counts) for counts in frames]
+
+    def _frames(self, part: _Slice) -> tuple[int, ...]:
+        """Return the frames of each clip, from the ledger, or from the shard where the ledger does not say."""
+        shard = self.shards[part.shard]
+        if len(shard.frames) != shard.clips:
+            whole = self._read(_Slice(part.shard, 0, shard.clips))
+            shard = shard._replace(frames=tuple(record.codes.shape[1] for record in whole))
+            self.shards[part.shard] = shard
+        return shard.frames[part.first : part.last]
 
     def set_epoch(self, epoch: int) -> None:
         """Start at the beginning of an epoch."""
@@ -203,7 +231,8 @@ def _shards(folders: list[StrPath]) -> list[_Shard]:
         if differences := first.differences(replace(settings, format=first.format)):
             raise ValueError(f"{folders[0]} and {folder} do not go together: {differences}")
         for entry in read_entries(folder):
-            shards.append(_Shard(Path(folder, SHARDS), tuple(entry.files), settings.format, len(entry.keys)))
+            frames = tuple(entry.clip_frames)
+            shards.append(_Shard(Path(folder, SHARDS), tuple(entry.files), settings.format, len(entry.keys), frames))
     if not shards:
         raise ValueError(f"{', '.join(map(str, folders)) or 'no folders'}: no finished shards yet")
     return shards

@@ -84,6 +84,7 @@ class Entry:
         seconds: of sound.
         stamps: of the sounds that the clips were made of, in the keys' order, as `Item.stamp`; none where an earlier
             version wrote the entry.
+        clip_frames: of each clip, in the keys' order; none where an earlier version wrote the entry.
     """
 
     number: int
@@ -92,6 +93,7 @@ class Entry:
     frames: int
     seconds: float
     stamps: list[str] = field(default_factory=list)
+    clip_frames: list[int] = field(default_factory=list)
 
 
 def read_settings(out: StrPath) -> Settings:
@@ -156,6 +158,7 @@ def write_shard(out: Path, number: int, records: Sequence[Record], settings: Set
         keys=[record.key for record in records],
         frames=sum(record.codes.shape[1] for record in records),
         seconds=round(sum(record.num_samples for record in records) / settings.sample_rate, 3),
+        clip_frames=[record.codes.shape[1] for record in records],
     )
 
 

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from mimotok.corpus.dataset import TokenDataset
 from mimotok.corpus.sequences import Lane, SequenceBatch, collate
+from mimotok.model.lengths import frames_needed
 
 
 class _Lanes(IterableDataset[Any]):
@@ -75,6 +76,11 @@ class TokenLoader:
         self.pin_memory = pin_memory
         self._states: dict[int, dict[str, Any]] = {}
         self._next = 0  # the lane whose turn it is
+
+    def __len__(self) -> int:
+        """Return the batches of a whole epoch, wherever reading is."""
+        counts = self.dataset.count_sequences(max(1, self.num_workers))
+        return sum(frames_needed(count, self.batch_size) for count in counts)
 
     def __iter__(self) -> Iterator[SequenceBatch]:
         lanes = max(1, self.num_workers)

@@ -80,7 +80,23 @@ class SequenceBatch:
 
 
 def collate(items: list[Sequence]) -> SequenceBatch:
-    """Pad sequences to one length and stack them."""
+    """Pad sequences to one length and stack them: the `collate_fn` of a plain DataLoader over a `TokenDataset`.
+
+    Args:
+        items: what the dataset yields, at least one.
+
+    Returns:
+        The batch.
+
+    Raises:
+        ValueError: for no items.
+
+    Example:
+        >>> from torch.utils.data import DataLoader
+        >>> loader = DataLoader(TokenDataset("tokens/"), batch_size=8, collate_fn=collate)  # doctest: +SKIP
+    """
+    if not items:
+        raise ValueError("no sequences to collate: give at least one")
     lengths = torch.tensor([item.codes.shape[1] for item in items])
     size = int(lengths.max())
     codes = torch.stack([torch.nn.functional.pad(item.codes, (0, size - item.codes.shape[1])) for item in items])

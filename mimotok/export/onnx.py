@@ -35,7 +35,7 @@ OPSET = 18
 class EncoderGraph(nn.Module):
     """wav [B, T] and its lengths [B] to codes [B, n_q, F] and theirs; the STFT is a convolution with its basis."""
 
-    kernels: Tensor
+    basis: Tensor
     bank: Tensor
 
     def __init__(self, tokenizer: Tokenizer, n_q: int) -> None:
@@ -44,7 +44,8 @@ class EncoderGraph(nn.Module):
         self.config = config
         self.n_q = n_q
         self.encoder = tokenizer.encoder
-        self.register_buffer("kernels", dft_kernels(config.n_fft, config.window_size)[:, None])
+        # not "kernels": AOTInductor's C++ has a member of that name
+        self.register_buffer("basis", dft_kernels(config.n_fft, config.window_size)[:, None])
         bank = mel_filterbank(config.n_mels, config.n_fft, config.sample_rate, config.fmin, config.mel_top)
         self.register_buffer("bank", bank.clone())
 
@@ -60,7 +61,7 @@ class EncoderGraph(nn.Module):
         """Compute what `mimotok.model.mel.log_mel` computes, [B, frames, n_mels], of wav [B, T]."""
         half = self.config.n_fft // 2
         padded = reflect_pad(wav, lengths, half, half)
-        real, imaginary = F.conv1d(padded[:, None], self.kernels, stride=self.config.hop_length).chunk(2, dim=1)
+        real, imaginary = F.conv1d(padded[:, None], self.basis, stride=self.config.hop_length).chunk(2, dim=1)
         magnitude = (real.square() + imaginary.square()).sqrt().transpose(1, 2)
         mel = (magnitude @ self.bank).clamp(min=self.config.mel_floor).log()
         frames = mel_frames(lengths, self.config.hop_length)
@@ -166,16 +167,18 @@ def _context(frames: tuple[int, int], *, bounded: bool) -> list[int] | None:
 def _write(
     graph: nn.Module, inputs: tuple[Tensor, ...], names: tuple[str, str], outputs: tuple[str, str], path: Path
 ) -> None:
-    time = {"wav": 1, "codes": 2}[names[0]]
-    batch = torch.export.Dim.DYNAMIC
-    length = torch.export.Dim.DYNAMIC
-    shapes = ({0: batch, time: length}, {0: batch})
+    time, unit = {"wav": (1, "samples"), "codes": (2, "frames")}[names[0]]
+    shapes = ({0: "batch", time: unit}, {0: "batch"})
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             graph.eval(), inputs, input_names=names, output_names=outputs, dynamic_shapes=shapes,
             opset_version=OPSET, dynamo=True, verbose=False,
         )  # fmt: skip
     assert program is not None
+    codes = program.model.graph.outputs[0]
+    if codes.name == "codes" and codes.shape is not None:
+        # the exporter writes the whole expression of the samples
+        codes.shape = type(codes.shape)([*list(codes.shape)[:2], "frames"])
     size = sum(tensor.nbytes for tensor in graph.state_dict().values())
     program.save(path, external_data=size > LARGEST_GRAPH)
 

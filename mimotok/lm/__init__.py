@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from mimotok.lm.edit import CodedClip, Concatenated, concatenate, join
 from mimotok.lm.interleaving import InterleavedLayout, Positions, SpecialIds
-from mimotok.lm.layouts import DelayLayout, Duplex, DuplexLayout, FlatLayout, Layout, PatchLayout
+from mimotok.lm.layouts import Duplex, DuplexLayout, FlatLayout, Layout, PatchLayout
+from mimotok.lm.token_text import AudioVocabulary, add_audio_tokens, codes_to_text, text_to_codes
 
 __all__ = [
-    "DelayLayout",
+    "AudioVocabulary",
+    "CodedClip",
+    "Concatenated",
     "Duplex",
     "DuplexLayout",
     "FlatLayout",
@@ -15,4 +19,9 @@ __all__ = [
     "PatchLayout",
     "Positions",
     "SpecialIds",
+    "add_audio_tokens",
+    "codes_to_text",
+    "concatenate",
+    "join",
+    "text_to_codes",
 ]

@@ -3,7 +3,6 @@
 | layout | ids | as in |
 |---|---|---|
 | FlatLayout | one vocabulary: by frame, chunk of frames or codebook | AudioLM (Borsos et al., 2022) |
-| DelayLayout | a channel per codebook, each later than the one before | MusicGen (Copet et al., 2023) |
 | PatchLayout | patches of frames | MiMo-Audio (arXiv 2512.23808) |
 | DuplexLayout | text and two speakers as parallel channels | Moshi (Defossez et al., 2024) |
 | InterleavedLayout (`mimotok.lm.interleaving`) | text and patches in one sequence | MiMo-Audio |
@@ -93,17 +92,17 @@ class FlatLayout(Layout):
             raise ValueError(f"ids have shape {list(ids.shape)}: give [batch, a multiple of {self.n_q} codebooks]")
         frames = ids.shape[1] // self.n_q
         chunk = min(self.chunk or frames, frames)
-        self._check_books(ids, self._books(frames, chunk, ids.device))
+        self._check_books(ids, self.books(frames).to(ids.device))
         parts = [part.unflatten(1, (self.n_q, -1)) for part in ids.split(self.n_q * chunk, dim=1)]
         return torch.cat(parts, dim=2) - self._offsets(ids.device)[:, None]
 
     def _offsets(self, device: torch.device) -> Tensor:
         return torch.tensor([0, *accumulate(self.codebook_sizes)][:-1], device=device)
 
-    def _books(self, frames: int, chunk: int, device: torch.device) -> Tensor:
-        """Return which codebook each flat position belongs to, [n_q * frames]."""
-        channels = torch.arange(self.n_q, device=device)[:, None].expand(self.n_q, frames)
-        return torch.cat([part.flatten() for part in channels.split(chunk, dim=1)])
+    def books(self, frames: int) -> Tensor:
+        """Return which codebook each of the ids of `frames` frames belongs to, [n_q * frames]."""
+        channels = torch.arange(self.n_q)[:, None].expand(self.n_q, frames)
+        return torch.cat([part.flatten() for part in channels.split(min(self.chunk or frames, frames), dim=1)])
 
     def _check_books(self, ids: Tensor, books: Tensor) -> None:
         low = self._offsets(ids.device)[books]
@@ -115,40 +114,6 @@ class FlatLayout(Layout):
                 f"ids[{item}, {at}]={int(ids[item, at])}, but this position belongs to codebook {int(books[at])}, "
                 f"whose ids are {int(low[at])} to {int(high[at]) - 1}"
             )
-
-
-@dataclass(frozen=True)
-class DelayLayout(Layout):
-    """A channel per codebook; channel q comes `delays[q]` steps late and is "empty" around its codes.
-
-    Over the frames of a patch this is MiMo-Audio's layout, over whole sequences MusicGen's.
-
-    Attributes:
-        codebook_sizes: the entries of each codebook in use.
-        delays: steps of each channel; 0, 1, 2... where None.
-
-    Example:
-        >>> layout = DelayLayout((1024, 128))
-        >>> layout.encode(torch.tensor([[[3, 4], [5, 6]]])).tolist()
-        [[[3, 4, 1024], [128, 5, 6]]]
-    """
-
-    delays: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "delays", checked_delays(self.delays, self.n_q))
-
-    def encode(self, codes: Tensor) -> Tensor:
-        """Turn codes [B, n_q, S] into ids [B, n_q, S + max(delays)]. Raises ValueError for invalid codes."""
-        self.check(codes)
-        return shift_channels(codes, self.delays or (), self.codebook_sizes)
-
-    def decode(self, ids: Tensor) -> Tensor:
-        """Turn ids [B, n_q, S + max(delays)] into codes [B, n_q, S]. Raises ValueError where no step is left."""
-        codes = unshift_channels(ids, self.delays or ())
-        self.check(codes)
-        return codes
 
 
 @dataclass(frozen=True)

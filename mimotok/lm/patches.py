@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mimotok.config import Window
 from mimotok.lm.layouts import PATCH_SIZE, checked_delays, shift_channels, unshift_channels
-from mimotok.lm.sampling import PLAIN, Sampling, sample
+from mimotok.lm.sampling import PLAIN, Generators, Sampling, sample
 from mimotok.model.state import StreamState
 from mimotok.model.transformer import Stack, StackShape
 
@@ -144,9 +144,12 @@ class PatchDecoder(nn.Module):
         hidden: Tensor,
         *,
         sampling: Sampling | Sequence[Sampling] = PLAIN,
-        generator: torch.Generator | None = None,
+        generator: Generators = None,
     ) -> Tensor:
-        """hidden: [N, lm_dim]. Returns patches int64 [N, n_q, size]. sampling: for all, or one for each channel."""
+        """hidden: [N, lm_dim]. Returns patches int64 [N, n_q, size].
+
+        sampling: for all, or one for each channel. generator: for all, or one for each of the N.
+        """
         config = self.config
         each = checked_sampling(sampling, len(config.codebook_sizes))
         empty = torch.tensor(config.codebook_sizes, device=hidden.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,12 +30,21 @@ PLAIN = Sampling()
 GREEDY = Sampling(temperature=0.0)
 
 
-def sample(logits: Tensor, sampling: Sampling, generator: torch.Generator | None = None) -> Tensor:
+# One for all rows, one for each row, or torch's own.
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+def sample(logits: Tensor, sampling: Sampling, generator: Generators = None) -> Tensor:
     """logits: [N, ids], -inf where an id is forbidden. Returns one id for each row, int64 [N]."""
     if sampling.temperature == 0:
         return logits.argmax(-1)
     probability, ids = (logits.float() / sampling.temperature).softmax(-1).sort(dim=-1, descending=True)
     # an id is kept while those before it have not reached top_p: the first one always is
     reached = probability.cumsum(-1) - probability >= sampling.top_p
-    drawn = torch.multinomial(probability.masked_fill(reached, 0.0), 1, generator=generator)
+    probability = probability.masked_fill(reached, 0.0)
+    if generator is None or isinstance(generator, torch.Generator):
+        drawn = torch.multinomial(probability, 1, generator=generator)
+    else:
+        rows = zip(probability, generator, strict=True)
+        drawn = torch.stack([torch.multinomial(row, 1, generator=each) for row, each in rows])
     return ids.gather(-1, drawn)[:, 0]

@@ -222,7 +222,8 @@ def _attend_traced(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan) -> Tens
     reach = torch.arange(size, device=q.device)
     if bounded:
         block = max(TRACED_BLOCK, left + right)
-        count = frames_needed(size, block)
+        # one more than needed: torch.export makes a graph for one block or one for several, and two are never one
+        count = frames_needed(size, block) + 1
         reach = torch.arange(-left, block + right, device=q.device)
     start = torch.arange(count, device=q.device)[:, None] * block
     key = start + reach

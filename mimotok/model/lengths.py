@@ -53,6 +53,8 @@ def checked_lengths(lengths: Tensor, batch: int, size: int, unit: str) -> Tensor
     if lengths.shape != (batch,):
         raise ValueError(f"lengths has shape {list(lengths.shape)}, but the batch holds {batch} clips: give [{batch}]")
     lengths = lengths.to(torch.int64)
+    if torch.compiler.is_compiling():  # what a graph computes cannot raise
+        return lengths
     if lengths.numel() and (int(lengths.min()) < 1 or int(lengths.max()) > size):
         raise ValueError(f"lengths={lengths.tolist()}: each must lie in 1 to {size} {unit}, the padded size")
     return lengths

@@ -35,6 +35,8 @@ def frame_log_mel(padded: Tensor, config: TokenizerConfig) -> Tensor:
     hop = config.hop_length
     kept = config.n_fft - config.hop_length
     frames = (padded.shape[1] - kept) // hop
+    if torch.compiler.is_compiling():  # a graph holds no loop over blocks
+        return _block(padded, config)
     starts = range(0, max(frames, 1), BLOCK_FRAMES)
     blocks = [_block(padded[:, start * hop : (start + BLOCK_FRAMES) * hop + kept], config) for start in starts]
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks, 1)
@@ -62,7 +64,8 @@ def reflect_pad(wav: Tensor, lengths: Tensor | None, left: int, right: int) -> T
 
     As numpy's "reflect": a clip shorter than the padding is mirrored again and again, one sample is repeated.
     """
-    if lengths is None and wav.shape[1] > max(left, right):
+    # in a graph the length is a symbol, which may be either
+    if lengths is None and not torch.compiler.is_compiling() and wav.shape[1] > max(left, right):
         return F.pad(wav, (left, right), mode="reflect")
     if lengths is None:
         lengths = torch.full((wav.shape[0],), wav.shape[1], device=wav.device)
@@ -73,24 +76,42 @@ def reflect_pad(wav: Tensor, lengths: Tensor | None, left: int, right: int) -> T
     return wav.gather(1, index)
 
 
-@lru_cache(maxsize=64)
 def hann_window(size: int, device: torch.device) -> Tensor:
     """Periodic Hann window [size], fp32."""
-    with torch.inference_mode(False):
-        return torch.hann_window(size, dtype=torch.float32, device=device)
+    # what a graph computes is no tensor to keep
+    return _window(size, device) if torch.compiler.is_compiling() else _kept_window(size, device)
+
+
+def mel_filterbank(n_mels: int, n_fft: int, sample_rate: int, fmin: float, fmax: float) -> Tensor:
+    """HTK triangular filters [n_fft // 2 + 1, n_mels] on the CPU, fp32, without area normalisation."""
+    make = _bank if torch.compiler.is_compiling() else _kept_bank
+    return make(n_mels, n_fft, sample_rate, fmin, fmax)
+
+
+def _window(size: int, device: torch.device) -> Tensor:
+    return torch.hann_window(size, dtype=torch.float32, device=device)
+
+
+def _bank(n_mels: int, n_fft: int, sample_rate: int, fmin: float, fmax: float) -> Tensor:
+    frequencies = torch.linspace(0, sample_rate // 2, n_fft // 2 + 1, dtype=torch.float32)
+    edges = _mel_to_hz(torch.linspace(_hz_to_mel(fmin), _hz_to_mel(fmax), n_mels + 2, dtype=torch.float32))
+    slopes = edges[None, :] - frequencies[:, None]
+    widths = edges[1:] - edges[:-1]
+    rising = -slopes[:, :-2] / widths[:-1]
+    falling = slopes[:, 2:] / widths[1:]
+    return torch.minimum(rising, falling).clamp(min=0)
 
 
 @lru_cache(maxsize=64)
-def mel_filterbank(n_mels: int, n_fft: int, sample_rate: int, fmin: float, fmax: float) -> Tensor:
-    """HTK triangular filters [n_fft // 2 + 1, n_mels] on the CPU, fp32, without area normalisation."""
+def _kept_window(size: int, device: torch.device) -> Tensor:
     with torch.inference_mode(False):
-        frequencies = torch.linspace(0, sample_rate // 2, n_fft // 2 + 1, dtype=torch.float32)
-        edges = _mel_to_hz(torch.linspace(_hz_to_mel(fmin), _hz_to_mel(fmax), n_mels + 2, dtype=torch.float32))
-        slopes = edges[None, :] - frequencies[:, None]
-        widths = edges[1:] - edges[:-1]
-        rising = -slopes[:, :-2] / widths[:-1]
-        falling = slopes[:, 2:] / widths[1:]
-        return torch.minimum(rising, falling).clamp(min=0)
+        return _window(size, device)
+
+
+@lru_cache(maxsize=64)
+def _kept_bank(n_mels: int, n_fft: int, sample_rate: int, fmin: float, fmax: float) -> Tensor:
+    with torch.inference_mode(False):
+        return _bank(n_mels, n_fft, sample_rate, fmin, fmax)
 
 
 def _hz_to_mel(frequency: float) -> float:

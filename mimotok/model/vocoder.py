@@ -75,7 +75,7 @@ class ISTFTHead(nn.Module):
         the sum of their squared windows.
         """
         present = valid.to(frames.dtype)
-        if len(valid) == len(frames):
+        if valid.shape[0] == frames.shape[0]:
             frames = frames * present[..., None]
         squared = F.pad(hann_window(self.n_fft, frames.device).square(), (0, -self.n_fft % self.hop_length))
         # the squared windows over each sample, as one small product: hops in a window x samples in a hop

@@ -1,6 +1,7 @@
 """The command line: round trips, batches, and every user error in one line with exit code 2 and nothing written."""
 
 import io
+import json
 import os
 import re
 import shutil
@@ -337,6 +338,19 @@ def test_every_help_shows_an_example(mimotok, command: str) -> None:
     result = mimotok(command, "--help")
     assert result.code == 0
     assert f"Example: mimotok {command} " in result.out
+
+
+def test_info_gives_the_facts_of_tokens_as_json(mimotok, made: Path, tokenizer: Tokenizer) -> None:
+    sizes = list(tokenizer.codebook_sizes[: tokenizer.n_q])
+    for source in (MODEL, made / "in.npz"):
+        facts = json.loads(mimotok("info", source, "--json").out)
+        assert facts["codebook_sizes"] == sizes
+        assert facts["vocabulary"] == sum(sizes)
+        assert facts["tokens_per_second"] == len(sizes) * tokenizer.frame_rate
+        assert facts["bits_per_second"] == pytest.approx(tokenizer.bitrate())
+        assert facts["frame_size"] == tokenizer.frame_size
+        assert facts["weights_sha256"] == tokenizer.weights_sha256
+    assert facts["num_frames"] == tokenizer.num_frames(facts["num_samples"])
 
 
 def test_info_on_codes_and_models(mimotok, made: Path, tokenizer: Tokenizer) -> None:

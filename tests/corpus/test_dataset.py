@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections import defaultdict
 from dataclasses import replace
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from mimotok.corpus import TokenDataset, TokenLoader, sequences
+from mimotok.corpus import TokenDataset, TokenLoader, collate, sequences
 from mimotok.corpus.sequences import Sequence
 from tests.helpers.corpus_tools import FAKE, fake_corpus
 
@@ -79,7 +80,9 @@ def test_every_clip_once_whoever_reads(
                 options = {"rank": rank, "world_size": ranks, "mix": mix, "shuffle": shuffle, **cutting}
                 data = TokenDataset(Path(folder) / "t", **options)
                 data.set_epoch(epoch)
+                expected = data.count_sequences(workers)[worker]
                 mine = list(data)
+                assert len(mine) == expected
                 items += mine
                 shares.append(len(frames_heard(mine)))
                 if cutting.get("mode") == "pack":
@@ -210,3 +213,30 @@ def test_a_state_of_another_dataset_is_refused(corpus: tuple[Path, dict[str, np.
         TokenLoader(TokenDataset(folder), 3).load_state_dict(loader.state_dict())
     with pytest.raises(ValueError, match="no folder of tokens"):
         TokenDataset(tmp_path)
+
+
+@pytest.mark.parametrize("cutting", CUTTING, ids=["whole", "cut", "pack"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_lengths_are_told_beforehand(cutting: dict[str, Any], workers: int, tmp_path: Path) -> None:
+    """Also from a ledger of an earlier version, which does not say the frames of each clip."""
+    folder = tmp_path / "t"
+    fake_corpus(folder, [[5, 20, 9], [1, 14], [8]])
+    ledger = folder / "ledger.jsonl"
+    rows = [json.loads(line) for line in ledger.read_text().splitlines()]
+    assert [row.pop("clip_frames") for row in rows] == [[5, 20, 9], [1, 14], [8]]
+    told = []
+    for _ in range(2):
+        data = TokenDataset(folder, **cutting)
+        loader = TokenLoader(data, 2, num_workers=workers)
+        told.append((len(data), len(loader)))
+        assert len(data) == len(list(TokenDataset(folder, **cutting)))
+        assert len(loader) == len(list(loader))
+        ledger.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert told[0] == told[1]
+
+
+def test_a_plain_dataloader_pads(tmp_path: Path) -> None:
+    fake_corpus(tmp_path / "t", [[5, 20, 9], [1]])
+    batches = list(DataLoader(TokenDataset(tmp_path / "t", shuffle=False), batch_size=3, collate_fn=collate))
+    assert [batch.codes.shape[2] for batch in batches] == [20, 1]
+    assert batches[0].lengths.tolist() == [5, 20, 9]

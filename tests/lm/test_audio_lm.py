@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mimotok.lm import InterleavedLayout, SpecialIds
-from mimotok.lm.audio_lm import AudioLM, pad_sequences
+from mimotok.lm import InterleavedLayout, Positions, SpecialIds
+from mimotok.lm.audio_lm import AudioLM, PositionsCollator, pad_sequences
 from mimotok.lm.patches import PatchConfig
 from mimotok.lm.sampling import GREEDY, Sampling
 from tests.helpers.layout_strategies import random_codes
@@ -156,6 +156,75 @@ def test_it_survives_the_disk(model: AudioLM, tmp_path: Path) -> None:
     first, second = (m(pad_sequences(SEQUENCES, SIZES)) for m in (model, again))
     assert torch.equal(first.text, second.text)
     assert torch.equal(first.audio, second.audio)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(1.5, 0.9)])
+def test_a_batch_writes_what_each_prompt_alone_does(model: AudioLM, sampling: Sampling) -> None:
+    """Prompts of any lengths, one of them within audio, of which some stop early."""
+    within = Positions(SEQUENCES[2].text[:3], SEQUENCES[2].patches[:3])
+    prompts = [SEQUENCES[0], SEQUENCES[1], within]
+    options: dict = {"limit": 14, "stop_id": 2, "text_sampling": sampling, "audio_sampling": sampling}
+
+    def generators() -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed) for seed in range(3)]
+
+    together = model.generate(prompts, generator=generators(), **options)
+    for prompt, written, generator in zip(prompts, together, generators(), strict=True):
+        alone = model.generate(prompt, generator=generator, **options)
+        assert torch.equal(written.text, alone.text)
+        assert torch.equal(written.patches, alone.patches)
+    with pytest.raises(ValueError, match="2 generators for 3 prompts"):
+        model.generate(prompts, generator=generators()[:2], **options)
+
+
+def test_a_folder_gives_the_model_back(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    for tied in (False, True):
+        lm = llama()
+        if tied:
+            lm.config.tie_word_embeddings = True
+            lm.tie_weights()
+        model = AudioLM(lm, CONFIG, SPECIAL).eval()
+        model.save_pretrained(tmp_path / str(tied))
+        again = AudioLM.from_pretrained(tmp_path / str(tied))
+        assert (again.patch_config, again.special) == (CONFIG, SPECIAL)
+        assert again.patch_encoder.embedding is again.patch_decoder.embedding
+        first, second = (m(pad_sequences(SEQUENCES, SIZES)) for m in (model, again))
+        assert torch.equal(first.text, second.text)
+        assert torch.equal(first.audio, second.audio)
+    with pytest.raises(ValueError, match="Recurrent, which has no save_pretrained"):
+        AudioLM(Recurrent(), CONFIG, SPECIAL).save_pretrained(tmp_path / "other")
+    (tmp_path / "True" / "patches.safetensors").unlink()
+    with pytest.raises(ValueError, match="is no audio LM"):
+        AudioLM.from_pretrained(tmp_path / "True")
+
+
+def test_transformers_trains_measures_and_resumes_it(tmp_path: Path) -> None:
+    """Trainer's checkpoints are safetensors, and two steps and two resumed ones are as four."""
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+
+    def trained(steps: int, folder: str, resume: bool = False) -> tuple[AudioLM, dict]:
+        torch.manual_seed(0)
+        model = AudioLM(llama(), CONFIG, SPECIAL)
+        arguments = transformers.TrainingArguments(
+            str(tmp_path / folder), max_steps=steps, save_steps=2, per_device_train_batch_size=2, report_to=[],
+            use_cpu=True, disable_tqdm=True, logging_strategy="no", lr_scheduler_type="constant", learning_rate=1e-2,
+        )  # fmt: skip
+        trainer = transformers.Trainer(
+            model, arguments, train_dataset=SEQUENCES, eval_dataset=SEQUENCES, data_collator=PositionsCollator(SIZES)
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        return model, trainer.evaluate()
+
+    torch.manual_seed(0)
+    before = AudioLM(llama(), CONFIG, SPECIAL)(**PositionsCollator(SIZES)(SEQUENCES)).loss.item()
+    whole, measured = trained(4, "whole")
+    assert measured["eval_loss"] < before
+    trained(2, "parts")
+    resumed, _ = trained(4, "parts", resume=True)
+    for (name, one), other in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
 
 
 def test_one_sequence_is_learnt_by_heart() -> None:

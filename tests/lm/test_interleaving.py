@@ -9,7 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimotok.lm import DelayLayout, InterleavedLayout, PatchLayout, Positions, SpecialIds
+from mimotok.lm import InterleavedLayout, PatchLayout, Positions, SpecialIds
+from mimotok.lm.layouts import checked_delays, shift_channels, unshift_channels
+from mimotok.lm.patches import PatchConfig
 from tests.helpers.layout_strategies import codes_and_sizes, random_codes, spoilt_codes
 
 SPECIAL = SpecialIds(audio=100, start=101, end=102)
@@ -32,11 +34,11 @@ def test_patches_and_back(drawn, size) -> None:
 def test_delays_and_back(drawn, data) -> None:
     codes, sizes = drawn
     delays = data.draw(st.none() | st.lists(st.integers(0, 9), min_size=len(sizes), max_size=len(sizes)))
-    layout = DelayLayout(sizes, delays)
-    delayed = layout.encode(codes)
-    known = list(range(len(sizes))) if delays is None else delays
+    known = checked_delays(delays, len(sizes))
+    delayed = shift_channels(codes, known, sizes)
+    assert known == tuple(range(len(sizes)) if delays is None else delays)
     assert delayed.shape[2] == codes.shape[2] + max(known)
-    assert torch.equal(layout.decode(delayed), codes)
+    assert torch.equal(unshift_channels(delayed, known), codes)
     for channel, late in enumerate(known):
         row = delayed[:, channel]
         assert torch.equal(row[:, late : late + codes.shape[2]], codes[:, channel])
@@ -44,8 +46,9 @@ def test_delays_and_back(drawn, data) -> None:
 
 
 def test_the_published_patch_takes_four_and_seven_steps() -> None:
-    sizes = (1024, 1024, *[128] * 6)
-    assert DelayLayout(sizes).encode(random_codes(sizes, 4, 0)).shape == (2, 8, 11)
+    config = PatchConfig.published()
+    codes = random_codes(config.codebook_sizes, config.patch_size, 0)
+    assert shift_channels(codes, config.delays, config.codebook_sizes).shape == (2, 8, config.steps) == (2, 8, 11)
 
 
 @st.composite
@@ -89,12 +92,8 @@ def test_the_sequence_as_the_module_draws_it() -> None:
 @given(spoilt_codes())
 def test_invalid_codes_are_refused_by_position(drawn) -> None:
     codes, sizes, told = drawn
-    for layout in (PatchLayout(sizes), DelayLayout(sizes)):
-        with pytest.raises(ValueError, match=re.escape(told)):
-            layout.encode(codes)
-    shifted = torch.stack([torch.nn.functional.pad(codes[:, q], (q, len(sizes) - 1 - q)) for q in range(len(sizes))], 1)
     with pytest.raises(ValueError, match=re.escape(told)):
-        DelayLayout(sizes).decode(shifted)
+        PatchLayout(sizes).encode(codes)
     with pytest.raises(ValueError, match=re.escape(told)):
         PatchLayout(sizes).decode(codes[:, None])
 
@@ -108,9 +107,9 @@ def test_wrong_shapes_and_counts_are_refused() -> None:
     with pytest.raises(ValueError, match="frames=4, but 2 patches of 4 hold 5 to 8"):
         PatchLayout(SIZES).decode(PatchLayout(SIZES).encode(codes), frames=4)
     with pytest.raises(ValueError, match="give 2, one for each"):
-        DelayLayout(SIZES, (0, 1, 2))
+        checked_delays((0, 1, 2), 2)
     with pytest.raises(ValueError, match="leave no frame"):
-        DelayLayout(SIZES, (0, 6)).decode(codes)
+        unshift_channels(codes, (0, 6))
 
 
 @pytest.mark.parametrize(
