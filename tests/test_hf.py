@@ -267,13 +267,14 @@ def test_other_models_names_of_the_sizes() -> None:
     assert hf.MimoAudioTokenizerConfig(hidden_size=64, d_model=64, **heads).to_dict()["d_model"] == 64
     again = hf.MimoAudioTokenizerConfig.from_dict(config.to_dict())
     assert again.to_tokenizer_config() == config.to_tokenizer_config()
-    for told, values in {
+    refused: dict[str, dict[str, Any]] = {
         "hidden_size=32, but d_model=64": {"hidden_size": 32, "d_model": 64},
         "d_model=33": {"hidden_size": 33},
         "num_hidden_layers=1, but encoder_layers=2": {"num_hidden_layers": 1, "encoder_layers": 2},
         "frame_rate=12.5, but this model's is 25.0": {"frame_rate": 12.5},
         "audio_channels=2": {"audio_channels": 2},
-    }.items():
+    }
+    for told, values in refused.items():
         with pytest.raises(ValueError, match=told):
             hf.MimoAudioTokenizerConfig(**values)
 
