@@ -7,7 +7,7 @@ INSTALL = $(BIN)/python -m pip install -q -c constraints.txt
 # onnxruntime-web for the page: npm fetches it, or RUNTIME names a folder with the unpacked package
 RUNTIME ?=
 
-.PHONY: demo page docs test fuzz lint format clean
+.PHONY: demo page docs test fuzz bench lint format clean
 
 # what a newcomer types first: encode and decode a sample with the embedded checkpoint
 demo: $(VENV)/.demo
@@ -33,6 +33,10 @@ SECONDS ?= 600
 SEED ?= 0
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED)
+
+# speed against peers, beside bench/ratios.json; exit code 1 where it fell by more than a tenth
+bench: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.guard
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

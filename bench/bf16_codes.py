@@ -19,6 +19,7 @@ import torch
 from jsonargparse import CLI
 from torch import Tensor, nn
 
+from bench.tables import Table
 from mimotok.io.audio import AUDIO_SUFFIXES, load_audio
 from mimotok.tokenizer import Tokenizer
 
@@ -110,11 +111,10 @@ def main(folder: Path, clips: int = 6, model: str | None = None, repeats: int = 
                 way.encode(wav)
             times[name] = min(times.get(name, np.inf), time.process_time() - start)
     books = range(1, len(next(iter(shares.values()))) + 1)
-    print("| in float32 | " + " | ".join(f"book {book}" for book in books) + " | time against float32 |")
-    print("|---|" + "---:|" * (len(books) + 1))
+    table = Table("", ("in float32", *(f"book {book}" for book in books), "time against float32"))
     for name, values in shares.items():
-        cells = [name, *[f"{value:.1%}" for value in values], f"{times[name] / times['everything (float32)']:.2f}"]
-        print(f"| {' | '.join(cells)} |")
+        table.add(name, *(f"{value:.1%}" for value in values), f"{times[name] / times['everything (float32)']:.2f}")
+    print(table)
     seconds = sum(wav.shape[1] for wav in wavs) / exact.sample_rate
     has_products = any(flag in Path("/proc/cpuinfo").read_text() for flag in ("avx512_bf16", "amx_bf16"))
     told = "has" if has_products else "lacks"

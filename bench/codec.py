@@ -18,10 +18,9 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from jsonargparse import CLI
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
+from bench.tables import Table
 from mimotok.tokenizer import Tokenizer
 
 SAMPLE_RATE = 24000
@@ -114,16 +113,16 @@ def main(
     """
     torch.set_num_threads(threads)
     codecs = [ours(model, getattr(torch, dtype)), *(PEERS[peer]() for peer in (PEERS if peers is None else peers))]
-    table = Table(title=f"{threads} thread(s), {platform.processor() or platform.machine()}, torch {torch.__version__}")
-    for heading in ("clip", "codec", "encode x real time", "decode x real time", "encode vs ours", "decode vs ours"):
-        table.add_column(heading, justify="right")
+    title = f"{threads} thread(s), {platform.processor() or platform.machine()}, torch {torch.__version__}"
+    header = ("codec, clip", "encode x real time", "decode x real time", "encode vs ours", "decode vs ours")
+    table = Table(title, header)
     for length in seconds or [10.0]:
         medians = measure(codecs, length, repeats)
         own = medians[codecs[0].name]
         for name, (encoding, decoding) in medians.items():
             rates = f"{length / encoding:.1f}", f"{length / decoding:.1f}"
-            table.add_row(f"{length:g} s", name, *rates, f"{encoding / own[0]:.2f}", f"{decoding / own[1]:.2f}")
-    Console().print(table)
+            table.add(f"{name}, {length:g} s", *rates, f"{encoding / own[0]:.2f}", f"{decoding / own[1]:.2f}")
+    print(table)
 
 
 if __name__ == "__main__":

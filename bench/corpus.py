@@ -23,9 +23,8 @@ from typing import Any, NamedTuple
 
 import torch
 from jsonargparse import CLI
-from rich.console import Console
-from rich.table import Table
 
+from bench.tables import Table
 from mimotok.corpus import tokenize_corpus
 from mimotok.corpus.inputs import read_input
 from mimotok.corpus.ledger import SHARDS
@@ -82,16 +81,15 @@ def size_of(out: Path) -> int:
 def print_ratios(turns: list[tuple[Cost, Cost]], seconds: float, workers: int) -> None:
     """Print one row for each way of counting."""
     cores = len(os.sched_getaffinity(0))
-    table = Table(title=f"{seconds / 60:.1f} minutes of sound, {workers} decoding workers, {cores} core(s)")
-    for heading in ("seconds of", "model alone", "mimotok tokenize", "ratio"):
-        table.add_column(heading, justify="left" if heading == "seconds of" else "right")
+    title = f"{seconds / 60:.1f} minutes of sound, {workers} decoding workers, {cores} core(s)"
+    table = Table(title, ("seconds of", "model alone", "mimotok tokenize", "ratio"))
     kinds = {"wall": "clock", "own": "the encoding process's CPU", "all": "all processes' CPU"}
     for kind, title in kinds.items():
         pairs = [(getattr(alone, kind), getattr(whole, kind)) for alone, whole in turns]
         ratio = statistics.median(alone / whole for alone, whole in pairs)
         medians = [statistics.median(column) for column in zip(*pairs, strict=True)]
-        table.add_row(title, *(f"{median:.2f}" for median in medians), f"{ratio:.2f}")
-    Console().print(table)
+        table.add(title, *(f"{median:.2f}" for median in medians), f"{ratio:.2f}")
+    print(table)
 
 
 def print_arithmetic(tokens: float, hours: float, core_hours: float, sizes: dict[str, float], device: str) -> None:
@@ -104,14 +102,14 @@ def print_arithmetic(tokens: float, hours: float, core_hours: float, sizes: dict
         device: where the model ran.
         sizes: bytes a second by format.
     """
-    table = Table(title=f"{hours:,.0f} hours of sound at these speeds and sizes", show_header=False)
-    table.add_row("tokens", f"{tokens * 3600 * hours:.3g}")
+    table = Table("", (f"{hours:,.0f} hours of sound at these speeds and sizes", ""))
+    table.add("tokens", f"{tokens * 3600 * hours:.3g}")
     for format, size in sizes.items():
-        table.add_row(f"bytes, {format}", f"{size * 3600 * hours:.3g} ({size:.0f} a second of sound)")
-    table.add_row("bytes, bare uint16", f"{2 * tokens * 3600 * hours:.3g}")
+        table.add(f"bytes, {format}", f"{size * 3600 * hours:.3g} ({size:.0f} a second of sound)")
+    table.add("bytes, bare uint16", f"{2 * tokens * 3600 * hours:.3g}")
     unit = "CPU core hours, decoding included" if device == "cpu" else f"{device} hours"
-    table.add_row(unit, f"{core_hours * hours:.3g}")
-    Console().print(table)
+    table.add(unit, f"{core_hours * hours:.3g}")
+    print(table)
 
 
 def main(

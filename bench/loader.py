@@ -11,9 +11,8 @@ from itertools import islice
 
 import torch
 from jsonargparse import CLI
-from rich.console import Console
-from rich.table import Table
 
+from bench.tables import Table
 from train.data.augment import AugmentConfig
 from train.data.module import AUGMENT, SpeechDataModule
 
@@ -62,15 +61,14 @@ def main(
         training_rate: audio-seconds per second that training takes; adds the share of its time loading costs.
     """
     torch.set_num_threads(1)
-    table = Table(title=f"{batches} batches, {num_workers} workers")
-    for name in ("clips", "augmentation", "audio-s/s", "per CPU second", "padding"):
-        table.add_column(name, justify="left" if name in ("clips", "augmentation") else "right")
+    header = ["clips", "augmentation", "audio-s/s", "per CPU second", "padding"]
     if training_rate:
-        table.add_column(f"of a core at {training_rate:g} audio-s/s", justify="right")
+        header.append(f"of a core at {training_rate:g} audio-s/s")
+    table = Table(f"{batches} batches, {num_workers} workers", header)
     for cache in dict.fromkeys((cache_dir, None)):
         for augment in (None, AUGMENT):
-            table.add_row(*_row(manifest, root, cache, augment, batches, num_workers, training_rate))
-    Console().print(table)
+            table.add(*_row(manifest, root, cache, augment, batches, num_workers, training_rate))
+    print(table)
 
 
 def _row(

@@ -16,10 +16,9 @@ from pathlib import Path
 import onnxruntime
 import torch
 from jsonargparse import CLI
-from rich.console import Console
-from rich.table import Table
 
 from bench.codec import Codec, measure, ours
+from bench.tables import Table
 from mimotok.export.onnx import export_onnx
 from mimotok.export.run_onnx import OnnxTokenizer
 from mimotok.io.audio import AUDIO_SUFFIXES, load_audio
@@ -78,19 +77,16 @@ def main(
         if not exported:
             export_onnx(tokenizer, folder)
         graphs = OnnxTokenizer(folder, threads=threads)
-    console = Console()
-    console.print(compare(tokenizer, graphs, paths))
+    print(compare(tokenizer, graphs, paths))
     machine = platform.processor() or platform.machine()
     title = f"{threads} thread(s), {machine}, torch {torch.__version__}, onnxruntime {onnxruntime.__version__}"
-    table = Table(title=title)
-    for heading in ("clip", "ONNX encodes, times torch's speed", "ONNX decodes, times torch's speed"):
-        table.add_column(heading, justify="right")
+    table = Table(title, ("clip", "ONNX encodes, times torch's speed", "ONNX decodes, times torch's speed"))
     for length in seconds or [10.0]:
         (encode, decode), (onnx_encode, onnx_decode) = measure(
             [ours(model, torch.float32), exported_codec(graphs)], length, repeats
         ).values()
-        table.add_row(f"{length:g} s", f"{encode / onnx_encode:.2f}", f"{decode / onnx_decode:.2f}")
-    console.print(table)
+        table.add(f"{length:g} s", f"{encode / onnx_encode:.2f}", f"{decode / onnx_decode:.2f}")
+    print(table)
 
 
 if __name__ == "__main__":

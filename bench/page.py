@@ -17,9 +17,8 @@ import numpy as np
 import torch
 from jsonargparse import CLI
 from playwright.sync_api import sync_playwright
-from rich.console import Console
-from rich.table import Table
 
+from bench.tables import Table
 from mimotok.io.audio import load_audio
 from mimotok.page.files import sample_path
 from mimotok.page.serve import address, make_server
@@ -70,7 +69,7 @@ def main(page: str, seconds: float = 10.0, repeats: int = 3, browser: str = "/us
     length = round(seconds * tokenizer.sample_rate)
     wav = sample.repeat(1, length // sample.shape[1] + 1)[:, :length]
     n_q = tokenizer.config.checked_n_q(None)
-    table = Table(title=f"The page, {seconds:g} s of sound, {n_q} codebooks", show_header=False)
+    table = Table("", (f"The page, {seconds:g} s of sound, {n_q} codebooks", ""))
     request = {"values": wav[0].tolist(), "repeats": repeats, "nQ": n_q}
     with make_server(page, 0) as server, sync_playwright() as driver:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -78,7 +77,7 @@ def main(page: str, seconds: float = 10.0, repeats: int = 3, browser: str = "/us
         tab = started.new_page()
         tab.goto(address(server))
         found = tab.evaluate(MEASURE, request)
-        table.add_row("browser", f"Chromium {started.version}, {found['threads']} thread(s)")
+        table.add("browser", f"Chromium {started.version}, {found['threads']} thread(s)")
         started.close()
         server.shutdown()
     expected = tokenizer.encode(wav, n_q=n_q)
@@ -89,13 +88,13 @@ def main(page: str, seconds: float = 10.0, repeats: int = 3, browser: str = "/us
     contents = [(Path(page) / name).read_bytes() for name in names]
     size = sum(map(len, contents)) / 1e6
     compressed = sum(len(gzip.compress(content)) for content in contents) / 1e6
-    table.add_row("served", f"{size:.1f} MB, {compressed:.1f} MB with gzip")
-    table.add_row("load", f"{found['load']:.2f} s")
-    table.add_row("encode", f"{min(found['encode']):.2f} s")
-    table.add_row("decode, with the inverse STFT", f"{min(found['decode']):.2f} s")
-    table.add_row("codes that differ from Python's", f"{int((codes != expected[0].numpy()).sum())} of {codes.size}")
-    table.add_row("largest difference of the sound", f"{difference:.1e}")
-    Console().print(table)
+    table.add("served", f"{size:.1f} MB, {compressed:.1f} MB with gzip")
+    table.add("load", f"{found['load']:.2f} s")
+    table.add("encode", f"{min(found['encode']):.2f} s")
+    table.add("decode, with the inverse STFT", f"{min(found['decode']):.2f} s")
+    table.add("codes that differ from Python's", f"{int((codes != expected[0].numpy()).sum())} of {codes.size}")
+    table.add("largest difference of the sound", f"{difference:.1e}")
+    print(table)
 
 
 if __name__ == "__main__":

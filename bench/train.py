@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.tables import Table
 from mimotok.io.alignments import PHONES
 from mimotok.tokenizer import Tokenizer, checked_device
 from train.data.batches import Batch
@@ -218,11 +219,12 @@ def report(seconds: dict[str, list[float]], batch_seconds: float, bound: float, 
     """Print a markdown table. A part that occurs several times in a step counts with all of its times."""
     medians = {name: statistics.median(_by_step(times, steps)) for name, times in seconds.items()}
     total = sum(medians.values())
-    print("| part | s | share |\n|---|---|---|")
+    table = Table("", ("part", "s", "share"))
     for name, took in medians.items():
-        print(f"| {name} | {took:.3f} | {took / total:.0%} |")
-    print(f"| the step | {total:.3f} | 100% |")
-    print(f"| its products at the measured peak | {bound:.3f} | {bound / total:.0%} |")
+        table.add(name, f"{took:.3f}", f"{took / total:.0%}")
+    table.add("the step", f"{total:.3f}", "100%")
+    table.add("its products at the measured peak", f"{bound:.3f}", f"{bound / total:.0%}")
+    print(table)
     print(f"\n{batch_seconds / total:.1f} audio-s/s")
 
 

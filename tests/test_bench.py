@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from bench import batch, gpu, large
+from bench import batch, gpu, guard, large
 from mimotok import Tokenizer
 from tests.helpers.models import STREAMABLE, make_tokenizer
 
@@ -60,3 +61,9 @@ def test_batches_give_the_codes_of_each_clip() -> None:
     clips = [torch.randn(length) for length in (5_000, 960, 12_345)]
     for clip, codes in zip(clips, batch.encode_in_batches(tokenizer, clips, 2), strict=True):
         assert torch.equal(codes, tokenizer.encode(clip[None])[0])
+
+
+def test_a_ratio_that_fell_by_more_than_a_tenth_is_told() -> None:
+    committed = {"encode": 10.0, "decode": 5.0}
+    assert guard.falls({"encode": 8.9, "decode": 4.6, "new": 0.1}, committed) == ["encode: 8.90, it was 10.00"]
+    assert set(json.loads(guard.COMMITTED.read_text())) == {"processor", "ratios"}
