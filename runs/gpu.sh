@@ -104,8 +104,10 @@ if [ -n "$labels" ]; then
 fi
 runs/embedded.sh --root "$root" --synthetic 0 --model "$model" --steps "$factor" "${recipe[@]}" "${config[@]}" \
     --run "$run" --out "$out/model" "${manifests[@]}"
-mkdir -p "$out/parts"
-split --bytes 15M "$out/model/model.safetensors" "$out/parts/model.safetensors."
-cp "$out"/model/*.json "$out/parts"
+if [ ! -e "$out/parts/config.json" ]; then
+    mkdir -p "$out/parts"
+    split --bytes 15M "$out/model/model.safetensors" "$out/parts/model.safetensors."
+    cp "$out"/model/*.json "$out/parts"
+fi
 told "The model on dev" "$PYTHON" -m eval --codec "$out/model" --split dev --metric "${metrics[@]}" \
     --labels "$run/labels.jsonl" --manifest "${manifests[0]}" --root "$root" --out "$out/eval"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -29,8 +30,21 @@ SAID = (
 )
 
 
-def run_script(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+# Benchmarks are noted for later, in the process of the test: each would import torch anew.
+PYTHON = """#!/bin/sh
+case "$2" in
+    bench.*) echo "$@" | tee -a "$NOTED"; exit 0 ;;
+esac
+exec "$REAL" "$@"
+"""
+
+
+def run_script(script: str, *arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
+    python = folder / "python"
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "REAL": sys.executable}
+    environment |= {"PYTHON": str(python), "NOTED": str(folder / "benchmarks")}
     command = [f"runs/{script}", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
@@ -40,7 +54,9 @@ def test_the_embedded_models_shape_is_the_recipes() -> None:
     assert shape == TokenizerConfig.load(ROOT / "checkpoints" / "default" / "config.json")
 
 
-def test_one_command_makes_a_model_and_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_one_command_makes_a_model_and_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = []
     for split in ("train", "dev"):
         shutil.copy(SAMPLE, tmp_path / f"{split}.flac")
@@ -54,12 +70,11 @@ def test_one_command_makes_a_model_and_goes_on_where_it_was(tmp_path: Path) -> N
     out = tmp_path / "out"
     arguments = ["--device", "cpu", "--tiny", "--root", tmp_path, "--config", machine, "--out", out]
     arguments += ["--model", CONFIGS / "models" / "tiny.json", manifest]
-    done = run_script("gpu.sh", *arguments)
+    done = run_script("gpu.sh", *arguments, folder=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "1 manifest(s)" in done.stdout
     report = (out / "report.txt").read_text()
     assert report.count("\n## ") == 6
-    assert "float32   codes that differ, by codebook: 0.00%" in report
     parts = sorted((out / "parts").glob("model.safetensors.*"))
     assert b"".join(part.read_bytes() for part in parts) == (out / "model" / "model.safetensors").read_bytes()
     tokenizer = mimotok.Tokenizer.from_pretrained(out / "model")
@@ -69,14 +84,33 @@ def test_one_command_makes_a_model_and_goes_on_where_it_was(tmp_path: Path) -> N
     # the adversarial stage leaves the codes alone and trains the decoder
     assert codes.equal(joint.encode(wav))
     assert not tokenizer.decode(codes).equal(joint.decode(codes))
-    written = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
-    assert run_script("gpu.sh", *arguments).returncode == 0
-    assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == written
+    written = times_of(out)
+    assert run_script("gpu.sh", *arguments, folder=tmp_path).returncode == 0
+    assert times_of(out) == written
+    run_benchmarks((tmp_path / "benchmarks").read_text().splitlines(), monkeypatch)
+    told = capsys.readouterr().out
+    assert "float32   codes that differ, by codebook: 0.00%" in told
+    assert told.count("encode: ") == 3
+    assert told.count("| the step |") == 2
+
+
+def times_of(out: Path) -> dict[Path, int]:
+    """When the files were written, but for the finished model, which is copied each time."""
+    files = [path for path in out.rglob("*") if path.is_file() and path.parent.name != "model"]
+    return {path: path.stat().st_mtime_ns for path in files}
+
+
+def run_benchmarks(commands: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for command in commands:
+        _, module, *arguments = command.split()
+        monkeypatch.setattr(sys, "argv", [module, *arguments])
+        runpy.run_module(module, run_name="__main__")
 
 
 @pytest.mark.parametrize("script", ["embedded.sh", "gpu.sh"])
 @pytest.mark.parametrize("arguments", [[], ["--stepps", "1", "manifest.jsonl"]])
-def test_a_wrong_command_ends_in_one_line(script: str, arguments: list[str]) -> None:
-    done = run_script(script, *arguments)
+def test_a_wrong_command_ends_in_one_line(script: str, arguments: list[str], tmp_path: Path) -> None:
+    done = run_script(script, *arguments, folder=tmp_path)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
