@@ -5,7 +5,7 @@ Imported by training only; inference searches plain tables (`mimotok.model.quant
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
@@ -50,6 +50,58 @@ class QuantizerTraining(Protocol):
 
     def synchronise(self) -> None:
         """Prepare for several ranks; called once the process group exists. What learns by gradients does nothing."""
+
+
+class Found(NamedTuple):
+    """What one codebook gives: entries [B, F, D], zero where it is not in use; codes [B, F], -1 there; its loss."""
+
+    entries: Tensor
+    codes: Tensor
+    loss: Tensor
+
+
+def quantize_in_turn(
+    latents: Tensor,
+    lengths: Tensor,
+    n_q: Tensor,
+    books: int,
+    first_entries: Callable[[Tensor], Tensor],
+    search: Callable[[int, Tensor, Tensor], Found],
+) -> Quantized:
+    """Quantize what each codebook leaves by the next one, in float32.
+
+    Args:
+        latents: [B, F, D].
+        lengths: [B] valid frames.
+        n_q: [B] codebooks in use, 0 leaves the item unquantized.
+        books: how many codebooks there are.
+        first_entries: from latents to the nearest entries of the first codebook, both [B, F, D].
+        search: from the number of a codebook, residuals [B, F, D] and which frames use it [B, F] to what it gives.
+    """
+    with torch.autocast(latents.device.type, enabled=False):
+        latents = latents.float()
+        # a step that went wrong is dropped later; one NaN in the moving averages would stay for ever
+        finite = latents.isfinite().all(-1)
+        valid = valid_mask(lengths, latents.shape[1]) & finite
+        residual = torch.where(finite[..., None], latents, 0.0)
+        total = torch.zeros_like(latents)
+        codes = []
+        losses = []
+        first = first_entries(residual)
+        for index in range(books):
+            found = search(index, residual, valid & (n_q > index)[:, None])
+            residual = residual - found.entries.detach()
+            total = total + found.entries.detach()
+            codes.append(found.codes)
+            losses.append(found.loss)
+        # one straight-through step around the whole sum: one around each codebook would count the gradient n_q times
+        straight = latents + (total - latents).detach()
+        return Quantized(
+            torch.where((n_q > 0)[:, None, None], straight, latents),
+            torch.stack(codes, 1),
+            torch.stack(losses).mean(),
+            latents + (first - latents).detach(),
+        )
 
 
 class TrainingQuantizer(nn.Module):
@@ -107,31 +159,12 @@ class TrainingQuantizer(nn.Module):
         Returns:
             The commitment loss in it is the mean over the codebooks of the latents' squared distance to their codes.
         """
-        with torch.autocast(latents.device.type, enabled=False):
-            return self._forward(latents.float(), valid_mask(lengths, latents.shape[1]), n_q)
+        return quantize_in_turn(latents, lengths, n_q, len(self.layers), self._first_entries, self._search)
 
-    def _forward(self, latents: Tensor, valid: Tensor, n_q: Tensor) -> Quantized:
-        # a step that went wrong is dropped later; one NaN in the moving averages would stay for ever
-        finite = latents.isfinite().all(-1)
-        valid = valid & finite
-        residual = torch.where(finite[..., None], latents, 0.0)
-        total = torch.zeros_like(latents)
-        codes = []
-        losses = []
-        first = self._first_entries(residual)
-        for index, layer in enumerate(self.layers):
-            self._set_dead_threshold(cast(VectorQuantize, layer)._codebook)
-            in_use = valid & (n_q > index)[:, None]
-            entries, code, loss = layer(residual, mask=in_use)
-            residual = residual - entries.detach()
-            total = total + entries.detach()
-            codes.append(code)
-            losses.append(loss)
-        # one straight-through step around the whole sum: one around each codebook would count the gradient n_q times
-        straight = latents + (total - latents).detach()
-        quantized = torch.where((n_q > 0)[:, None, None], straight, latents)
-        first = latents + (first - latents).detach()
-        return Quantized(quantized, torch.stack(codes, 1), torch.stack(losses).mean(), first)
+    def _search(self, index: int, residual: Tensor, in_use: Tensor) -> Found:
+        layer = cast(VectorQuantize, self.layers[index])
+        self._set_dead_threshold(layer._codebook)
+        return Found(*layer(residual, mask=in_use))
 
     @torch.no_grad()
     def _first_entries(self, latents: Tensor) -> Tensor:

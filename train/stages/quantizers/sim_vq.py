@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from vector_quantize_pytorch import SimVQ
 
-from mimotok.model.lengths import valid_mask
 from mimotok.model.quantizer import ResidualQuantizer
-from train.stages.quantizer import Quantized
+from train.stages.quantizer import Found, Quantized, quantize_in_turn
 
 
 class SimVqTraining(nn.Module):
@@ -44,36 +43,20 @@ class SimVqTraining(nn.Module):
 
     def forward(self, latents: Tensor, lengths: Tensor, n_q: Tensor) -> Quantized:
         """Quantize latents [B, F, D] with lengths [B] frames by n_q [B] codebooks, 0 for none."""
-        with torch.autocast(latents.device.type, enabled=False):
-            return self._forward(latents.float(), valid_mask(lengths, latents.shape[1]), n_q)
+        return quantize_in_turn(latents, lengths, n_q, len(self.layers), self._first_entries, self._search)
 
-    def _forward(self, latents: Tensor, valid: Tensor, n_q: Tensor) -> Quantized:
-        finite = latents.isfinite().all(-1)
-        valid = valid & finite
-        residual = torch.where(finite[..., None], latents, 0.0)
-        total = torch.zeros_like(residual)
-        codes = []
-        losses = []
-        with torch.no_grad():
-            nearest = torch.cdist(residual, self._layer(0).codebook).argmin(-1)
-            first = self._layer(0).codebook[nearest]
-        for index in range(len(self.layers)):
-            in_use = valid & (n_q > index)[:, None]
-            # the library's loss is a mean over all that it is given
-            _, code, loss = self._layer(index)(residual[in_use][None])
-            entries = torch.zeros_like(residual)
-            entries[in_use] = self._layer(index).codebook.detach()[code[0]]
-            residual = residual - entries
-            total = total + entries
-            codes.append(torch.full(valid.shape, -1, device=code.device).masked_scatter(in_use, code[0]))
-            losses.append(loss)
-        straight = latents + (total - latents).detach()
-        return Quantized(
-            torch.where((n_q > 0)[:, None, None], straight, latents),
-            torch.stack(codes, 1),
-            torch.stack(losses).mean(),
-            latents + (first - latents).detach(),
-        )
+    @torch.no_grad()
+    def _first_entries(self, latents: Tensor) -> Tensor:
+        entries = self._layer(0).codebook
+        return entries[torch.cdist(latents, entries).argmin(-1)]
+
+    def _search(self, index: int, residual: Tensor, in_use: Tensor) -> Found:
+        # the library's loss is a mean over all that it is given
+        _, code, loss = self._layer(index)(residual[in_use][None])
+        entries = torch.zeros_like(residual)
+        entries[in_use] = self._layer(index).codebook.detach()[code[0]]
+        codes = torch.full(in_use.shape, -1, device=code.device).masked_scatter(in_use, code[0])
+        return Found(entries, codes, loss)
 
     def _layer(self, index: int) -> SimVQ:
         return cast(SimVQ, self.layers[index])
