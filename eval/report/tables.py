@@ -52,8 +52,8 @@ def main_table(results: Results) -> Table:
 
 
 def short_table(results: Results) -> Table:
-    """Make a row for each codec: bitrate, and the means of PESQ-WB and of DistillMOS."""
-    metrics = [metric for metric in headline_metrics(results) if metric["name"] in ("pesq_wb", "distillmos")]
+    """Make a row for each codec: bitrate, and the means of PESQ-WB and of speaker similarity."""
+    metrics = [metric for metric in headline_metrics(results) if metric["name"] in ("pesq_wb", "sim")]
     rows = [
         [codec["label"], _bits(bitrate(codec)), *[_mean(codec, metric) for metric in metrics]]
         for codec in results["codecs"]
