@@ -2,8 +2,8 @@
 
 python -m bench.large --threads 2
 
-Its weights are random, in bf16 (speed and memory do not depend on the values), written tensor by tensor into a
-temporary folder of 2.4 GB and read like any checkpoint.
+Its weights are random, in the dtypes of a bf16 model (speed and memory do not depend on the values), written tensor by
+tensor into a temporary folder of 2.4 GB and read like any checkpoint.
 """
 
 from __future__ import annotations
@@ -22,29 +22,32 @@ from torch import Tensor
 
 from bench.memory import peak_rss
 from mimotok.config import TokenizerConfig
+from mimotok.model.precision import float32_names
 from mimotok.tokenizer import Tokenizer
-from mimotok.weights import CONFIG_NAME, OUR_CODEBOOKS, WEIGHTS_NAME, official_key
+from mimotok.weights import CONFIG_NAME, WEIGHTS_NAME, official_key
 
 # config.json of the released MiMo-Audio-Tokenizer, where it differs from TokenizerConfig's defaults: nowhere
 OFFICIAL = TokenizerConfig()
 
 
 def write_random_checkpoint(folder: Path, config: TokenizerConfig) -> int:
-    """Write config.json and a model.safetensors of random bf16 weights, with one tensor in memory at a time.
+    """Write config.json and a model.safetensors of random weights, with one tensor in memory at a time.
 
-    Returns the size of the weights in bytes.
+    They are in the dtypes that a model in bf16 has. Returns the size of the weights in bytes.
     """
     (folder / CONFIG_NAME).write_text(config.to_json(), encoding="utf-8")
     with torch.device("meta"):
-        tensors = Tokenizer(config).state_dict()
+        model = Tokenizer(config)
+    tensors = model.state_dict()
+    exact = float32_names(model)
+    dtypes = {name: torch.float32 if name in exact else torch.bfloat16 for name in tensors}
     header = {}
     end = 0
     for name, tensor in tensors.items():
-        kept = name.startswith(OUR_CODEBOOKS[0])
-        size = tensor.numel() * (4 if kept else 2)
+        size = tensor.numel() * dtypes[name].itemsize
         key = official_key(name)
         header[key] = {
-            "dtype": "F32" if kept else "BF16",
+            "dtype": "F32" if name in exact else "BF16",
             "shape": list(tensor.shape),
             "data_offsets": [end, end + size],
         }
@@ -53,12 +56,12 @@ def write_random_checkpoint(folder: Path, config: TokenizerConfig) -> int:
     with (folder / WEIGHTS_NAME).open("wb") as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
         for name, tensor in tensors.items():
-            file.write(_random(name, tensor).contiguous().view(torch.uint8).numpy().tobytes())
+            file.write(_random(name, tensor.shape, dtypes[name]).view(torch.uint8).numpy().tobytes())
     return end
 
 
-def _random(name: str, like: Tensor) -> Tensor:
-    values = torch.empty(like.shape, dtype=torch.float32 if name.startswith(OUR_CODEBOOKS[0]) else torch.bfloat16)
+def _random(name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    values = torch.empty(shape, dtype=dtype)
     return values.fill_(1) if name.endswith("norm.weight") else values.normal_(std=0.02)
 
 

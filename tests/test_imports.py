@@ -18,6 +18,8 @@ ALLOWED_HEAVY = {
     "corpus/cluster.py": {"ray"},
     "corpus/formats.py": {"lhotse", "pyarrow"},
     "hf.py": {"transformers"},
+    "lm/constrained.py": {"transformers"},
+    "lm/lm_folder.py": {"transformers"},
 }
 MODULES = sorted((ROOT / "mimotok").rglob("*.py"))
 
@@ -40,11 +42,12 @@ def test_heavy_libraries_are_imported_only_where_they_are_the_job(path: Path) ->
     assert imported_roots(path) & HEAVY <= allowed
 
 
-def test_help_does_not_load_torch_and_the_tokenizer_nothing_heavy() -> None:
+def test_help_does_not_load_torch_and_the_tokenizer_and_lm_nothing_heavy() -> None:
     code = """
 import sys, mimotok, mimotok.cli.main
 print("torch" in sys.modules)
 mimotok.Tokenizer
+import mimotok.lm
 print(sorted(sys.modules))
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout

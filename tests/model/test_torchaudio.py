@@ -28,8 +28,11 @@ def torchaudio(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     except (ImportError, OSError):  # its native library may need a CUDA that is not there
         for name in set(sys.modules) - before:
             del sys.modules[name]
+        # -p no:cacheprovider leaves the attribute out
+        cache = getattr(request.config, "cache", None)
+        wheels = tmp_path_factory.mktemp("wheels") if cache is None else cache.mkdir("torchaudio")
         try:
-            unpack_torchaudio(request.config.cache.mkdir("torchaudio"), folder)
+            unpack_torchaudio(wheels, folder)
         except OSError as error:
             pytest.skip(str(error))
         sys.path.insert(0, str(folder))

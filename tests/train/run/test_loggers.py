@@ -88,6 +88,8 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logger.log_metrics({"train/mel_loss": 1.5}, step=1)
     logger.finalize("success")
     wandb.finish()
+    # wandb's service writes the file; it is whole when the service has ended, as it has after any process
+    wandb.teardown()
     (written,) = (tmp_path / "mine" / "wandb").glob("offline-run-*/*.wandb")
     content = written.read_bytes()
     assert b"train/mel_loss" in content
