@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import soundfile
@@ -39,3 +40,15 @@ def configure(run: Path, speech: Path, base: str, **init_args: Any) -> Path:
     path = run / "config.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
+
+
+def run_train(*arguments: object) -> int:
+    """Run `python -m train` in this process. Returns its exit code."""
+    from train.__main__ import main
+
+    with mock.patch("sys.argv", ["train", *map(str, arguments)]):
+        try:
+            main()
+        except SystemExit as stopped:
+            return int(stopped.code or 0)
+    return 0

@@ -7,21 +7,19 @@ import re
 import sys
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 
 from tests.helpers.paths import CONFIGS, ROOT
-from tests.helpers.training_runs import make_speech
+from tests.helpers.training_runs import make_speech, run_train
 
 pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
 
 from mimotok import Tokenizer
 from mimotok.model import quantizers
 from mimotok.model.quantizer import ResidualQuantizer
-from train.__main__ import main
 from train.stages.joint import JointStage
 from train.tools.export import export
 
@@ -34,15 +32,6 @@ SHORT = ("--trainer.max_steps", 2, "--trainer.val_check_interval", 2, "--trainer
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
-
-
-def run(*arguments: object) -> int:
-    with mock.patch("sys.argv", ["train", *map(str, arguments)]):
-        try:
-            main()
-        except SystemExit as stopped:
-            return int(stopped.code or 0)
-    return 0
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +59,7 @@ def _own_process(place: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def fit(config: str, *words: object) -> int:
     data = ("--data.manifest", "manifest.jsonl")
-    return run("fit", "--config", CONFIGS / config, *words, *data, *SHORT)
+    return run_train("fit", "--config", CONFIGS / config, *words, *data, *SHORT)
 
 
 def logged(run: str) -> str:
@@ -91,7 +80,7 @@ def test_a_loss_a_discriminator_and_finite_scalars_from_training_to_onnx() -> No
 
     stage = JointStage.load_from_checkpoint(last, losses={"power": PowerLoss(2.0)})
     learned = stage.averaged_quantizer.module.state_dict()
-    assert run("export", "--name", "mine", "--dtype", "float32") == 0
+    assert run_train("export", "--name", "mine", "--dtype", "float32") == 0
     model = Tokenizer.from_pretrained("runs/mine/model")
     # what is exported is the average of what was trained, and it was trained
     assert torch.equal(model.encoder.quantizer.project_in.weight, learned["project_in.weight"])
@@ -100,7 +89,7 @@ def test_a_loss_a_discriminator_and_finite_scalars_from_training_to_onnx() -> No
     words = ("--config", "own_adversarial.yaml", "--name", "mine_2", "--model.init_args.model", "runs/mine/model")
     assert fit("tiny_adversarial.yaml", *words) == 0
     assert "train/feature_matching_loss" in logged("mine_2")
-    assert run("export", "--name", "mine_2", "--dtype", "float32") == 0
+    assert run_train("export", "--name", "mine_2", "--dtype", "float32") == 0
     again = Tokenizer.from_pretrained("runs/mine_2/model")
     wav = 0.1 * torch.sin(torch.arange(24_000) * 0.05)[None]
     codes = model.encode(wav)
@@ -145,7 +134,7 @@ def test_an_own_kind_is_exported_where_it_is_registered_and_refused_elsewhere(
     assert Tokenizer.from_pretrained("signs").encode(wav).unique().tolist() == [0, 1]
     quantizers._registered.clear()
     capsys.readouterr()
-    assert run("export", "--name", "signs") == 2
+    assert run_train("export", "--name", "signs") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "quantizer='signs': known here are residual_vq, fsq" in line
     assert "mimotok.register_quantizer('signs', YourClass)" in line

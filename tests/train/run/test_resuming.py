@@ -13,11 +13,10 @@ import torch
 import yaml
 
 from tests.helpers.paths import CONFIGS
-from tests.helpers.training_runs import configure, make_speech
+from tests.helpers.training_runs import configure, make_speech, run_train
 
 pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
 
-from train.__main__ import main
 from train.run.cli import StageCLI
 from train.run.settings import KEY, RunSettings, check_resumable, run_settings
 from train.stages.adversarial import AdversarialStage
@@ -31,15 +30,6 @@ LR = "--model.init_args.training.optimizer.lr"
 @pytest.fixture(scope="module")
 def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_speech(tmp_path_factory.mktemp("speech"))
-
-
-def run(*arguments: object) -> int:
-    with mock.patch("sys.argv", ["train", *map(str, arguments)]):
-        try:
-            main()
-        except SystemExit as stopped:
-            return int(stopped.code or 0)
-    return 0
 
 
 def parsed(*words: object) -> StageCLI:
@@ -62,20 +52,20 @@ def test_a_run_goes_on_only_with_its_own_settings(
     config = configure(tmp_path, speech, "tiny.yaml")
     last = tmp_path / "checkpoints" / "last.ckpt"
     trial = ("fit", "--config", config, "--trainer.fast_dev_run", 1)
-    assert run(*trial) == 0
+    assert run_train(*trial) == 0
     assert set(files(tmp_path)) == {str(config)}, "a trial writes nothing"
-    assert run("fit", "--config", config, "--trainer.max_steps", 2) == 0
+    assert run_train("fit", "--config", config, "--trainer.max_steps", 2) == 0
     kept = files(tmp_path / "checkpoints")
-    assert run(*trial) == 0
+    assert run_train(*trial) == 0
     assert files(tmp_path / "checkpoints") == kept, "a trial neither goes on nor writes"
     capsys.readouterr()
-    assert run("fit", "--config", config, "--trainer.max_steps", 2) == 2
+    assert run_train("fit", "--config", config, "--trainer.max_steps", 2) == 2
     assert "last.ckpt: the run is finished, 2 of trainer.max_steps=2 steps are done" in capsys.readouterr().err
-    assert run("fit", "--config", config, LR, 0.004) == 2
+    assert run_train("fit", "--config", config, LR, 0.004) == 2
     told = capsys.readouterr().err
     assert "other settings: model.init_args.training.optimizer.lr was 0.002, is 0.004: add --resume" in told
     assert files(tmp_path / "checkpoints") == kept
-    assert run("fit", "--config", config, LR, 0.004, "--trainer.max_steps", 3, "--resume") == 0
+    assert run_train("fit", "--config", config, LR, 0.004, "--trainer.max_steps", 3, "--resume") == 0
     checkpoint = torch.load(last, weights_only=True)
     assert checkpoint["global_step"] == 3
     assert checkpoint[KEY]["values"]["model.init_args.training.optimizer.lr"] == 0.004
@@ -86,7 +76,7 @@ def test_a_run_goes_on_only_with_its_own_settings(
     assert "mel_loss" in record["best"]
     assert yaml.safe_load((tmp_path / "resolved.yaml").read_text())["resume"] is False
     capsys.readouterr()
-    assert run("runs", "--root", tmp_path.parent) == 0
+    assert run_train("runs", "--root", tmp_path.parent) == 0
     listed = capsys.readouterr().out
     assert tmp_path.name in listed
     assert "mel_loss" in listed
@@ -170,7 +160,7 @@ def test_a_wrong_root_is_told_with_a_path_that_was_tried(
     config = configure(tmp_path / "run", speech, "tiny.yaml")
     words = ("--data.cache_dir", tmp_path / "cache") if cache else ()
     root = tmp_path / "nowhere"
-    assert run("fit", "--config", config, "--data.root", root, *words) == 2
+    assert run_train("fit", "--config", config, "--data.root", root, *words) == 2
     told = capsys.readouterr().err.splitlines()
     assert told[-1].startswith(f"error: root={root}: no such folder: of 12 files")
     assert told[-1].endswith(str(root / "0.wav"))
@@ -210,7 +200,7 @@ def test_models_of_the_examples_come_back_without_arguments(tmp_path: Path) -> N
 
 def test_a_bare_command_lists_fit(capsys: pytest.CaptureFixture[str]) -> None:
     for words in ([], ["--help"]):
-        run(*words)
+        run_train(*words)
         listed = capsys.readouterr()
         assert " fit " in listed.out + listed.err
         assert " runs " in listed.out + listed.err
