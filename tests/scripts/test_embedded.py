@@ -105,7 +105,8 @@ def run_benchmarks(commands: list[str], monkeypatch: pytest.MonkeyPatch) -> None
     for command in commands:
         _, module, *arguments = command.split()
         monkeypatch.setattr(sys, "argv", [module, *arguments])
-        runpy.run_module(module, run_name="__main__")
+        # jsonargparse looks types up in the module `__main__`
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 @pytest.mark.parametrize("script", ["embedded.sh", "gpu.sh"])
