@@ -135,8 +135,8 @@ def codes_to_text(codes: Tensor, layout: FlatLayout, *, template: str = TEMPLATE
     Example:
         >>> codes_to_text(torch.tensor([[3, 4], [5, 6]]), FlatLayout((1024, 128)))
         '<a0_3><a1_5><a0_4><a1_6>'
-        >>> codes_to_text(torch.tensor([[3, 4], [5, 6]]), FlatLayout((1024, 128), chunk=None), template="[{id}]")
-        '[3][4][1029][1030]'
+        >>> codes_to_text(torch.tensor([[3, 4], [5, 6]]), FlatLayout((1024, 128), chunk=None), template="({id})")
+        '(3)(4)(1029)(1030)'
     """
     names = TokenNames(layout, template).all()
     return "".join(names[number] for number in layout.encode(codes[None])[0].tolist())
