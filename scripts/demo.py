@@ -32,7 +32,7 @@ def main() -> None:
     table.add_row("original", f"{SAMPLE.relative_to(ROOT)}, {codes.duration:.2f} s at {codes.sample_rate} Hz")
     table.add_row("codes", f"{codes_path.relative_to(ROOT)}, {codes.n_q} x {codes.codes.shape[1]} frames")
     table.add_row("bitrate", f"{codes.bitrate:.0f} bit/s = {codes.bitrate * codes.duration / 8:.0f} bytes of codes")
-    table.add_row("file size", f"{codes_path.stat().st_size} bytes (16-bit container)")
+    table.add_row("file size", f"{codes_path.stat().st_size} bytes, codes packed")
     table.add_row("STOI", f"{score:.3f} (1 is perfect)")
     table.add_row("listen to", str(wav_path.relative_to(ROOT)))
     Console().print(table)
