@@ -67,6 +67,7 @@ def manifest(root: Path, *rows: Any, start: str = "") -> Path:
         ({"duration": -1}, "duration=-1"),
         ({"duration": float("nan")}, "duration=nan"),
         ({"duration": float("inf")}, "duration=inf"),
+        ({"duration": 10**400}, "duration=a number of about 400 digits"),
     ],
 )
 def test_values_of_another_type_are_told_with_file_and_line(

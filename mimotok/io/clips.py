@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import posixpath
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -150,6 +151,6 @@ def _text(name: str, value: Any) -> str | None:
 def _seconds(value: Any) -> float:
     if value is None:
         return math.nan
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
         raise ValueError(f"duration={shortened(value)}, expected seconds")
     return float(value)
