@@ -234,6 +234,16 @@ def test_a_cut_that_names_a_command_is_refused_by_every_reader(reader: str, kind
     assert not marker.exists()
 
 
+@pytest.mark.parametrize("duration", ["1", [], {}, True, -1, 10**400])
+def test_a_cut_whose_duration_is_no_seconds_is_told(duration: Any, tmp_path: Path) -> None:
+    pytest.importorskip("lhotse")
+    row = cut_rows(tmp_path)[0] | {"duration": duration}
+    path = write(tmp_path / "cuts.jsonl", json.dumps(row))
+    with pytest.raises(ValueError, match=r"cuts\.jsonl:1: .*duration") as caught:
+        read_test_list(path)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
