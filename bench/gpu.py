@@ -29,23 +29,27 @@ from mimotok.tokenizer import Tokenizer, checked_device
 Mode = Literal["eager", "compile", "graphs"]
 
 
-def seconds_of(work: Callable[[], Any], device: torch.device, repeats: int) -> float:
-    """Median wall clock of `work`, done to the end on the device; two runs before warm up and compile."""
+def seconds_of(
+    work: Callable[[], Any], device: torch.device, repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Median seconds of `work`, done to the end on the device, by a clock; two runs before warm up and compile."""
     times = []
     for turn in range(repeats + 2):
-        start = time.perf_counter()
+        start = clock()
         work()
         if device.type != "cpu":
             torch.accelerator.synchronize()
         if turn >= 2:
-            times.append(time.perf_counter() - start)
+            times.append(clock() - start)
     return statistics.median(times)
 
 
-def peak_flops(size: int, device: torch.device, dtype: torch.dtype, repeats: int) -> float:
+def peak_flops(
+    size: int, device: torch.device, dtype: torch.dtype, repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Operations per second of a product of two matrices [size, size]."""
     a, b = torch.randn(2, size, size, device=device).to(dtype).unbind(0)
-    return 2 * size**3 / seconds_of(lambda: a @ b, device, repeats)
+    return 2 * size**3 / seconds_of(lambda: a @ b, device, repeats, clock)
 
 
 def count_flops(config: TokenizerConfig, batch: int, mel_frames: int) -> tuple[int, int]:

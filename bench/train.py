@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.gpu import peak_flops
 from bench.tables import Table
 from mimotok.io.alignments import PHONES
 from mimotok.tokenizer import Tokenizer, checked_device
@@ -116,17 +117,6 @@ def _now() -> float:
     return time.perf_counter()
 
 
-def product_rate(size: int, place: torch.device, dtype: torch.dtype, repeats: int) -> float:
-    """Measure operations per second of a product of two matrices [size, size]."""
-    a, b = torch.randn(2, size, size, device=place).to(dtype).unbind(0)
-    times = []
-    for _ in range(WARM_UP + repeats):
-        start = _now()
-        a @ b
-        times.append(_now() - start)
-    return 2 * size**3 / statistics.median(times[WARM_UP:])
-
-
 def load_stage(config: Path, model: str, *, compiled: bool) -> Stage:
     """Build the stage of a training config, on the model that is given."""
     settings = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]
@@ -197,7 +187,7 @@ def main(
     parts = Parts()
     flops = products_of(stage, batch, _trainer(place, precision, 1, []))
     _trainer(place, precision, WARM_UP + steps, [parts]).fit(stage, repeated(batch, WARM_UP + steps))
-    rate = product_rate(product, place, DTYPES[precision], steps)
+    rate = peak_flops(product, place, DTYPES[precision], steps, _now)
     report(parts.seconds, batch_seconds, flops / rate, steps)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import posixpath
-import sys
 import tarfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,13 +19,13 @@ from mimotok.corpus.cuts import is_cut, load_cut, make_cut
 from mimotok.corpus.shar import find_shards, is_shar, shar_cuts
 from mimotok.corpus.supervisions import said_in
 from mimotok.io.audio import declared_seconds, load_audio, resample
-from mimotok.io.clips import Clip, clip_of
+from mimotok.io.clips import Clip, clip_of, require_seconds
 from mimotok.io.encoding import encoding_problem, escaped
 from mimotok.io.layouts import LISTS, read_folder, read_list
 from mimotok.io.manifest import read_rows
 from mimotok.io.places import Places
 from mimotok.io.remote import is_remote, without_scheme
-from mimotok.io.terminal import excerpt, one_line, shortened
+from mimotok.io.terminal import excerpt, one_line
 
 _PROBES = 8  # headers read at a time
 
@@ -107,16 +106,14 @@ def _shar(folder: str) -> Iterator[Clip]:
 
 def clip_of_cut(cut: Any) -> Clip:
     """Turn a checked Lhotse cut into a `Clip`; `source` and `split` come from its custom fields where it has them."""
-    seconds = cut.duration
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= sys.float_info.max:
-        raise ValueError(f"cut {excerpt(cut.id)}: duration={shortened(seconds)}, expected seconds")
+    seconds = require_seconds(cut.duration, f"cut {excerpt(cut.id)}: duration")
     custom = cut.custom or {}
     said = said_in(cut.to_dict())
     problem = encoding_problem([cut.id, *said, custom.get("source"), custom.get("split")])
     return Clip(
         id=escaped(cut.id),
         audio=next(iter(_files(cut)), ""),
-        duration=float(seconds),
+        duration=seconds,
         source=custom.get("source") or "",
         text=said.text if problem is None else None,
         split=custom.get("split") or "",

@@ -149,8 +149,11 @@ def _text(name: str, value: Any) -> str | None:
 
 
 def _seconds(value: Any) -> float:
-    if value is None:
-        return math.nan
+    return math.nan if value is None else require_seconds(value)
+
+
+def require_seconds(value: Any, name: str = "duration") -> float:
+    """Return a number of seconds as a float. Raises ValueError with `name` where it is none."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
-        raise ValueError(f"duration={shortened(value)}, expected seconds")
+        raise ValueError(f"{name}={shortened(value)}, expected seconds")
     return float(value)
