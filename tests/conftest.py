@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from mimotok.tokenizer import Tokenizer
 from tests.helpers.models import STREAMABLE, TINY, make_tokenizer
 from tests.helpers.paths import PARITY
+from tests.helpers.warm_python import WarmPython
 
 # By default an example may take 200 ms and the making of examples a second: results would depend on the machine's load.
 # Our fixtures of function scope make models and hold nothing, so that examples may share them.
@@ -23,6 +25,17 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("any speed")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop() -> Generator[None, object, object]:
+    """Start the server of `warm_python` before the first test: no test has changed anything in this process yet."""
+    server = WarmPython() if hasattr(os, "fork") else None
+    try:
+        return (yield)
+    finally:
+        if server is not None:
+            server.close()
 
 
 @pytest.fixture(scope="session")

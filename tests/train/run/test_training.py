@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from tests.helpers.paths import ROOT
 from tests.helpers.training_runs import configure, make_speech
+from tests.helpers.warm_python import warm_python
 
 pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
 
@@ -32,7 +33,7 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(config: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "train", "fit", "--config", str(config), *more]
+    return [warm_python(), "-m", "train", "fit", "--config", str(config), *more]
 
 
 def fit(config: Path, *more: str) -> None:
