@@ -44,6 +44,23 @@ def parity_dir() -> Path:
     return PARITY / "a"
 
 
+@pytest.fixture(scope="session")
+def windowed_export(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer, Path]:
+    """A streamable model of few layers and its ONNX export with all codebooks, made once: the exporter takes long."""
+    for library in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(library, reason="needs: pip install 'mimotok[onnx]'")
+    from mimotok.export.onnx import export_onnx
+
+    folder = tmp_path_factory.mktemp("windowed")
+    layers: dict[str, Any] = {"encoder_layers": 1, "decoder_layers": 1, "vocoder_num_layers": 1}
+    books: dict[str, Any] = {"num_quantizers": 3, "default_n_q": 2}
+    made = make_tokenizer(replace(STREAMABLE, encoder_skip_layer_id=None, **layers, **books))
+    made.save_pretrained(folder / "model")
+    tokenizer = Tokenizer.from_pretrained(folder / "model")
+    export_onnx(tokenizer, folder / "exported", n_q=3)
+    return tokenizer, folder / "exported"
+
+
 @pytest.fixture
 def tiny() -> Callable[..., Tokenizer]:
     """tiny(**changes): a random model of the tiny configuration with some fields changed."""

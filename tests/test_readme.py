@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from mimotok.config import TokenizerConfig
 from scripts.docs_hooks import SHARED, rewrite_links
 from scripts.draw_signal_path import draw
 from tests.helpers.paths import ROOT
+from tests.helpers.warm_python import warm_python
 
 README = (ROOT / "README.md").read_text()
 PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))]
@@ -98,7 +98,7 @@ def test_readme_shows_python_and_commands() -> None:
 @pytest.mark.slow
 @needs_checkpoint
 def test_demo() -> None:
-    done = subprocess.run([sys.executable, "scripts/demo.py"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([warm_python(), "scripts/demo.py"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "1550 bit/s" in done.stdout
     stoi = re.search(r"STOI\s*\W\s*([\d.]+)", done.stdout)

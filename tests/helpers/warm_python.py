@@ -1,9 +1,10 @@
 """A `python` that is warm: its processes are forks of one that has imported torch and Lightning already.
 
-To import what `python -m train` needs takes eight seconds of CPU, and many tests start such a process. A server is forked
-from pytest when all test modules are imported and before the first test. `warm_python()` names a small script that stands
-in a command where `python` stands else: it sends its arguments, folder, environment and standard streams to the server,
-which forks a process that runs them as `python` would. The script ends with the exit code or the signal of that process.
+To import what `python -m train` needs takes eight seconds of CPU, and many tests start such a process. A server is
+forked from pytest when all test modules are imported and before the first test. `warm_python()` names a small script
+that stands in a command where `python` stands else: it sends its arguments, folder, environment and standard streams to
+the server, which forks a process that runs them as `python` would. The script ends with the exit code or the signal of
+that process.
 
 A test about imports, signals, closed streams or variables that Python reads when it starts needs `sys.executable`.
 """

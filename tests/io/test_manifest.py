@@ -47,6 +47,7 @@ def test_a_bad_line_is_told_with_its_number(tmp_path: Path, line: bytes, told: s
     assert len(str(raised.value)) < 300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("separator", [b" " * 99 + b"\n", b" "], ids=["lines", "one line"])
 def test_a_compressed_manifest_expands_within_bounds(tmp_path: Path, separator: bytes) -> None:
     bomb = tmp_path / "bomb.jsonl.gz"

@@ -7,10 +7,8 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from itertools import repeat
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,8 @@ from mimotok.corpus.cuts import files_in
 from mimotok.io.clips import Clip
 from mimotok.io.files import atomic_path, file_stamp, writing
 from mimotok.io.progress import with_progress
-from mimotok.io.terminal import end_on_signals, excerpt
+from mimotok.io.terminal import excerpt
+from mimotok.io.workers import process_pool
 from train.clean.duplicates import find_duplicates
 from train.clean.hear import hear
 from train.clean.report import Histogram, write_page
@@ -131,9 +130,7 @@ def _heard(clips: Sequence[Clip], hearing: Hearing, workers: int) -> Iterator[di
     if workers <= 1 or len(clips) <= 1:
         yield from map(hear, clips, repeat(hearing))
         return
-    # spawn: forking a process that runs torch's threads can deadlock
-    context = get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(clips)), mp_context=context, initializer=end_on_signals) as pool:
+    with process_pool(min(workers, len(clips)), __name__) as pool:
         yield from pool.map(hear, clips, repeat(hearing))
 
 

@@ -14,9 +14,7 @@ import logging
 import os
 import wave
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,8 @@ from mimotok.io.clips import Clip, Pcm
 from mimotok.io.files import atomic_path, file_stamp
 from mimotok.io.manifest import read_rows
 from mimotok.io.progress import with_progress
-from mimotok.io.terminal import end_on_signals, one_line
+from mimotok.io.terminal import one_line
+from mimotok.io.workers import process_pool
 from train.data.manifest import BadClipError, check_root, decode, read_manifest
 
 log = logging.getLogger(__name__)
@@ -87,10 +86,7 @@ def prepare(
         repeat(sample_rate),
     )
     if workers > 1 and len(todo) > 1:
-        # spawn: forking a process that runs torch's threads can deadlock
-        count = min(workers, len(todo))
-        context = get_context("spawn")
-        with ProcessPoolExecutor(count, mp_context=context, initializer=end_on_signals) as pool:
+        with process_pool(min(workers, len(todo)), __name__) as pool:
             _watch(pool.map(_write_shard, *jobs), len(todo))
     else:
         _watch(map(_write_shard, *jobs), len(todo))

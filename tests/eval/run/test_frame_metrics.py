@@ -81,6 +81,7 @@ def run(settings):
     return done, results_of(done, "python -m eval"), messages
 
 
+@pytest.mark.slow
 def test_phones_are_measured_on_labelled_clips_of_any_split_without_reconstructions(codecs, settings) -> None:
     done, results, messages = run(settings("clear", "mute"))
     assert messages == []
@@ -99,6 +100,7 @@ def test_phones_are_measured_on_labelled_clips_of_any_split_without_reconstructi
     assert "phone probe" in (done.settings.out / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_second_run_encodes_nothing_and_other_labels_are_measured_again(codecs, settings) -> None:
     _, first, _ = run(settings("clear"))
     _, second, _ = run(settings("clear"))

@@ -105,6 +105,7 @@ def test_batch_equals_single_for_the_reader() -> None:
     torch.testing.assert_close(together, torch.stack(apart).mean())
 
 
+@pytest.mark.slow
 def test_the_reader_learns_to_spell() -> None:
     torch.manual_seed(0)
     reader = CharacterReader(8, CharacterConfig(hidden=16))
