@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from mimotok.tokenizer import Tokenizer
 from tests.helpers.models import STREAMABLE, TINY, make_tokenizer
 from tests.helpers.paths import PARITY
-from tests.helpers.warm_python import WarmPython
+from tests.helpers.warm_python import start_warm_python
 
 # By default an example may take 200 ms and the making of examples a second: results would depend on the machine's load.
 # Our fixtures of function scope make models and hold nothing, so that examples may share them.
@@ -30,7 +29,7 @@ settings.load_profile("any speed")
 @pytest.hookimpl(wrapper=True)
 def pytest_runtestloop() -> Generator[None, object, object]:
     """Start the server of `warm_python` before the first test: no test has changed anything in this process yet."""
-    server = WarmPython() if hasattr(os, "fork") else None
+    server = start_warm_python()
     try:
         return (yield)
     finally:

@@ -61,6 +61,13 @@ def warm_python() -> str:
     return str(_started[-1].path) if _started else sys.executable
 
 
+def start_warm_python() -> WarmPython | None:
+    """Start the server, where forks of a process that holds torch are safe and its socket's path is not too long."""
+    if sys.platform != "linux" or len(tempfile.gettempdir()) > 70:
+        return None
+    return WarmPython()
+
+
 class WarmPython:
     """The server, from its making to `close`, and the launcher's path."""
 
