@@ -51,12 +51,16 @@ FEW: dict[str, Any] = {
     "decoder_layers": 1,
     "vocoder_num_layers": 1,
     "num_quantizers": 3,
+    # the other kind of quantizer than that of `windowed_export`
+    "quantizer": "fsq",
+    "quantizer_settings": {"levels": [8, 5, 3]},
+    "codebook_sizes": (120,),
 }
 
 
 @pytest.fixture(scope="module")
-def official_export(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer, Path]:
-    """A model with unlimited attention and group norms, and its export by the command."""
+def unlimited_export(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer, Path]:
+    """A model with the official one's unlimited attention, skip and group norms, and its export by the command."""
     folder = tmp_path_factory.mktemp("onnx")
     tokenizer = make_tokenizer(replace(TINY, **FEW))
     tokenizer.save_pretrained(folder / "model")
@@ -65,7 +69,7 @@ def official_export(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer
     return tokenizer, folder / "exported"
 
 
-@pytest.fixture(params=["windowed_export", "official_export"])
+@pytest.fixture(params=["windowed_export", "unlimited_export"])
 def exported(request: pytest.FixtureRequest) -> tuple[Tokenizer, Path]:
     """A model and its export: of the library's function, and of the command."""
     model, folder = request.getfixturevalue(request.param)

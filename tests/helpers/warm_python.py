@@ -157,8 +157,8 @@ def _run(words: list[str], folder: str, environment: dict[str, str], streams: li
 
 def _become_fresh(folder: str, environment: dict[str, str], streams: list[int]) -> None:
     """Take away what pytest has put in place, and chance that all forks would share."""
-    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
-        signal.signal(number, signal.SIG_DFL)
+    for caught in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
+        signal.signal(caught, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
     faulthandler.disable()
