@@ -64,8 +64,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from mimotok import Tokenizer, encode_file, load_audio, save_audio
 
     path = tmp_path_factory.mktemp("pages")
-    # a few seconds: several pages encode it, in blocks too
-    save_audio(path / "in.wav", load_audio(ROOT / "examples/sample.flac", 24_000)[:, : 3 * 24_000], 24_000)
+    # five seconds: several pages encode it, in blocks too
+    save_audio(path / "in.wav", load_audio(ROOT / "examples/sample.flac", 24_000)[:, : 5 * 24_000], 24_000)
     encode_file(Tokenizer.from_pretrained(), path / "in.wav", path / "out.npz")
     duration = float(load_audio(path / "in.wav", 24_000).shape[-1]) / 24_000
     rows = [{"audio": "in.wav", "duration": duration, "text": "a sample", "split": name} for name in ("train", "dev")]

@@ -9,7 +9,8 @@ from concurrent.futures import ProcessPoolExecutor
 from mimotok.io.terminal import end_on_signals
 
 # The one that starts a process in milliseconds, where the system has it, and the one that every system has.
-SERVER, ANEW = "forkserver", "spawn"
+SERVER = "forkserver"
+ANEW = "spawn"
 
 
 def process_pool(workers: int, *modules: str, initializer: Callable[[], None] = end_on_signals) -> ProcessPoolExecutor:
