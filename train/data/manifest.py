@@ -179,7 +179,7 @@ def with_phones(clips: Iterable[Clip], alignments: str, root: str = ".") -> list
     labelled = [replace(clip, phones=_phones(clip, known, root)) for clip in clips]
     if labelled and all(clip.phones is None for clip in labelled):
         raise ValueError(
-            f"{alignments}: knows none of the {len(labelled)} clips, e.g. {labelled[0].id}: write it from this manifest"
+            f"{alignments}: knows none of the {len(labelled)} clips, e.g. {excerpt(labelled[0].id)}: write it from this manifest"
         )
     return labelled
 
