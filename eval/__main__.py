@@ -185,7 +185,7 @@ def probe(
 def tables(
     results: Annotated[Path, typer.Argument(help="results.json to take figures from.")],
     documents: Annotated[list[Path], typer.Argument(help="Markdown files to write them into.")],
-    only: Annotated[str | None, typer.Option(help="Write the tables of this name only: main, short, codebooks ...")] = None,
+    only: Annotated[str | None, typer.Option(help="Write only the tables of this name: main, short ...")] = None,
 ) -> None:
     """Write a report's tables into documents, between <!-- eval: main --> and <!-- /eval -->."""
     from eval.report.schema import load_results
