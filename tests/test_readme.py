@@ -60,7 +60,7 @@ def run_page(page: str) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the pages read: the sample as in.wav, its codes, a manifest of it, and a folder of recordings."""
+    """A folder with what the pages read: the sample as in.wav, its codes, a manifest of it, and recordings."""
     from mimotok import Tokenizer, encode_file, load_audio, save_audio
 
     path = tmp_path_factory.mktemp("pages")
