@@ -166,13 +166,13 @@ def test_bad_input_of_the_graphs_is_told_in_one_line(exported: tuple[Tokenizer, 
     graphs = OnnxTokenizer(folder)
     codes = np.zeros((1, graphs.n_q, 3), np.int64)
     wrong = codes.copy()
-    wrong[0, 1, 2] = 99
+    wrong[0, 1, 2] = 999
     for message, call in {
         r"wav is int16 \[1, 9\]": lambda: graphs.encode(np.zeros((1, 9), np.int16)),
         "NaN": lambda: graphs.encode(np.full((1, 9), np.nan)),
         r"lengths=\[10\]": lambda: graphs.encode(np.zeros((1, 9)), np.array([10])),
         rf"codes are int64 \[1, {2 * graphs.n_q}, 3\]": lambda: graphs.decode(np.repeat(codes, 2, axis=1)),
-        r"codes\[0, 1, 2\]=99": lambda: graphs.decode(wrong),
+        r"codes\[0, 1, 2\]=999": lambda: graphs.decode(wrong),
         "not an export": lambda: OnnxTokenizer(tmp_path),
     }.items():
         with pytest.raises(ValueError, match=message) as raised:
