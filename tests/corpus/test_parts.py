@@ -111,6 +111,7 @@ def test_verify_finds_a_damaged_and_a_missing_shard(done: Path, tokenizer) -> No
         assert any(name in problem and told in problem for problem in problems)
 
 
+@pytest.mark.slow
 def test_verify_hears_that_the_sound_has_changed_and_that_it_is_gone(done: Path, tokenizer) -> None:
     changed, gone, *_ = sorted((done.parent / "audio").rglob("*.wav"))
     soundfile.write(changed, np.random.default_rng(9).uniform(-1, 1, soundfile.info(changed).frames), 24000)
@@ -176,6 +177,7 @@ def test_the_command_line(sounds, tmp_path: Path) -> None:
     assert shard.name in complaint
 
 
+@pytest.mark.slow
 def test_user_errors_of_the_command_line(sounds, tmp_path: Path) -> None:
     (tmp_path / "sounds").mkdir()
     (tmp_path / "sounds" / "a.wav").write_text("no sound")

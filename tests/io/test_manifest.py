@@ -65,6 +65,7 @@ def test_a_compressed_manifest_expands_within_bounds(tmp_path: Path, separator: 
     assert peak < 6 * MAX_LINE
 
 
+@pytest.mark.slow
 def test_a_plausible_manifest_is_not_taken_for_a_bomb(tmp_path: Path) -> None:
     row: dict[str, Any] = {
         "audio": "clips/{:08d}.wav",

@@ -53,6 +53,7 @@ def header_of(made: CodesFile, *, whole_bytes: bool = False) -> MimoHeader:
 shapes = st.sampled_from(SHAPES)
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(shapes, st.integers(1, 130), st.integers(0, 300), st.booleans(), st.data())
 def test_what_is_written_is_read_however_it_comes(shape, num_frames: int, missing: int, whole: bool, data) -> None:

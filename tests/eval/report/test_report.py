@@ -83,6 +83,7 @@ def test_pages_do_not_take_names_for_markup(measure, corpus: Path) -> None:
     assert "<b>&" not in (out / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_comparison_tells_worse_from_better_from_the_same(measure, capsys: pytest.CaptureFixture[str]) -> None:
     good, _ = measure("good", codec=noise(0.01))
     poor, _ = measure("poor", codec=noise(0.1))
@@ -99,6 +100,7 @@ def test_comparison_tells_worse_from_better_from_the_same(measure, capsys: pytes
     assert codes["good", "good"][0] == 0
 
 
+@pytest.mark.slow
 def test_nothing_in_common_is_reported(measure, capsys: pytest.CaptureFixture[str]) -> None:
     a, _ = measure("a", one=noise(0.01))
     b, _ = measure("b", two=noise(0.01))

@@ -241,6 +241,7 @@ def test_other_limits_apply_at_once_other_settings_are_refused_and_changed_files
     assert heard == ["b.wav"]
 
 
+@pytest.mark.slow
 def test_the_manifest_holds_the_sound_of_its_segments(found: Path, tmp_path: Path) -> None:
     pytest.importorskip("lhotse")
     out = tmp_path / "out"

@@ -25,6 +25,7 @@ def coded(tiny: Callable[..., Tokenizer]):
     return latents, quantizer(latents, torch.tensor([12, 12, 9, 12]), torch.tensor([4, 0, 2, 1])), tokenizer
 
 
+@pytest.mark.slow
 def test_first_is_the_first_codebook_alone_whatever_the_number_of_codebooks(coded) -> None:
     latents, out, tokenizer = coded
     quantizer = tokenizer.encoder.quantizer

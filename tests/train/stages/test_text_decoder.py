@@ -41,6 +41,7 @@ def audio(*lengths: int) -> tuple[Tensor, Tensor]:
     return torch.randn(len(lengths), max(lengths), D_MODEL, generator=generator), torch.tensor(lengths)
 
 
+@pytest.mark.slow
 @given(st.text())
 def test_bytes_round_trip_any_unicode(text) -> None:
     tokenizer = ByteTokenizer()
