@@ -16,6 +16,8 @@ import soundfile
 
 from eval.run.steps import _load_levelled
 from eval.testlists import read_test_list
+from mimotok.corpus.clips import read_clip
+from mimotok.corpus.inputs import read_input
 from mimotok.corpus.recordings import load_recording, read_recordings, with_durations
 from train.data.cache import prepare, read_prepared
 from train.data.manifest import BadClipError, decode, read, read_manifest
@@ -130,7 +132,7 @@ Layout = Callable[[Path], Path]
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_each_layout_gives_evaluation_and_training_the_same_recordings(layout: Layout, tmp_path: Path) -> None:
-    path = layout(tmp_path / "corpus")
+    path = layout(tmp_path / "corpus-1.1")
     clips = read_test_list(path)
     assert [clip.text for clip in clips] == list(TEXTS.values())
     if layout is not ljspeech:
@@ -147,7 +149,16 @@ def test_each_layout_gives_evaluation_and_training_the_same_recordings(layout: L
     told = [(clip.id, clip.text, clip.speaker, clip.language, clip.audio) for clip in clips]
     assert [(clip.id, clip.text, clip.speaker, clip.language, clip.audio) for clip in trained] == told
     assert {clip.split for clip in trained} == {"train"}
-    assert {clip.source for clip in trained} == {path.stem}
+    assert {clip.source for clip in trained} == {path.name if path.is_dir() else path.stem}
+    # tokens are made of the folder, and their keys are its paths
+    tokenized = read_input(str(path.parent if layout is common_voice_list else path), root=str(path.parent))
+    by_sound = sorted(tokenized.clips, key=lambda item: item.key)
+    assert [item.metadata["text"] for item in by_sound] == list(TEXTS.values())
+    if layout is not ljspeech:
+        assert [item.metadata["speaker"] for item in by_sound] == ["s1", "s1", "s2"]
+    for item, clip in zip(by_sound, clips, strict=True):
+        blocks = [block[0].numpy() for block in read_clip(item, RATE)]
+        np.testing.assert_allclose(np.concatenate(blocks), load_recording(clip, RATE), atol=1e-4)
     prepared, skipped = read_prepared(prepare(str(path), str(path.parent), str(tmp_path / "cache")))
     assert skipped == {}
     for clip, other, decoded in zip(trained, clips, prepared, strict=True):

@@ -66,7 +66,8 @@ def clean(
         A line that counts.
 
     Raises:
-        ValueError: nothing can be read, a manifest is a Shar folder, two recordings have one name, or `out` was heard by other settings.
+        ValueError: nothing can be read, a manifest is a Shar folder, two recordings have one name, or `out` was heard
+            by other settings.
         ImportError: a package is missing.
     """
     hearing = _resolved(hearing or Hearing())

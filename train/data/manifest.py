@@ -119,9 +119,14 @@ def read_manifest(paths: str | Iterable[str], root: str = ".", *, allow_outside:
     if isinstance(paths, str):
         paths = [paths]
     for path in paths:
-        source = Path(path).absolute().name.split(".")[0]
+        source = _source_of(Path(path).absolute())
         clips += [for_training(clip, source) for clip in read_recordings(path, root, allow_outside=allow_outside)]
     return with_durations(clips)
+
+
+def _source_of(path: Path) -> str:
+    """Return a folder's name, or a file's without its suffixes."""
+    return path.name if path.is_dir() else path.name.split(".")[0]
 
 
 def manifest_row(clip: Clip) -> dict[str, Any]:
