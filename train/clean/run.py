@@ -20,7 +20,7 @@ from mimotok.corpus.cuts import files_in
 from mimotok.io.clips import Clip
 from mimotok.io.files import atomic_path, file_stamp, writing
 from mimotok.io.progress import with_progress
-from mimotok.io.terminal import end_on_signals, excerpt
+from mimotok.io.terminal import begin_worker, excerpt
 from train.clean.duplicates import find_duplicates
 from train.clean.hear import hear
 from train.clean.report import Histogram, write_page
@@ -146,7 +146,7 @@ def _heard(clips: Sequence[Clip], hearing: Hearing, workers: int) -> Iterator[di
         return
     # spawn: forking a process that runs torch's threads can deadlock
     context = get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(clips)), mp_context=context, initializer=end_on_signals) as pool:
+    with ProcessPoolExecutor(min(workers, len(clips)), mp_context=context, initializer=begin_worker) as pool:
         yield from pool.map(hear, clips, repeat(hearing))
 
 

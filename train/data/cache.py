@@ -29,7 +29,7 @@ from mimotok.io.clips import Clip, Pcm
 from mimotok.io.files import atomic_path, file_stamp
 from mimotok.io.manifest import read_rows
 from mimotok.io.progress import with_progress
-from mimotok.io.terminal import end_on_signals, one_line
+from mimotok.io.terminal import begin_worker, one_line
 from train.data.manifest import BadClipError, check_root, decode, read_manifest
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def prepare(
         # spawn: forking a process that runs torch's threads can deadlock
         count = min(workers, len(todo))
         context = get_context("spawn")
-        with ProcessPoolExecutor(count, mp_context=context, initializer=end_on_signals) as pool:
+        with ProcessPoolExecutor(count, mp_context=context, initializer=begin_worker) as pool:
             _watch(pool.map(_write_shard, *jobs), len(todo))
     else:
         _watch(map(_write_shard, *jobs), len(todo))

@@ -306,3 +306,24 @@ def test_the_tars_of_shar_are_refused_and_what_prepare_makes_of_them_is_heard_al
         kept.append([(row["id"], row["duration"], row["custom"]["snr"], row.get("reason")) for row in rows])
     assert {reason for *_, reason in kept[0]} == {None, "clipped", "narrow-band", "noisy"}
     assert kept[0] == kept[1]
+
+
+@pytest.mark.slow
+def test_two_workers_write_what_one_writes_and_go_on_after_a_kill(tmp_path: Path) -> None:
+    pytest.importorskip("faster_whisper", reason="needs: pip install 'mimotok[clean]'")
+    folder = tmp_path / "found"
+    folder.mkdir()
+    speech, rate = soundfile.read(ROOT / "examples" / "sample.flac", dtype="float32")
+    for number in range(3):
+        soundfile.write(folder / f"{number}.wav", speech[number * rate :] * 0.5**number, rate)
+    clean(str(folder), str(folder), tmp_path / "one", hearing=DEAF)
+    clean(str(folder), str(folder), tmp_path / "two", hearing=DEAF, workers=2)
+    # what a kill leaves: whole lines, and the beginning of one
+    rows = (tmp_path / "two" / HEARD).read_bytes().splitlines(keepends=True)
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / HEARD).write_bytes(b"".join(rows[:2]) + rows[2][:50])
+    clean(str(folder), str(folder), tmp_path / "killed", hearing=DEAF)
+    assert len(lines(tmp_path / "one" / MANIFEST)) >= 1
+    for name in (*OUTPUTS, HEARD):
+        first, *others = ((tmp_path / run / name).read_bytes() for run in ("one", "two", "killed"))
+        assert others == [first, first]
