@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from eval.run.feedback import one_line
-from mimotok.io.terminal import end_on_signals
+from mimotok.io.terminal import begin_worker
 from mimotok.io.workers import process_pool
 
 Item = TypeVar("Item")
@@ -88,7 +88,7 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 
 def _start_worker() -> None:
-    end_on_signals()
+    begin_worker()
     _use_one_thread()
 
 

@@ -53,7 +53,7 @@ def clean(
     applies these at once; a recording that has changed is heard again.
 
     Args:
-        manifest: what training reads, but no Shar.
+        manifest: what training reads, but no Shar: a CutSet cannot name a place in a tar.
         root: folder of a manifest's relative paths, from which those of the result begin, too.
         out: folder to write.
         hearing: how recordings are cut and measured.
@@ -65,12 +65,14 @@ def clean(
         A line that counts.
 
     Raises:
-        ValueError: nothing can be read, two recordings have one name, or `out` was heard by other settings.
+        ValueError: nothing can be read, a manifest is a Shar folder, two recordings have one name, or `out` was heard
+            by other settings.
         ImportError: a package is missing.
     """
     hearing = _resolved(hearing or Hearing())
     limits = limits or Limits()
     clips = read_manifest(manifest, root, allow_outside=allow_outside)
+    _refuse_tars(clips)
     check_root(clips, root)
     keys = [f"{clip.source}/{clip.id}" for clip in clips]
     for key, count in Counter(keys).items():
@@ -100,6 +102,17 @@ def clean(
         f"{kept / 60:.1f} min; {len(left_out)} left out ({why or 'none'}); {len(skipped)} recordings not heard; "
         f"train with --data.manifest {out / MANIFEST} --data.root {root}"
     )
+
+
+def _refuse_tars(clips: Sequence[Clip]) -> None:
+    """Raise ValueError for sound in a Shar folder: the result is a CutSet of places in files, and a tar has none."""
+    packed = next((clip.packed for clip in clips if clip.packed is not None), None)
+    if packed is not None:
+        folder = Path(packed.path).parent
+        raise ValueError(
+            f"{folder}: a Shar folder, and segments of it cannot be listed as places in sound files; call "
+            f"`python -m train prepare --manifest {folder} --out cache`, and clean the cuts.jsonl.gz that it writes"
+        )
 
 
 def _resolved(hearing: Hearing) -> Hearing:

@@ -14,6 +14,7 @@ import logging
 import os
 import wave
 from collections.abc import Iterable
+from dataclasses import astuple
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def prepare(
     by its size or time, has gone or has come are decoded again; what lies behind addresses is known by these alone.
 
     Args:
-        manifest: JSONL or Lhotse CutSet file(s).
+        manifest: folder(s) of audio or of a corpus, JSONL or Lhotse CutSet file(s), Lhotse Shar folder(s).
         root: folder of relative audio paths.
         out: folder of caches.
         sample_rate: Hz; clips of a higher rate are resampled to it.
@@ -112,7 +113,9 @@ def _fingerprint(clips: list[Clip], sample_rate: int) -> str:
     digest = hashlib.sha256(f"2 {sample_rate}".encode())
     for clip in clips:
         fields = (clip.id, clip.duration, clip.source, clip.text, clip.split, clip.speaker, clip.language)
-        where = None if clip.cut is None else clip.cut.to_dict()
+        where: Any = None if clip.cut is None else clip.cut.to_dict()
+        if clip.packed is not None:
+            where = (astuple(clip.packed), where)
         # repr: sound in memory is bytes
         digest.update(json.dumps((*fields, os.path.abspath(clip.audio), where), default=repr).encode())
     return digest.hexdigest()[:12]
@@ -125,6 +128,8 @@ def _stamp(clips: list[Clip]) -> str:
 
 
 def _files(clip: Clip) -> list[str]:
+    if clip.packed is not None:
+        return [clip.packed.path]
     return [clip.audio] if clip.cut is None else list(files_in(clip.cut.to_dict()))
 
 
