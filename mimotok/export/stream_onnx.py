@@ -77,18 +77,19 @@ class OnnxStreamEncoder(_Stream):
         self._half: int = self.facts["n_fft"] // 2
         self._look_ahead: int = self.facts["encoder_look_ahead"]
         self._started = False
-        self._pending = np.zeros((1, 0), np.float32)
+        self._pending = np.zeros((0, 0), np.float32)
 
     def reset(self) -> None:
         """Forget everything and begin a new stream."""
         super().reset()
         self._started = False
+        self._pending = self._pending[:0, :0]
 
     def push(self, wav: np.ndarray) -> np.ndarray:
         """wav: float [B, t] in [-1, 1], t from 1 up. Returns the codes that are now final, int64 [B, n_q, f]."""
         wav = checked_wav(wav)
         self._require(len(wav))
-        if not self._started and not self._pending.size:
+        if not self._pending.size:
             self._pending = wav
         else:
             self._pending = np.concatenate((self._pending, wav), axis=1)
@@ -100,9 +101,9 @@ class OnnxStreamEncoder(_Stream):
 
     def flush(self) -> np.ndarray:
         """End the stream. Returns the last codes."""
-        self._require(len(self._pending))
-        if not self._pending.size:
+        if self._batch is None:
             raise ValueError("the stream ended before its first sample")
+        self._require(self._batch)
         left = 0 if self._started else self._half
         self._pending = np.pad(self._pending, ((0, 0), (left, self._half)), "reflect")
         mel_frames = (self._pending.shape[1] - self._overlap) // self._hop_length
