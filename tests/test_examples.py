@@ -110,8 +110,10 @@ def test_words_stand_in_the_conversation_when_they_are_said(
 
 @pytest.mark.parametrize("kind", [quantized_items, latent_items])
 def test_adapters_train_and_read(data: dict[str, Any], kind, capsys: pytest.CaptureFixture[str]) -> None:
-    command(kind, "any")(**data, steps=2, batch_size=4, every=1)
+    listens = kind is quantized_items
+    command(kind, "any")(**data, steps=2, listen_steps=int(listens), batch_size=4, every=1)
     told = capsys.readouterr().out
+    assert ("(spelled)" in told) == listens
     assert len(re.findall(r"^step [12]: dev/loss", told, re.MULTILINE)) == 2
     assert re.search(r"^said: number \d\nread: ", told, re.MULTILINE)
     assert re.search(r"^dev CER \d\.\d+, WER", told, re.MULTILINE)

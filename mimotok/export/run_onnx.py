@@ -105,8 +105,7 @@ def checked_codes(codes: np.ndarray, sizes: list[int]) -> np.ndarray:
     if (codes < 0).any() or (codes >= limits).any():
         item, book, frame = np.argwhere((codes < 0) | (codes >= limits))[0]
         raise ValueError(
-            f"codes[{item}, {book}, {frame}]={codes[item, book, frame]}, "
-            f"but codebook {book} has {sizes[book]} entries"
+            f"codes[{item}, {book}, {frame}]={codes[item, book, frame]}, but codebook {book} has {sizes[book]} entries"
         )
     absent = ((0, 0), (0, len(sizes) - codes.shape[1]), (0, 0))
     return np.pad(codes.astype(np.int64), absent, constant_values=-1)

@@ -11,7 +11,6 @@ codes, sound = encoder.flush(), decoder.flush()  # at the end: what is still ins
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 

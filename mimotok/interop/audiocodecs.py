@@ -21,8 +21,9 @@ MODES = ("encode", "decode", "reconstruct")
 class MimoCodec(nn.Module):
     """A codec with `sig_to_toks`, `sig_to_feats`, `sig_to_qfeats`, their inverses and `embs`.
 
-    Signals are [B, T] at `sample_rate`, tokens [B, N, K], features before and after the quantizer [B, N, H]. `length` holds the valid share of each
-    item of a padded batch, [B] in (0, 1], as in SpeechBrain. soxr resamples where the rates differ.
+    Signals are [B, T] at `sample_rate`, tokens [B, N, K], features before and after the quantizer [B, N, H]. `length`
+    holds the valid share of each item of a padded batch, [B] in (0, 1], as in SpeechBrain. soxr resamples where the
+    rates differ.
 
     Args:
         sample_rate: Hz of the signals.

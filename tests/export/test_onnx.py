@@ -7,9 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimotok import Tokenizer
-from mimotok.cli.main import app
-from tests.helpers.models import STREAMABLE, TINY, make_tokenizer
 
 pytestmark = pytest.mark.slow
 

@@ -1,4 +1,4 @@
-"""Stream graphs against the streams of torch: any split into blocks, and streams in step that begin and end by themselves."""
+"""Stream graphs against the streams of torch: any split into blocks; streams in step begin and end by themselves."""
 
 from __future__ import annotations
 
