@@ -146,7 +146,7 @@ class Codec:
         return [wav[:num_samples] for wav, (_, num_samples) in zip(wavs, coded, strict=True)]
 
     def batch_synth(self, data_list: list[Item], local_save: bool = True) -> list[Item]:
-        """Encode and decode several sounds, as `synth`. Files go below `dummy_{setting}`; "audio" is then their path."""
+        """Encode and decode several sounds, as `synth`. Files go below `dummy_{setting}`; "audio" is then a path."""
         rates = [self._sound(data)[1] for data in data_list]
         extracted = self.batch_extract_unit(data_list)
         wavs = self.batch_decode_unit(extracted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +74,24 @@ def test_the_adapter_as_one_graph_encodes_and_decodes(tmp_path: Path) -> None:
         with torch.no_grad():
             for found, expected in zip(graph(sound(lengths), lengths), call(sound(lengths), lengths), strict=True):
                 torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a C++ compiler: no g++ here")
+def test_a_compiled_library_decodes_every_batch_and_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding only: encoding takes the same way and twice the time (docs/onnx.md)."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    tokenizer = make_tokenizer(WINDOWED)
+    codes, frames = tokenizer.encode(sound(LENGTHS), LENGTHS)
+    dynamic = torch.export.Dim.DYNAMIC
+    with torch.no_grad():
+        shapes = ({0: dynamic, 2: dynamic}, {0: dynamic})
+        program = torch.export.export(Calls(tokenizer, tokenizer.decode), (codes, frames), dynamic_shapes=shapes)
+    path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "decode.pt2"))
+    library = torch._inductor.aoti_load_package(path)
+    for lengths in OTHER_LENGTHS:
+        codes, frames = tokenizer.encode(sound(lengths), lengths)
+        for found, expected in zip(library(codes, frames), tokenizer.decode(codes, frames), strict=True):
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 def test_compiling_breaks_no_graph() -> None:
