@@ -7,7 +7,7 @@
 #   --synthetic H     hours of synthetic speech that are added to the manifests (15; 0 for none)
 #   --model MODEL     a config.json to train from scratch, or an exported model to go on from (the embedded shape)
 #   --steps FACTOR    scales the steps of both stages (1)
-#   --config FILE     settings for both stages, of this machine (train/configs/recipe/gpu.yaml) or of this corpus
+#   --config FILE     settings for both stages, of this machine (train/configs/gpu.yaml) or of this corpus
 #                     (train/configs/recipe/sources.yaml); may be given several times
 #   --run DIR         folder of the run: labels, checkpoints, logs, exported stages (runs/embedded)
 #   --out DIR         folder of the finished model (checkpoints/default)
@@ -72,7 +72,8 @@ fit() {
         "$python" -m train export --checkpoint "$run/$stage/checkpoints/last.ckpt" --out "$run/$stage-model"
     fi
 }
-fit joint "$model" train/configs/recipe/1_joint.yaml --data.alignments "$run/labels.jsonl"
+fit joint "$model" train/configs/recipe/1_joint.yaml --config train/configs/recipe/phones.yaml \
+    --data.alignments "$run/labels.jsonl"
 fit adversarial "$run/joint-model" train/configs/recipe/2_adversarial.yaml
 
 mkdir -p "$out"

@@ -62,7 +62,7 @@ told() {
 
 large=(--device "$device")
 train=(--device "$device" --precision bf16-mixed --compile true --batch_seconds 320)
-recipe=(--config train/configs/recipe/gpu.yaml)
+recipe=(--config train/configs/gpu.yaml)
 modes=(eager compile graphs)
 clips=20
 metrics=(signal phones)

@@ -25,7 +25,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 def fit() -> None:
     """Train, or go on with a run; --help lists the settings.
 
-    Example: python -m train fit --config train/configs/joint.yaml --name mine --data.manifest manifest.jsonl
+    Example: python -m train fit --config train/configs/recipe/1_joint.yaml --name mine --data.manifest manifest.jsonl
     """
     _lightning()
 

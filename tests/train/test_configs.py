@@ -19,16 +19,16 @@ from train.stages.joint import JointStage
 
 pytestmark = pytest.mark.slow
 
-# narrow.yaml says only where it differs from crops.yaml, base.yaml what all share
-ALONE = [path for path in sorted(CONFIGS.glob("*.yaml")) if path.stem not in ("narrow", "base")]
+# base.yaml holds what all share, gpu.yaml what a GPU takes
+ALONE = [path for path in sorted(CONFIGS.glob("*.yaml")) if path.stem not in ("base", "gpu")]
 RECIPE = CONFIGS / "recipe"
 STAGES = ("1_joint", "2_adversarial")
 RUNS = [
     *([path] for path in ALONE),
-    [CONFIGS / "crops.yaml", CONFIGS / "narrow.yaml"],
     [CONFIGS / "ablation/base.yaml"],
     *([RECIPE / f"{stage}.yaml"] for stage in STAGES),
-    *([RECIPE / f"{stage}.yaml", RECIPE / f"{more}.yaml"] for stage in STAGES for more in ("gpu", "sources")),
+    [RECIPE / "1_joint.yaml", RECIPE / "phones.yaml"],
+    *([RECIPE / f"{stage}.yaml", more] for stage in STAGES for more in (CONFIGS / "gpu.yaml", RECIPE / "sources.yaml")),
 ]
 
 
