@@ -17,7 +17,7 @@ import numpy as np
 if __package__:
     from mimotok.export.run_onnx import checked_codes, checked_wav, open_session, read_facts
 else:  # as a copy in an export
-    from run_onnx import checked_codes, checked_wav, open_session, read_facts
+    from run_onnx import checked_codes, checked_wav, open_session, read_facts  # type: ignore[no-redef]
 
 ENCODER_NAME = "encoder_stream.onnx"
 DECODER_NAME = "decoder_stream.onnx"
