@@ -46,9 +46,9 @@ class CodeLMBits:
             Column(
                 "code_lm_bitrate",
                 "code LM bit/s",
-                "bits a second that a small language model (GRU over frames, codebooks in order within a frame; at most "
-                f"{self.budget.steps} steps, seed {self.budget.seed}) needs for the codes of clips that it did not learn "
-                "from, of all clips in two halves; compare it on the same clips only",
+                "bits a second that a small language model (GRU over frames, codebooks in order within a frame; at "
+                f"most {self.budget.steps} steps, seed {self.budget.seed}) needs for the codes of clips that it did "
+                "not learn from, of all clips in two halves; compare it on the same clips only",
                 higher_is_better=False,
                 pooled=("code_lm_bits", "code_lm_seconds"),
                 digits=0,
