@@ -45,8 +45,8 @@ class Listener(CharacterReader):
 class Reader(Example):
     """Learns adapter and LM; the tokenizer that made the features is not in it, so nothing changes it.
 
-    listen_steps: of `steps`, the first ones, in which a listener learns by CTC alone, a tenth of the work of a step of
-    the LM; 0 for a model without one.
+    listen_steps: of `steps`, the first ones, in which a listener learns by CTC alone, without the LM's work; 0 for a
+    model without one.
     """
 
     def __init__(
