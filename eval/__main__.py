@@ -185,6 +185,7 @@ def probe(
 def tables(
     results: Annotated[Path, typer.Argument(help="results.json to take figures from.")],
     documents: Annotated[list[Path], typer.Argument(help="Markdown files to write them into.")],
+    only: Annotated[str | None, typer.Option(help="Write only the tables of this name: main, short ...")] = None,
 ) -> None:
     """Write a report's tables into documents, between <!-- eval: main --> and <!-- /eval -->."""
     from eval.report.schema import load_results
@@ -193,7 +194,7 @@ def tables(
     with _errors():
         figures = load_results(results)
         for document in documents:
-            say(f"{document}: {fill_tables(document, figures)} tables")
+            say(f"{document}: {fill_tables(document, figures, only=only)} tables")
 
 
 @app.callback(no_args_is_help=True)

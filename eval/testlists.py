@@ -13,6 +13,7 @@ from mimotok.io.alignments import Phone, read_alignments
 from mimotok.io.clips import Clip
 from mimotok.io.encoding import encoding_problem, escaped
 from mimotok.io.files import open_regular
+from mimotok.io.terminal import excerpt
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,12 @@ def read_test_list(
     found = list(read_recordings(str(path), None if root is None else str(root), allow_outside=allow_outside))
     clips = [clip for clip in found if split is None or clip.split in ("", split)]
     if not clips:
-        splits = ", ".join(sorted({clip.split for clip in found}))
+        splits = excerpt(", ".join(sorted({clip.split for clip in found})))
         raise ValueError(f"{path}: no recordings of split {split}, only of {splits}; name one (--split)")
     counts = Counter(clip.id for clip in clips)
     for clip_id, count in counts.items():
         if count > 1:
-            raise ValueError(f"{path}: two recordings are called {clip_id}")
+            raise ValueError(f"{path}: two recordings are called {excerpt(clip_id)}")
     return clips
 
 

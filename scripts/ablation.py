@@ -1,10 +1,10 @@
-"""Do the skip and the text loss do what the paper says? Four runs of one seed and budget, and one table.
+"""What do the skip and the losses for meaning give? Four runs of one seed and budget, and one table.
 
-python -m scripts.ablation --manifest manifest.jsonl --root data
+python -m scripts.ablation --manifest manifest.jsonl --root data --labels labels.jsonl
 
-Arms: {skip, no skip} x {text, no text} (train/configs/ablation). Each is trained, exported, measured by
-`python -m eval`, and read by the probe of `python -m eval probe`, a small text reader trained from scratch on its
-frozen codes. The same command goes on where it was stopped.
+Arms: {skip, no skip} x {losses for meaning, none} (train/configs/ablation). Each is trained, exported, and measured by
+`python -m eval`: sound, voice, pitch, and how well a linear classifier tells phones from its tokens. The same command
+goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -14,14 +14,48 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
 CONFIGS = Path("train/configs/ablation")
-ARMS = ("skip_text", "skip_no_text", "no_skip_text", "no_skip_no_text")
-SIGNAL = {"pesq_wb": "PESQ-WB ↑", "stoi": "STOI ↑", "sim": "SIM (Resemblyzer) ↑"}
-READ = {"cer": "probe CER ↓", "wer": "probe WER ↓"}
+FIGURES = {
+    "phone_accuracy": "phone probe ↑",
+    "pnmi": "PNMI of codebook 1 ↑",
+    "sim": "SIM (Resemblyzer) ↑",
+    "f0_correlation": "F0 correlation ↑",
+    "pesq_wb": "PESQ-WB ↑",
+    "stoi": "STOI ↑",
+}
+
+
+class Arm(NamedTuple):
+    """One of the four runs."""
+
+    skip: bool
+    meaning: bool
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        return f"{'skip' if self.skip else 'no_skip'}-{'meaning' if self.meaning else 'sound'}"
+
+    @property
+    def configs(self) -> list[Path]:
+        """Configs of its training, in order."""
+        added = [("no_skip", not self.skip), ("meaning", self.meaning)]
+        return [CONFIGS / "base.yaml", *(CONFIGS / f"{name}.yaml" for name, wanted in added if wanted)]
+
+
+class Speech(NamedTuple):
+    """What all arms hear."""
+
+    manifest: Path
+    root: Path
+    labels: Path
+
+
+ARMS = [Arm(skip, meaning) for skip in (True, False) for meaning in (True, False)]
 
 
 def python(*words: object) -> None:
@@ -29,46 +63,47 @@ def python(*words: object) -> None:
     subprocess.run([sys.executable, "-m", *map(str, words)], check=True)
 
 
-def train(arm: str, runs: Path, manifest: Path, root: Path, steps: int, seed: int) -> Path:
+def train(arm: Arm, runs: Path, speech: Speech, steps: int, seed: int) -> Path:
     """Return the folder of the exported arm, which is trained first where it is missing."""
     budget = f"{steps}-steps-seed-{seed}"
-    run = runs / budget / arm
-    exported = runs / budget / "models" / arm
+    run = runs / budget / arm.name
+    exported = runs / budget / "models" / arm.name
     if (exported / "model.safetensors").exists():
         return exported
     settings: dict[str, object] = {
         "seed_everything": seed,
-        "data.manifest": manifest,
-        "data.root": root,
+        "data.manifest": speech.manifest,
+        "data.root": speech.root,
         "trainer.max_steps": steps,
         "trainer.val_check_interval": steps,
         "trainer.default_root_dir": run,
     }
+    if arm.meaning:
+        settings["data.alignments"] = speech.labels
+    configs = [word for path in arm.configs for word in ("--config", path)]
     words = [word for name, value in settings.items() for word in (f"--{name}", value)]
     # a finished run is refused by `fit`; it may have been stopped before its export
     finished = run / "finished"
     if not finished.exists():
-        python("train", "fit", "--config", CONFIGS / "base.yaml", "--config", CONFIGS / f"{arm}.yaml", *words)
+        python("train", "fit", *configs, *words)
         finished.touch()
     python("train", "export", "--checkpoint", run / "checkpoints" / "last.ckpt", "--out", exported)
     return exported
 
 
-def rows(results: dict[str, Any], probes: dict[str, Any]) -> list[list[str]]:
+def rows(results: dict[str, Any]) -> list[list[str]]:
     """Return a line of the table for each arm, in order."""
     measured = {Path(codec["label"]).name: codec["summary"] for codec in results["codecs"]}
-    read = {Path(row["codec"]).name: row for row in probes["rows"]}
 
-    def cell(summary: dict[str, Any], digits: int) -> str:
-        mean, low, high = (f"{summary[name]:.{digits}f}" for name in ("mean", "low", "high"))
+    def cell(summary: dict[str, Any]) -> str:
+        mean, low, high = (f"{summary[name]:.3f}" for name in ("mean", "low", "high"))
         return f"{mean} [{low}, {high}]"
 
     return [
         [
-            arm.removesuffix("_no_text").removesuffix("_text").replace("_", " "),
-            "no text" if arm.endswith("no_text") else "text",
-            *(cell(measured[arm][name], 3) for name in SIGNAL),
-            *(cell(read[arm][name], 3) for name in READ),
+            "skip" if arm.skip else "no skip",
+            "for sound and meaning" if arm.meaning else "for sound",
+            *(cell(measured[arm.name][name]) for name in FIGURES),
         ]
         for arm in ARMS
     ]
@@ -77,11 +112,10 @@ def rows(results: dict[str, Any], probes: dict[str, Any]) -> list[list[str]]:
 def report(out: Path, budget: str, command: str) -> str:
     """Write report.md from what eval wrote, and return it."""
     results = json.loads((out / "results.json").read_text())
-    probes = json.loads((out / "probe.json").read_text())
-    header = ["encoder", "loss", *SIGNAL.values(), *READ.values()]
-    lines = [header, ["---"] * len(header), *rows(results, probes)]
+    header = ["encoder", "losses", *FIGURES.values()]
+    lines = [header, ["---"] * len(header), *rows(results)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    text = f"""# Skip and text loss: an ablation
+    text = f"""# Skip and losses for meaning: an ablation
 
     {command}
 
@@ -96,22 +130,24 @@ def report(out: Path, budget: str, command: str) -> str:
 def main(
     manifest: Annotated[Path, typer.Option(help="JSONL manifest with splits and texts.")],
     root: Annotated[Path, typer.Option(help="Folder of relative audio paths.")],
+    labels: Annotated[Path, typer.Option(help="Phone labels by `python -m train align`.")],
     out: Annotated[Path, typer.Option(help="Folder of the table.")] = Path("reports/ablation"),
     runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/ablation"),
-    steps: Annotated[int, typer.Option(help="Optimiser steps of each arm, of 24 s of audio.")] = 600,
-    probe_steps: Annotated[int, typer.Option(help="Steps of each probe.")] = 1000,
+    steps: Annotated[int, typer.Option(help="Optimiser steps of each arm, of 20 s of audio.")] = 600,
     every: Annotated[int, typer.Option(help="Measure every Nth recording of the dev split.")] = 2,
     seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
+    measured: Annotated[Path | None, typer.Option(help="Manifest to measure on; that of training if left out.")] = None,
+    measured_labels: Annotated[Path | None, typer.Option(help="Labels to measure with; those of training.")] = None,
 ) -> None:
-    """Train, measure and read the four arms; write and print the table."""
-    models = [train(arm, runs, manifest, root, steps, seed) for arm in ARMS]
-    shared = ["--codec", *models, "--manifest", manifest, "--root", root, "--split", "dev", "--out", out]
-    python("eval", *shared, "--every", every, "--metric", "signal", "sim")
-    python("eval", "probe", *shared, "--steps", probe_steps, "--seed", seed)
+    """Train and measure the four arms; write and print the table."""
+    speech = Speech(manifest, root, labels)
+    models = [train(arm, runs, speech, steps, seed) for arm in ARMS]
+    words = ["--codec", *models, "--manifest", measured or manifest, "--root", root, "--split", "dev", "--every", every]
+    figures = ["--metric", "signal", "sim", "pitch", "phones", "--labels", measured_labels or labels]
+    python("eval", *words, *figures, "--out", out)
     budget = (
-        f"Per arm: {steps} steps of 24 s of audio ({steps * 24 / 3600:.1f} hours heard), seed {seed}; probes: "
-        f"{probe_steps} steps on the codes of the train split. Measured on the dev split with 8 codebooks, "
-        f"1550 bit/s; the probe on those of its recordings whose text a human wrote, signals on every {every}th."
+        f"Per arm: {steps} steps of 20 s of audio ({steps * 20 / 3600:.1f} hours heard), seed {seed}. Measured on "
+        f"every {every}th recording of the dev split with 8 codebooks, 1550 bit/s; phones on those that have labels."
     )
     print(report(out, budget, "python -m scripts.ablation " + shlex.join(sys.argv[1:])))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from pystoi import stoi
@@ -30,9 +31,11 @@ def main() -> None:
 
     table = Table(title="mimotok: speech to codes and back", show_header=False)
     table.add_row("original", f"{SAMPLE.relative_to(ROOT)}, {codes.duration:.2f} s at {codes.sample_rate} Hz")
-    table.add_row("codes", f"{codes_path.relative_to(ROOT)}, {codes.n_q} x {codes.codes.shape[1]} frames")
-    table.add_row("bitrate", f"{codes.bitrate:.0f} bit/s = {codes.bitrate * codes.duration / 8:.0f} bytes of codes")
-    table.add_row("file size", f"{codes_path.stat().st_size} bytes, codes packed")
+    frames = codes.codes.shape[1]
+    size = math.ceil(codes.bitrate / codes.frame_rate * frames / 8)
+    table.add_row("codes", f"{codes_path.relative_to(ROOT)}, {codes.n_q} codebooks x {frames} frames")
+    table.add_row("bitrate", f"{codes.bitrate:.0f} bit/s, {size} bytes of codes")
+    table.add_row("file size", f"{codes_path.stat().st_size} bytes: the codes and which model made them")
     table.add_row("STOI", f"{score:.3f} (1 is perfect)")
     table.add_row("listen to", str(wav_path.relative_to(ROOT)))
     Console().print(table)

@@ -60,11 +60,13 @@ def run_page(page: str) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the sample as in.wav, its codes as out.npz and a manifest of it, which the pages read."""
+    """A folder with what the pages read: the sample as in.wav, its codes, a manifest of it, and recordings."""
     from mimotok import Tokenizer, encode_file, load_audio, save_audio
 
     path = tmp_path_factory.mktemp("pages")
     save_audio(path / "in.wav", load_audio(ROOT / "examples/sample.flac", 24_000), 24_000)
+    (path / "recordings").mkdir()
+    save_audio(path / "recordings/short.wav", load_audio(path / "in.wav", 24_000)[:, :24_000], 24_000)
     encode_file(Tokenizer.from_pretrained(), path / "in.wav", path / "out.npz")
     duration = float(load_audio(path / "in.wav", 24_000).shape[-1]) / 24_000
     rows = [{"audio": "in.wav", "duration": duration, "text": "a sample", "split": name} for name in ("train", "dev")]

@@ -117,7 +117,7 @@ TABLES: dict[str, Callable[[Results], Table]] = {
 }
 
 
-def fill_tables(document: Path, results: Results) -> int:
+def fill_tables(document: Path, results: Results, *, only: str | None = None) -> int:
     """Put a report's tables into a Markdown document.
 
     A place for a table is all between `<!-- eval: NAME -->` and `<!-- /eval -->`, where NAME is one of TABLES.
@@ -125,13 +125,16 @@ def fill_tables(document: Path, results: Results) -> int:
     Args:
         document: the file, which is rewritten.
         results: the report's figures.
+        only: the name of the tables to write; others keep what they hold. None writes all.
 
     Returns:
         How many tables were written.
 
     Raises:
-        ValueError: the document has no place, or names another table.
+        ValueError: there is no table `only`, or the document has no place for it or names another table.
     """
+    if only is not None and only not in TABLES:
+        raise ValueError(f"no table {only!r}; give {', '.join(TABLES)}")
     text = document.read_text(encoding="utf-8")
 
     def filled(match: re.Match[str]) -> str:
@@ -139,10 +142,12 @@ def fill_tables(document: Path, results: Results) -> int:
             raise ValueError(f"{document}: no table {match[2]!r}; give {', '.join(TABLES)}")
         return f"{match[1]}\n{markdown(TABLES[match[2]](results))}\n{match[3]}"
 
-    pattern = re.compile(r"(<!-- eval: (\S+) -->).*?(<!-- /eval -->)", re.DOTALL)
+    name = r"\S+" if only is None else only
+    pattern = re.compile(rf"(<!-- eval: ({name}) -->).*?(<!-- /eval -->)", re.DOTALL)
     text, count = pattern.subn(filled, text)
     if not count:
-        raise ValueError(f"{document}: no place for a table; write <!-- eval: main --> and <!-- /eval --> there")
+        example = only or "main"
+        raise ValueError(f"{document}: no place for a table; write <!-- eval: {example} --> and <!-- /eval --> there")
     with atomic_path(document) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +46,8 @@ def page(
             return
         with make_server(folder, port) as server:
             say(f"{address(server)} (Ctrl-C ends it)")
+            # a log file shows the address at once, not when the server ends
+            sys.stdout.flush()
             if open_browser:
                 import webbrowser
 

@@ -145,9 +145,9 @@ def load_recording(clip: Clip, sample_rate: int) -> np.ndarray:
     try:
         wav = load_cut(clip.cut)
     except Exception as error:  # Lhotse and the file systems behind it have errors of their own
-        raise ValueError(f"cut {clip.id}: cannot be read ({one_line(error)})") from error
+        raise ValueError(f"cut {excerpt(clip.id)}: cannot be read ({one_line(error)})") from error
     if not len(wav):
-        raise ValueError(f"cut {clip.id}: no audio in it (0 samples)")
+        raise ValueError(f"cut {excerpt(clip.id)}: no audio in it (0 samples)")
     return resample(wav, clip.cut.sampling_rate, sample_rate)
 
 

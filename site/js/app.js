@@ -3,7 +3,7 @@
 import { Recorder, readSound, requireShort, writeWav, MAX_SECONDS } from "./audio.js";
 import { bitrate, describeCodes, firstCodebooks, readCodes, requireFitting, writeCodes } from "./codes-file.js";
 import { Listening } from "./listen.js";
-import { hideError, hideProgress, say, showError, showProgress } from "./messages.js";
+import { FileError, hideError, hideProgress, say, showError, showProgress } from "./messages.js";
 import { Model } from "./model.js";
 import { drawCodes, drawSpectrogram, drawWaveform } from "./pictures.js";
 import { clock } from "./player.js";
@@ -85,16 +85,16 @@ async function takeSound(name, wav) {
 
 /** @param {File} file */
 async function takeFile(file) {
-  if (!file.size) throw new Error(`${file.name}: empty file (0 bytes)`);
+  if (!file.size) throw new FileError(file.name, "empty file (0 bytes)");
   await loadModel();
   const bytes = await file.arrayBuffer().catch(() => {
-    throw new Error(`${file.name}: cannot be read`);
+    throw new FileError(file.name, "cannot be read");
   });
   try {
     if (file.name.toLowerCase().endsWith(".npz")) await takeCodes(file.name, new Uint8Array(bytes));
     else await takeSound(file.name, await readSound(bytes, facts.sample_rate));
   } catch (error) {
-    throw new Error(`${file.name}: ${/** @type {Error} */ (error).message}`);
+    throw new FileError(file.name, /** @type {Error} */ (error).message);
   }
 }
 

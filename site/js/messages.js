@@ -31,11 +31,20 @@ export function say(text) {
   get("status").textContent = text;
 }
 
-/** Show an error in one line. @param {unknown} error */
+/** An error of a file, whose message begins with the file's name. */
+export class FileError extends Error {
+  /** @param {string} file its name @param {string} message what is wrong with it */
+  constructor(file, message) {
+    super(`${file}: ${message}`);
+  }
+}
+
+/** Show an error in one line: a sentence, or a file's name as it is and what is wrong with it. @param {unknown} error */
 export function showError(error) {
   const message = error instanceof Error ? error.message : String(error);
-  const line = message.replace(/\s+/g, " ").trim();
-  get("error").textContent = line.charAt(0).toUpperCase() + line.slice(1) + (/[.?!]$/.test(line) ? "" : ".");
+  let line = message.replace(/\s+/g, " ").trim();
+  if (!(error instanceof FileError)) line = line.charAt(0).toUpperCase() + line.slice(1);
+  get("error").textContent = line + (/[.?!]$/.test(line) ? "" : ".");
   get("error").hidden = false;
 }
 

@@ -12,6 +12,7 @@ import torch
 pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
 
 from mimotok import Tokenizer, TokenizerConfig
+from scripts.ablation import ARMS
 from tests.helpers.paths import CONFIGS
 from train.run.cli import StageCLI
 from train.stages.base import StageConfig
@@ -23,9 +24,9 @@ pytestmark = pytest.mark.slow
 ALONE = [path for path in sorted(CONFIGS.glob("*.yaml")) if path.stem not in ("base", "gpu")]
 RECIPE = CONFIGS / "recipe"
 STAGES = ("1_joint", "2_adversarial")
-RUNS = [
+RUNS: list[list[Path]] = [
     *([path] for path in ALONE),
-    [CONFIGS / "ablation/base.yaml"],
+    *(arm.configs for arm in ARMS),
     *([RECIPE / f"{stage}.yaml"] for stage in STAGES),
     [RECIPE / "1_joint.yaml", RECIPE / "phones.yaml"],
     *([RECIPE / f"{stage}.yaml", more] for stage in STAGES for more in (CONFIGS / "gpu.yaml", RECIPE / "sources.yaml")),

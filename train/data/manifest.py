@@ -178,8 +178,9 @@ def with_phones(clips: Iterable[Clip], alignments: str, root: str = ".") -> list
     known = read_alignments(alignments)
     labelled = [replace(clip, phones=_phones(clip, known, root)) for clip in clips]
     if labelled and all(clip.phones is None for clip in labelled):
+        first = excerpt(labelled[0].id)
         raise ValueError(
-            f"{alignments}: knows none of the {len(labelled)} clips, e.g. {labelled[0].id}: write it from this manifest"
+            f"{alignments}: knows none of the {len(labelled)} clips, e.g. {first}: write it from this manifest"
         )
     return labelled
 

@@ -150,6 +150,14 @@ def test_tables_go_into_documents_again_and_again(measure, tmp_path: Path) -> No
     assert "old" not in once
     fill_tables(document, results)
     assert document.read_text() == once
+    # one kind of table alone: the other keeps what it holds
+    document.write_text(f"{once}<!-- eval: codebooks -->\nold\n<!-- /eval -->\n")
+    assert fill_tables(document, results, only="codebooks") == 1
+    both = document.read_text()
+    assert both.startswith(once)
+    assert "old" not in both
+    with pytest.raises(ValueError, match="no table 'best'"):
+        fill_tables(document, results, only="best")
     document.write_text("nothing here")
     with pytest.raises(ValueError, match="no place"):
         fill_tables(document, results)
@@ -166,6 +174,10 @@ def test_tables_of_the_documents_are_those_of_the_committed_report(document: str
     copy = tmp_path / "copy.md"
     copy.write_text(text)
     fill_tables(copy, load_results(ROOT / "reports/default/results.json"))
+    # a row for each number of codebooks comes from a report of its own, once it was made
+    codebooks = ROOT / "reports/codebooks/results.json"
+    if codebooks.is_file() and "eval: codebooks" in text:
+        fill_tables(copy, load_results(codebooks), only="codebooks")
     assert copy.read_text() == text
 
 
