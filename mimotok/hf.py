@@ -36,11 +36,13 @@ from mimotok.weights import (
 )
 
 try:
+    import transformers
     from transformers import (
         AutoConfig,
         AutoFeatureExtractor,
         AutoModel,
         AutoModelForAudioTokenization,
+        BatchFeature,
         EncodecFeatureExtractor,
         PreTrainedConfig,
     )
@@ -160,6 +162,25 @@ class MimoAudioTokenizerFeatureExtractor(EncodecFeatureExtractor):
             if not config:
                 raise
             return {"sampling_rate": MimoAudioTokenizerConfig(**config).sampling_rate}, unused
+
+
+class MimoAudioTokenizerAudioProcessor(MimoAudioTokenizerFeatureExtractor):
+    """The feature extractor with the names that audio processors give: `audio_values`, and `audio_values_mask` [B, T].
+
+    Drafts of transformers put `AutoAudioProcessor` in the place of AutoFeatureExtractor, and find this class for our
+    folders. Releases up to 5.24 have none; pass the two tensors to `encode` in this order.
+
+    Example:
+        >>> processor = MimoAudioTokenizerAudioProcessor(sampling_rate=24000)
+        >>> processor(torch.zeros(9600).numpy(), sampling_rate=24000, return_tensors="pt").audio_values.shape
+        torch.Size([1, 1, 9600])
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> BatchFeature:
+        """Do as the feature extractor does."""
+        found = super().__call__(*args, **kwargs)
+        names = {"input_values": "audio_values", "padding_mask": "audio_values_mask"}
+        return BatchFeature({names.get(name, name): values for name, values in found.items()})
 
 
 @dataclass
@@ -538,7 +559,15 @@ def _lengths(padding_mask: Tensor | None) -> Tensor | None:
     return lengths
 
 
+def register_audio_processor(auto_class: Any) -> None:
+    """Register the audio processor with `AutoAudioProcessor`; None, of a version that lacks it, is no error."""
+    if auto_class is not None:
+        # it may share its registry with AutoFeatureExtractor
+        auto_class.register(MimoAudioTokenizerConfig, MimoAudioTokenizerAudioProcessor, exist_ok=True)
+
+
 AutoConfig.register(MODEL_TYPE, MimoAudioTokenizerConfig)
 AutoFeatureExtractor.register(MimoAudioTokenizerConfig, MimoAudioTokenizerFeatureExtractor)
 AutoModel.register(MimoAudioTokenizerConfig, MimoAudioTokenizerModel)
 AutoModelForAudioTokenization.register(MimoAudioTokenizerConfig, MimoAudioTokenizerModel)
+register_audio_processor(getattr(transformers, "AutoAudioProcessor", None))

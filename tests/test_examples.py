@@ -81,7 +81,7 @@ def test_a_conversation_is_built_learnt_and_taken_apart(
     told = capsys.readouterr().out
     losses = [float(value) for value in re.findall(r"^step \d+: (\d\.\d+) nats", told, re.MULTILINE)]
     assert losses[-1] < 0.5 * losses[0]
-    assert "text: ['Hello.']" in told
+    assert "text: [('Hello.', 0.0)]" in told
     assert "answer: 100% of the speaker's codes" in told, "learnt by heart"
     tokenizer = Tokenizer.from_pretrained(data["model"])
     codes = [tokenizer.encode(load_audio(clip, 24_000)) for clip in clips]
@@ -92,10 +92,28 @@ def test_a_conversation_is_built_learnt_and_taken_apart(
         torch.testing.assert_close(heard, tokenizer.decode(whole).clamp(-1, 1), atol=1e-4, rtol=0)
 
 
+def test_words_stand_in_the_conversation_when_they_are_said(
+    data: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips = [Path(data["root"], name) for name in ("0.wav", "4.wav")]
+    labels = Path(data["root"], "labels.txt")
+    labels.write_text("0.08\t0.2\tgo\n0.32\t0.4\tnow\n0.36\t0.5\tplease\n", encoding="utf-8")
+    train_duplex(clips[0], clips[1], words=labels, out=data["out"], model=data["model"], steps=1, answer_seconds=0.1)
+    # the third follows the second at once
+    assert "text: [('go', 0.08), ('now please', 0.32)]" in capsys.readouterr().out
+    labels.write_text("0.08 0.2 go\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"labels\.txt:1: give start, end and a word"):
+        train_duplex(clips[0], clips[1], words=labels, model=data["model"])
+    with pytest.raises(ValueError, match="either --text"):
+        train_duplex(clips[0], clips[1], text="Go.", words=labels)
+
+
 @pytest.mark.parametrize("kind", [quantized_items, latent_items])
 def test_adapters_train_and_read(data: dict[str, Any], kind, capsys: pytest.CaptureFixture[str]) -> None:
-    command(kind, "any")(**data, steps=2, batch_size=4, every=1)
+    listens = kind is quantized_items
+    command(kind, "any")(**data, steps=2, listen_steps=int(listens), batch_size=4, every=1)
     told = capsys.readouterr().out
+    assert ("(spelled)" in told) == listens
     assert len(re.findall(r"^step [12]: dev/loss", told, re.MULTILINE)) == 2
     assert re.search(r"^said: number \d\nread: ", told, re.MULTILINE)
     assert re.search(r"^dev CER \d\.\d+, WER", told, re.MULTILINE)

@@ -154,6 +154,29 @@ def test_every_auto_class_finds_ours() -> None:
     assert config.to_tokenizer_config() == replace(TokenizerConfig.load(PARITY / "a" / "config.json"), extra={})
 
 
+def test_audio_processors_are_found_where_transformers_has_them() -> None:
+    """The stand-in has the one method of the drafts that counts; a version without any is told by None."""
+    registered: list[tuple[Any, ...]] = []
+
+    class AutoAudioProcessor:
+        @staticmethod
+        def register(config_class: type, processor: type, exist_ok: bool = False) -> None:
+            registered.append((config_class, processor.__name__, exist_ok))
+
+    hf.register_audio_processor(None)
+    hf.register_audio_processor(AutoAudioProcessor)
+    # drafts put this name together from the extractor's
+    name = hf.MimoAudioTokenizerFeatureExtractor.__name__.replace("FeatureExtractor", "AudioProcessor")
+    assert registered == [(hf.MimoAudioTokenizerConfig, name, True)]
+    wavs = [np.ones(900, np.float32), np.ones(500, np.float32)]
+    options = {"sampling_rate": 24000, "return_tensors": "pt"}
+    old = hf.MimoAudioTokenizerFeatureExtractor()(wavs, **options)
+    new = hf.MimoAudioTokenizerAudioProcessor()(wavs, **options)
+    assert new.keys() == {"audio_values", "audio_values_mask"}
+    assert torch.equal(new.audio_values, old.input_values)
+    assert torch.equal(new.audio_values_mask, old.padding_mask)
+
+
 def test_a_folder_without_a_preprocessor_still_gives_the_extractor(tmp_path: Path) -> None:
     shutil.copy(PARITY / "c" / "config.json", tmp_path)
     extractor = hf.MimoAudioTokenizerFeatureExtractor.from_pretrained(tmp_path)

@@ -37,10 +37,16 @@ def command(read: Callable[[Corpus, str, Tokenizer], list[Item]], name: str) -> 
         language: str = "en",
         minutes: float = 60.0,
         steps: int = 400,
+        listen_steps: int = 0,
         batch_size: int = 16,
         every: int = 100,
     ) -> None:
-        """Train adapter and LM on a frozen tokenizer, and print the CER on dev."""
+        """Train adapter and LM on a frozen tokenizer, and print the CER on dev.
+
+        Of `steps`, the first `listen_steps` teach a recurrent network before the adapter to spell by CTC.
+        """
+        if not 0 <= listen_steps <= steps:
+            raise ValueError(f"listen_steps={listen_steps}: give 0, for a model without a listener, to {steps}")
         tokenizer = Tokenizer.from_pretrained(model)
         corpus = Corpus(manifest, root, cache, language, minutes=minutes)
         parts = {split: read(corpus, split, tokenizer) for split in ("train", "dev")}
@@ -48,7 +54,7 @@ def command(read: Callable[[Corpus, str, Tokenizer], list[Item]], name: str) -> 
         for split, items in parts.items():
             print(f"{split}: {len(items)} clips, {hours(items, tokenizer.frame_rate, time=0):.2f} h")
             loaders[split] = make_loader(items, [len(item.features) for item in items], collate, batch_size)
-        reader = Reader(tokenizer.config.d_model, steps)
+        reader = Reader(tokenizer.config.d_model, steps, listen_steps=listen_steps)
         print(fit(reader, loaders["train"], loaders["dev"], out, every=every))
         report(reader, parts["dev"])
 
@@ -56,17 +62,24 @@ def command(read: Callable[[Corpus, str, Tokenizer], list[Item]], name: str) -> 
 
 
 def report(reader: Reader, items: list[Item]) -> None:
-    """Prints a few transcripts, and CER and WER over all."""
+    """Print a few transcripts, and CER and WER over all, of the LM and of the listener's own letters."""
     said = []
     heard = []
+    spelled = []
+    reader.eval()
     for start in range(0, len(items), 16):
         batch = collate(items[start : start + 16])
         said += batch.texts
-        heard += reader.eval().reader.transcribe(batch.features, batch.lengths)
-    for reference, hypothesis in list(zip(said, heard, strict=True))[:SHOWN]:
-        print(f"said: {reference}\nread: {hypothesis}")
-    cer, wer = error_rates(said, heard)
-    print(f"dev CER {cer:.3f}, WER {wer:.3f}")
+        if reader.steps > reader.listen_steps:
+            heard += reader.transcribe(batch)
+        if reader.listener is not None:
+            spelled += reader.listener.transcribe(batch.features, batch.lengths)
+    for name, texts in (("read", heard), ("spelled", spelled)):
+        if texts:
+            for reference, hypothesis in list(zip(said, texts, strict=True))[:SHOWN]:
+                print(f"said: {reference}\n{name}: {hypothesis}")
+            cer, wer = error_rates(said, texts)
+            print(f"dev CER {cer:.3f}, WER {wer:.3f} ({name})")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -10,33 +11,59 @@ from torch import Tensor, nn
 
 from mimotok.config import TokenizerConfig, Window
 from mimotok.lm import Duplex, DuplexLayout
-from mimotok.lm.text_stream import Span, align_sentences, read_sentences
+from mimotok.lm.text_stream import Span, align_sentences, align_words, read_sentences, read_words
 from mimotok.model.transformer import Stack, StackShape
 from train.stages.text import ByteTokenizer
 
 TEXT = ByteTokenizer()
-# ids of the text channel besides bytes: nobody speaks, and the sentence is being said
+# ids of the text channel besides bytes: nobody speaks, and the sentence is being said or a word is about to be
 PAD = TEXT.size
-WAIT = TEXT.size + 1
+MARK = TEXT.size + 1
 VOCABULARY = TEXT.size + 2
 # frames that the model looks back, at 25 Hz
 LEFT = 250
 
 
-def duplex_of(speaker: Tensor, other: Tensor, sentences: Sequence[Span]) -> Duplex:
+def duplex_of(speaker: Tensor, other: Tensor, said: Sequence[Span], *, by_words: bool = False) -> Duplex:
     """Put two clips side by side, the first with its text where it says it.
 
-    speaker, other: codes [n_q, F] of any lengths; the shorter one repeats its last frame. sentences: of the first.
+    speaker, other: codes [n_q, F] of any lengths; the shorter one repeats its last frame. said: the sentences of the
+    first, or its words.
     """
     frames = max(speaker.shape[1], other.shape[1])
     speaker, other = (torch.cat((c, c[:, -1:].expand(-1, frames - c.shape[1])), dim=1) for c in (speaker, other))
-    text = align_sentences(sentences, frames, pad_id=PAD, wait_id=WAIT)
+    if by_words:
+        text = align_words(said, frames, pad_id=PAD, epad_id=MARK)
+    else:
+        text = align_sentences(said, frames, pad_id=PAD, wait_id=MARK)
     return Duplex(text[None], speaker[None], other[None])
 
 
-def sentences_of(duplex: Duplex) -> list[str]:
-    """Read the sentences of the text channel."""
-    return [TEXT.decode(list(span.ids)) for span in read_sentences(duplex.text[0], pad_id=PAD, wait_id=WAIT)]
+def spans_of(duplex: Duplex, *, by_words: bool = False) -> list[Span]:
+    """Read the sentences of the text channel, or its words; words without a frame between come as one."""
+    if by_words:
+        return read_words(duplex.text[0], pad_id=PAD, epad_id=MARK)
+    return read_sentences(duplex.text[0], pad_id=PAD, wait_id=MARK)
+
+
+def text_of(span: Span) -> str:
+    """Return the text of a sentence or a word."""
+    return TEXT.decode(list(span.ids)).strip()
+
+
+def read_labels(path: Path) -> list[Span]:
+    """Read words and their times from lines of start, end and word, with tabs between and times in seconds.
+
+    Audacity exports labels so. Each word begins with a space, which parts it from one that it follows at once.
+    """
+    words = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        fields = line.split("\t")
+        try:
+            words.append(Span(tuple(TEXT.encode(f" {fields[2].strip()}")), float(fields[0]), float(fields[1])))
+        except (IndexError, ValueError):
+            raise ValueError(f"{path}:{number}: give start, end and a word with tabs between, not {line!r}") from None
+    return words
 
 
 class DuplexLM(nn.Module):

@@ -17,6 +17,7 @@ def export(
     target: Annotated[str, typer.Option("--format", help=f"{' or '.join(FORMATS)}.")] = "onnx",
     n_q: Annotated[int | None, typer.Option("--n-q", help="Codebooks to use; the model's default if left out.")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="8-bit products in the decoder; codes stay exact.")] = False,
+    streaming: Annotated[bool, typer.Option("--streaming", help="Also write graphs of a stream's steps.")] = False,
     model: Model = None,
     revision: Revision = None,
 ) -> None:
@@ -29,4 +30,4 @@ def export(
         require_new(folder)  # an error is reported before a model is loaded
         from mimotok.export.onnx import export_onnx
 
-        export_onnx(make_tokenizer(model, revision, "cpu", "float32"), folder, n_q=n_q, int8=int8)
+        export_onnx(make_tokenizer(model, revision, "cpu", "float32"), folder, n_q=n_q, int8=int8, streaming=streaming)

@@ -10,129 +10,116 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mimotok.export import run_onnx
+from mimotok.export import run_onnx, stream_onnx
+from mimotok.export.graphs import DecoderGraph, EncoderGraph
+from mimotok.export.stream_graphs import DecoderStreamGraph, EncoderStreamGraph, StreamGraph
 from mimotok.io.files import StrPath, atomic_folder, require_new
-from mimotok.model.lengths import frames_needed, mel_frames, valid_mask
-from mimotok.model.mel import hann_window, mel_filterbank, reflect_pad
+from mimotok.model.receptive_field import decoder_reach, encoder_reach
 from mimotok.tokenizer import Tokenizer
 
 RUNNER_NAME = "run_onnx.py"
+STREAM_RUNNER_NAME = "stream_onnx.py"
 # A protobuf file ends at 2 GB: larger weights go to a file beside the graph.
 LARGEST_GRAPH = 1_500_000_000
 # The last whose operators every onnxruntime from 1.17 on has.
 OPSET = 18
 
-
-class EncoderGraph(nn.Module):
-    """wav [B, T] and its lengths [B] to codes [B, n_q, F] and theirs; the STFT is a convolution with its basis."""
-
-    basis: Tensor
-    bank: Tensor
-
-    def __init__(self, tokenizer: Tokenizer, n_q: int) -> None:
-        super().__init__()
-        config = tokenizer.config
-        self.config = config
-        self.n_q = n_q
-        self.encoder = tokenizer.encoder
-        # not "kernels": AOTInductor's C++ has a member of that name
-        self.register_buffer("basis", dft_kernels(config.n_fft, config.window_size)[:, None])
-        bank = mel_filterbank(config.n_mels, config.n_fft, config.sample_rate, config.fmin, config.mel_top)
-        self.register_buffer("bank", bank.clone())
-
-    def forward(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode wav [B, T] with lengths [B]. Returns codes [B, n_q, F] and their lengths [B]."""
-        frames = mel_frames(lengths, self.config.hop_length)
-        latents = self.encoder(self.log_mel(wav, lengths), frames)
-        code_lengths = frames_needed(frames, self.config.frame_stride)
-        codes = self.encoder.quantizer.encode(latents, self.n_q)
-        return codes * valid_mask(code_lengths, codes.shape[2])[:, None, :], code_lengths
-
-    def log_mel(self, wav: Tensor, lengths: Tensor) -> Tensor:
-        """Compute what `mimotok.model.mel.log_mel` computes, [B, frames, n_mels], of wav [B, T]."""
-        half = self.config.n_fft // 2
-        padded = reflect_pad(wav, lengths, half, half)
-        real, imaginary = F.conv1d(padded[:, None], self.basis, stride=self.config.hop_length).chunk(2, dim=1)
-        magnitude = (real.square() + imaginary.square()).sqrt().transpose(1, 2)
-        mel = (magnitude @ self.bank).clamp(min=self.config.mel_floor).log()
-        frames = mel_frames(lengths, self.config.hop_length)
-        return mel * valid_mask(frames, mel.shape[1])[..., None]
+# The name of each free dimension of an input, by its number.
+Free = dict[str, dict[int, str]]
 
 
-class DecoderGraph(nn.Module):
-    """The graph from codes to magnitude and phase."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        super().__init__()
-        self.quantizer = tokenizer.encoder.quantizer
-        self.decoder = tokenizer.decoder
-
-    def forward(self, codes: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Decode codes [B, n_q, F] with lengths [B].
-
-        A code below 0 is left out of the sum: one graph decodes any number of codebooks.
-
-        Returns magnitude and phase, each [B, T, n_fft // 2 + 1], at the mel rate.
-        """
-        vocoder = self.decoder.vocoder
-        coarse_mel, mel_lengths = self.decoder.coarse_mel(self.quantizer.decode(codes), lengths)
-        hidden = vocoder.layers(vocoder.embeddings(coarse_mel), mel_lengths)
-        return vocoder.head.magnitude_phase(vocoder.layer_norm(hidden))
-
-
-def dft_kernels(n_fft: int, window_size: int) -> Tensor:
-    """Real and imaginary parts of the windowed Fourier basis: fp32 [2 * (n_fft // 2 + 1), n_fft]."""
-    bins = torch.arange(n_fft // 2 + 1, dtype=torch.float64)
-    # exact in whole numbers: the angle of bin b at sample t is that of b * t modulo n_fft
-    turns = (bins[:, None] * torch.arange(n_fft)) % n_fft
-    angle = 2 * torch.pi * turns / n_fft
-    left = (n_fft - window_size) // 2
-    window = F.pad(hann_window(window_size, torch.device("cpu")), (left, n_fft - window_size - left))
-    return (torch.cat((angle.cos(), -angle.sin())) * window).float()
-
-
-def export_onnx(tokenizer: Tokenizer, folder: StrPath, *, n_q: int | None = None, int8: bool = False) -> None:
+def export_onnx(
+    tokenizer: Tokenizer, folder: StrPath, *, n_q: int | None = None, int8: bool = False, streaming: bool = False
+) -> None:
     """Write encoder.onnx, decoder.onnx, mimotok.json and run_onnx.py into the new `folder`, all of them or none.
 
     n_q: codebooks of both graphs, the model's default where None. int8: the decoder's matrices in 8 bits, and what they
     are multiplied with rounded as it comes; never the encoder's, whose codes would change. Batch and length are free,
     and each clip of a padded batch gives what it gives alone. Where an attention of the model is unlimited, the graph's
     is dense: its memory grows with the square of the length, and run_onnx.py stops at 60 s, where the official pipeline
-    cuts as well. Raises ValueError where the folder exists or cannot be written, n_q does not fit, or the model is not
-    float32 on the CPU.
+    cuts as well. streaming: write encoder_stream.onnx, decoder_stream.onnx and stream_onnx.py too, whose results on a
+    stream are those of `StreamEncoder` and `StreamDecoder`.
+
+    Raises ValueError where the folder exists or cannot be written, n_q does not fit, the model is not float32 on the
+    CPU, or it cannot be streamed exactly.
     """
     n_q = tokenizer.config.checked_n_q(n_q)
     if tokenizer.dtype != torch.float32 or tokenizer.device.type != "cpu":
         raise ValueError(f"the model is {tokenizer.dtype} on {tokenizer.device}: export it as float32 on the cpu")
+    if streaming and not (tokenizer.config.encoder_is_bounded and tokenizer.config.decoder_is_bounded):
+        raise ValueError(f"{tokenizer.name} sees all of time, so it has no exact streams: export it without streaming")
     require_new(folder)
     _require_exporter()
     frames = torch.tensor([9, 6])
-    samples = 9 * tokenizer.frame_size
-    codes = torch.zeros(2, n_q, int(frames.max()), dtype=torch.int64)
+    codes = torch.zeros(2, n_q, 9, dtype=torch.int64)
     with atomic_folder(folder) as temporary:
-        wav_names = ("wav", "lengths")
-        code_names = ("codes", "lengths")
-        _write(EncoderGraph(tokenizer, n_q), (torch.zeros(2, samples), frames * tokenizer.frame_size),
-               wav_names, ("codes", "code_lengths"), temporary / run_onnx.ENCODER_NAME)  # fmt: skip
-        _write(DecoderGraph(tokenizer), (codes, frames), code_names, ("magnitude", "phase"),
-               temporary / run_onnx.DECODER_NAME)  # fmt: skip
+        _write(
+            EncoderGraph(tokenizer, n_q),
+            {"wav": torch.zeros(2, 9 * tokenizer.frame_size), "lengths": frames * tokenizer.frame_size},
+            {"wav": {0: "batch", 1: "samples"}, "lengths": {0: "batch"}},
+            {"codes": ["batch", n_q, "frames"], "code_lengths": ["batch"]},
+            temporary / run_onnx.ENCODER_NAME,
+        )
+        bins = tokenizer.config.n_fft // 2 + 1
+        _write(
+            DecoderGraph(tokenizer),
+            {"codes": codes, "lengths": frames},
+            {"codes": {0: "batch", 2: "frames"}, "lengths": {0: "batch"}},
+            {name: ["batch", "mel_frames", bins] for name in ("magnitude", "phase")},
+            temporary / run_onnx.DECODER_NAME,
+        )
+        if streaming:
+            _write_streams(tokenizer, n_q, temporary)
         if int8:
             _quantize(temporary / run_onnx.DECODER_NAME)
-        facts = json.dumps(export_facts(tokenizer, n_q, int8=int8), indent=1) + "\n"
+        if int8 and streaming:
+            _quantize(temporary / stream_onnx.DECODER_NAME)
+        facts = json.dumps(export_facts(tokenizer, n_q, int8=int8, streaming=streaming), indent=1) + "\n"
         (temporary / run_onnx.FACTS_NAME).write_text(facts, encoding="utf-8")
         shutil.copyfile(run_onnx.__file__, temporary / RUNNER_NAME)
+        if streaming:
+            shutil.copyfile(stream_onnx.__file__, temporary / STREAM_RUNNER_NAME)
 
 
-def export_facts(tokenizer: Tokenizer, n_q: int, *, int8: bool = False) -> dict[str, Any]:
+def _write_streams(tokenizer: Tokenizer, n_q: int, folder: Path) -> None:
+    """Write the two graphs of a stream's step. Their states are inputs `state.NAME` and outputs `next.NAME`."""
+    config = tokenizer.config
+    lengths = torch.tensor([3, 2])
+    block = config.n_fft - config.hop_length + 3 * config.frame_size
+    _write_stream(
+        EncoderStreamGraph(tokenizer, n_q),
+        {"wav": torch.zeros(2, block), "lengths": lengths},
+        {"wav": {0: "batch", 1: "samples"}, "lengths": {0: "batch"}},
+        {"codes": ["batch", n_q, "frames"], "valid": ["batch", "frames"]},
+        folder / stream_onnx.ENCODER_NAME,
+    )
+    _write_stream(
+        DecoderStreamGraph(tokenizer, n_q),
+        {"codes": torch.zeros(2, n_q, 3, dtype=torch.int64), "lengths": lengths},
+        {"codes": {0: "batch", 2: "frames"}, "lengths": {0: "batch"}},
+        {"wav": ["batch", "mel_frames", config.hop_length], "valid": ["batch", "mel_frames"]},
+        folder / stream_onnx.DECODER_NAME,
+    )
+
+
+def _write_stream(
+    graph: StreamGraph, inputs: dict[str, Tensor], free: Free, outputs: dict[str, list[int | str]], path: Path
+) -> None:
+    named = dict(zip(graph.names, graph.zeros(2), strict=True))
+    states = {f"state.{name}": state for name, state in named.items()}
+    after = {f"next.{name}": ["batch", *state.shape[1:]] for name, state in named.items()}
+    _write(graph, inputs | states, free | {name: {0: "batch"} for name in states}, outputs | after, path)
+
+
+def export_facts(tokenizer: Tokenizer, n_q: int, *, int8: bool = False, streaming: bool = False) -> dict[str, Any]:
     """Return what mimotok.json says of an export of these codebooks, as JSON gives it back."""
     config = tokenizer.config
     identity = tokenizer.identity
@@ -157,6 +144,9 @@ def export_facts(tokenizer: Tokenizer, n_q: int, *, int8: bool = False) -> dict[
         # code frames before and after a chunk that its result depends on: long input may be cut with these around it
         "encoder_context": _context(chunking.encoder_context, bounded=config.encoder_is_bounded),
         "decoder_context": _context(chunking.decoder_context, bounded=config.decoder_is_bounded),
+        # by how many code frames codes lag behind, and by how many mel frames samples do; null without stream graphs
+        "encoder_look_ahead": encoder_reach(config).right if streaming else None,
+        "decoder_look_ahead": decoder_reach(config).right if streaming else None,
     }
 
 
@@ -165,20 +155,27 @@ def _context(frames: tuple[int, int], *, bounded: bool) -> list[int] | None:
 
 
 def _write(
-    graph: nn.Module, inputs: tuple[Tensor, ...], names: tuple[str, str], outputs: tuple[str, str], path: Path
+    graph: nn.Module, inputs: dict[str, Tensor], free: Free, outputs: Mapping[str, Sequence[int | str]], path: Path
 ) -> None:
-    time, unit = {"wav": (1, "samples"), "codes": (2, "frames")}[names[0]]
-    shapes = ({0: "batch", time: unit}, {0: "batch"})
+    """Write a graph whose forward takes `inputs` in their order.
+
+    free: the names of the inputs' free dimensions by their number. outputs: the shapes of the outputs by their names.
+    """
+    shapes: tuple[Any, ...] = tuple(free[name] for name in inputs)
+    if isinstance(graph, StreamGraph):
+        # its states are one variadic argument
+        shapes = (*shapes[:2], shapes[2:])
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
-            graph.eval(), inputs, input_names=names, output_names=outputs, dynamic_shapes=shapes,
-            opset_version=OPSET, dynamo=True, verbose=False,
+            graph.eval(), tuple(inputs.values()), input_names=list(inputs), output_names=list(outputs),
+            dynamic_shapes=shapes, opset_version=OPSET, dynamo=True, verbose=False,
         )  # fmt: skip
+    import onnx_ir
+
     assert program is not None
-    codes = program.model.graph.outputs[0]
-    if codes.name == "codes" and codes.shape is not None:
-        # the exporter writes the whole expression of the samples
-        codes.shape = type(codes.shape)([*list(codes.shape)[:2], "frames"])
+    for value in program.model.graph.outputs:
+        # the exporter writes whole expressions of other dimensions, and none where it cannot tell
+        value.shape = onnx_ir.Shape(outputs[str(value.name)])
     size = sum(tensor.nbytes for tensor in graph.state_dict().values())
     program.save(path, external_data=size > LARGEST_GRAPH)
 

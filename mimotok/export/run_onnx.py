@@ -29,25 +29,15 @@ class OnnxTokenizer:
     """
 
     def __init__(self, folder: str | Path, *, threads: int | None = None) -> None:
-        try:
-            import onnxruntime
-        except ImportError:
-            raise ImportError("running ONNX graphs needs: pip install onnxruntime") from None
         folder = Path(folder)
-        facts = _read_facts(folder)
+        facts = read_facts(folder)
         self.sample_rate: int = facts["sample_rate"]
         self.frame_size: int = facts["frame_size"]
         self.codebook_sizes: list[int] = facts["codebook_sizes"]
         self._n_fft: int = facts["n_fft"]
         self._hop_length: int = facts["hop_length"]
         self._most = {"encoder": facts["max_encoder_frames"], "decoder": facts["max_decoder_frames"]}
-        options = onnxruntime.SessionOptions()
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        cpu = ["CPUExecutionProvider"]
-        self._encoder, self._decoder = (
-            _session(onnxruntime, folder / name, options, cpu) for name in (ENCODER_NAME, DECODER_NAME)
-        )
+        self._encoder, self._decoder = (open_session(folder / name, threads) for name in (ENCODER_NAME, DECODER_NAME))
 
     @property
     def n_q(self) -> int:
@@ -56,16 +46,10 @@ class OnnxTokenizer:
 
     def encode(self, wav: np.ndarray, lengths: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """wav: float [B, T] in [-1, 1], lengths: [B] samples. Returns codes int64 [B, n_q, F] and their lengths [B]."""
-        if wav.ndim != 2 or 0 in wav.shape or not np.issubdtype(wav.dtype, np.floating):
-            raise ValueError(f"wav is {wav.dtype} {list(wav.shape)}: give floating point [batch, samples]")
-        if not np.isfinite(wav).all():
-            raise ValueError("wav holds NaN or infinite samples: clean it first")
-        if np.abs(wav).max() > MAX_PEAK:
-            raise ValueError(f"wav has a peak of {np.abs(wav).max():g}: sound lies in [-1, 1]; divide integers first")
+        wav = checked_wav(wav)
         self._require_short("encoder", wav.shape[1] // self.frame_size + 1)
-        codes, frames = self._encoder.run(
-            None, {"wav": wav.astype(np.float32), "lengths": _checked_lengths(lengths, wav.shape[0], wav.shape[1])}
-        )
+        valid = _checked_lengths(lengths, wav.shape[0], wav.shape[1])
+        codes, frames = self._encoder.run(None, {"wav": wav, "lengths": valid})
         return codes, frames
 
     def decode(
@@ -75,26 +59,13 @@ class OnnxTokenizer:
 
         n: the first codebooks, up to all `n_q`. wav past an item's length is 0.
         """
-        if codes.ndim != 3 or codes.shape[1] > self.n_q or 0 in codes.shape or codes.dtype.kind not in "iu":
-            raise ValueError(
-                f"codes are {codes.dtype} {list(codes.shape)}: give integers [batch, 1 to {self.n_q} codebooks, frames]"
-            )
-        sizes = np.array(self.codebook_sizes[: codes.shape[1]])[:, None]
-        if (codes < 0).any() or (codes >= sizes).any():
-            item, book, frame = np.argwhere((codes < 0) | (codes >= sizes))[0]
-            raise ValueError(
-                f"codes[{item}, {book}, {frame}]={codes[item, book, frame]}, "
-                f"but codebook {book} has {self.codebook_sizes[book]} entries"
-            )
+        padded = checked_codes(codes, self.codebook_sizes)
         self._require_short("decoder", codes.shape[2])
         if length is not None and not 0 < length <= codes.shape[2] * self.frame_size:
             raise ValueError(
                 f"length={length} samples: {codes.shape[2]} frames give 1 to {codes.shape[2] * self.frame_size}"
             )
         frames = _checked_lengths(lengths, codes.shape[0], codes.shape[2])
-        # the graph leaves codes below 0 out
-        absent = ((0, 0), (0, self.n_q - codes.shape[1]), (0, 0))
-        padded = np.pad(codes.astype(np.int64), absent, constant_values=-1)
         magnitude, phase = self._decoder.run(None, {"codes": padded, "lengths": frames})
         samples = frames * self.frame_size
         wav = inverse_stft(magnitude, phase, samples // self._hop_length, self._n_fft, self._hop_length)[:, :length]
@@ -110,7 +81,38 @@ class OnnxTokenizer:
             )
 
 
-def _read_facts(folder: Path) -> dict[str, Any]:
+def checked_wav(wav: np.ndarray) -> np.ndarray:
+    """Return wav [B, T] as float32. Raises ValueError for another shape or type, NaN, infinity and high peaks."""
+    if wav.ndim != 2 or 0 in wav.shape or not np.issubdtype(wav.dtype, np.floating):
+        raise ValueError(f"wav is {wav.dtype} {list(wav.shape)}: give floating point [batch, samples]")
+    if not np.isfinite(wav).all():
+        raise ValueError("wav holds NaN or infinite samples: clean it first")
+    if np.abs(wav).max() > MAX_PEAK:
+        raise ValueError(f"wav has a peak of {np.abs(wav).max():g}: sound lies in [-1, 1]; divide integers first")
+    return wav.astype(np.float32)
+
+
+def checked_codes(codes: np.ndarray, sizes: list[int]) -> np.ndarray:
+    """Return codes [B, n, F] of the first n codebooks of these sizes as int64 [B, all codebooks, F].
+
+    Those of codebooks that are not in use are -1, which the graphs leave out. Raises ValueError for bad codes.
+    """
+    if codes.ndim != 3 or codes.shape[1] > len(sizes) or 0 in codes.shape or codes.dtype.kind not in "iu":
+        raise ValueError(
+            f"codes are {codes.dtype} {list(codes.shape)}: give integers [batch, 1 to {len(sizes)} codebooks, frames]"
+        )
+    limits = np.array(sizes[: codes.shape[1]])[:, None]
+    if (codes < 0).any() or (codes >= limits).any():
+        item, book, frame = np.argwhere((codes < 0) | (codes >= limits))[0]
+        raise ValueError(
+            f"codes[{item}, {book}, {frame}]={codes[item, book, frame]}, but codebook {book} has {sizes[book]} entries"
+        )
+    absent = ((0, 0), (0, len(sizes) - codes.shape[1]), (0, 0))
+    return np.pad(codes.astype(np.int64), absent, constant_values=-1)
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """Read what an export says of its model. Raises ValueError where it is none."""
     path = folder / FACTS_NAME
     if path.exists() and not path.is_file():
         # a pipe would be waited for
@@ -119,10 +121,11 @@ def _read_facts(folder: Path) -> dict[str, Any]:
         facts = json.loads(path.read_text(encoding="utf-8"))
         counts = {name: facts[name] for name in ("sample_rate", "frame_size", "n_fft", "hop_length")}
         limits = {name: facts[name] for name in ("max_encoder_frames", "max_decoder_frames")}
+        look_ahead = {name: facts.get(name) for name in ("encoder_look_ahead", "decoder_look_ahead")}
         sizes = list(facts["codebook_sizes"])
     except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise ValueError(f"{folder}: not an export of mimotok ({FACTS_NAME}: {error})") from None
-    given = {name: value for name, value in limits.items() if value is not None}
+    given = {name: value for name, value in {**limits, **look_ahead}.items() if value is not None}
     for name, value in {**counts, **given, **{f"codebook_sizes[{i}]": size for i, size in enumerate(sizes)}}.items():
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
             raise ValueError(f"{path}: {name} is no whole number from 1 to {MOST}")
@@ -131,11 +134,19 @@ def _read_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def _session(onnxruntime: Any, path: Path, options: Any, providers: list[str]) -> Any:
+def open_session(path: Path, threads: int | None) -> Any:
+    """Load a graph. threads: of onnxruntime, as many as it likes where None. Raises ValueError where it is none."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ImportError("running ONNX graphs needs: pip install onnxruntime") from None
     if not path.is_file():
         raise ValueError(f"{path}: no such file, which an export of mimotok has")
+    options = onnxruntime.SessionOptions()
+    if threads is not None:
+        options.intra_op_num_threads = threads
     try:
-        return onnxruntime.InferenceSession(path, options, providers=providers)
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # a type of onnxruntime's for every way in which a graph can be none
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: not a graph that onnxruntime runs ({reason:.200})") from None

@@ -1,4 +1,7 @@
-"""Our models with the interface of lucadellalib/audiocodecs, whose benchmark then takes them as any other codec."""
+"""Our models with the interface of lucadellalib/audiocodecs, whose benchmark then takes them as any other codec.
+
+It was run by that project's own code at its commit fe350cce (docs/interop.md).
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from mimotok.interop.signals import resample_batch
+from mimotok.lm.sampling import Sampling, sample
+from mimotok.model.lengths import valid_mask, zero_padding
 from mimotok.tokenizer import Tokenizer
 
 MODES = ("encode", "decode", "reconstruct")
 
 
 class MimoCodec(nn.Module):
-    """A codec with `sig_to_toks`, `sig_to_feats`, `toks_to_sig` and `embs`.
+    """A codec with `sig_to_toks`, `sig_to_feats`, `sig_to_qfeats`, their inverses and `embs`.
 
-    Signals are [B, T] at `sample_rate`, tokens [B, N, K] and features [B, N, H]. `length` holds the valid share of each
-    item of a padded batch, [B] in (0, 1], as in SpeechBrain. soxr resamples where the rates differ.
+    Signals are [B, T] at `sample_rate`, tokens [B, N, K], features before and after the quantizer [B, N, H]. `length`
+    holds the valid share of each item of a padded batch, [B] in (0, 1], as in SpeechBrain. soxr resamples where the
+    rates differ.
 
     Args:
         sample_rate: Hz of the signals.
@@ -75,6 +81,21 @@ class MimoCodec(nn.Module):
         wav = resample_batch(sig, self.sample_rate, self.orig_sample_rate)
         return self.model.encode_latents(wav, _counts(length, wav)).values
 
+    def sig_to_qfeats(self, sig: Tensor, length: Tensor | None = None) -> Tensor:
+        """Encode signals [B, T] to what the quantizer gives, [B, N, H], 0 past an item's length."""
+        wav = resample_batch(sig, self.sample_rate, self.orig_sample_rate)
+        codes, frames = self.model.encode(wav, _counts(length, wav), n_q=self.num_codebooks)
+        return zero_padding(self.model.dequantize(codes), frames)
+
+    def toks_to_qfeats(self, toks: Tensor, length: Tensor | None = None) -> Tensor:
+        """Look up tokens [B, N, K]. Returns [B, N, H], 0 past an item's length."""
+        return zero_padding(self.model.dequantize(toks.movedim(2, 1)), _counts(length, toks))
+
+    def feats_to_sig(self, feats: Tensor, length: Tensor | None = None) -> Tensor:
+        """Decode features [B, N, H], quantized or not, to signals [B, T], which are 0 past an item's length."""
+        wav = self.model.decode_latents(feats, _counts(length, feats)).values
+        return resample_batch(wav, self.orig_sample_rate, self.sample_rate)
+
     def toks_to_sig(self, toks: Tensor, length: Tensor | None = None) -> Tensor:
         """Decode tokens [B, N, K] to signals [B, T], which are 0 past an item's length."""
         wav = self.model.decode(toks.movedim(2, 1), _counts(length, toks)).values
@@ -85,6 +106,46 @@ class MimoCodec(nn.Module):
         """Return the codebooks [K, C, H]; a smaller one is padded with zeros to `vocab_size` entries."""
         books = [book.embed for book in self.model.encoder.quantizer.codebooks()[: self.num_codebooks]]
         return torch.stack([nn.functional.pad(book, (0, 0, 0, self.vocab_size - len(book))) for book in books])
+
+    @torch.no_grad()
+    def logits(self) -> Tensor:
+        """Return for each entry how near the others of its codebook are, [K, C, C]: minus the Euclidean distance.
+
+        They are minus infinity for the entry itself and for those that a smaller codebook lacks.
+        """
+        embs = self.embs()
+        sizes = torch.tensor(self.model.codebook_sizes[: self.num_codebooks], device=embs.device)
+        absent = ~valid_mask(sizes, self.vocab_size)[:, None, :]
+        itself = torch.eye(self.vocab_size, dtype=torch.bool, device=embs.device)
+        return -torch.cdist(embs, embs).masked_fill(absent | itself, float("inf"))
+
+    def resample(
+        self, toks: Tensor, p: float = 0.2, temp: float = 1.0, top_k: int | None = None, top_p: float | None = None
+    ) -> Tensor:
+        """Replace some tokens by near ones, as their recipes do to make training harder.
+
+        Args:
+            toks: tokens [B, N, K].
+            p: the share of tokens to replace.
+            temp: of the softmax over `logits`.
+            top_k: draw from so many nearest entries.
+            top_p: draw from the nearest entries whose probabilities reach this sum.
+
+        Returns:
+            Tokens [B, N, K].
+
+        Raises:
+            ValueError: for both top_k and top_p.
+        """
+        if top_k is not None and top_p is not None:
+            raise ValueError(f"top_k={top_k} and top_p={top_p}: give one of them")
+        books = torch.arange(self.num_codebooks, device=toks.device)
+        near = self.logits().to(toks.device)[books, toks].flatten(0, 2)
+        if top_k is not None:
+            least = near.topk(min(top_k, near.shape[1])).values[:, -1:]
+            near = near.masked_fill(near < least, -float("inf"))
+        drawn = sample(near, Sampling(temp, 1.0 if top_p is None else top_p)).view_as(toks)
+        return torch.where(torch.rand(toks.shape, device=toks.device) < p, drawn, toks)
 
 
 def _counts(length: Tensor | None, padded: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Our models with the interface of Codec-SUPERB: a file of one line in its `SoundCodec/codec` folder adds them.
 
 The line is `from mimotok.interop.codec_superb import Codec`; a subclass chooses another model or number of codebooks.
+It was run by that project's own code at its commit cfccafce (docs/interop.md).
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import soundfile
 import torch
 from torch import Tensor
 
-from mimotok.io.audio import resample, save_audio
+from mimotok.io.audio import load_audio, resample, save_audio
 from mimotok.tokenizer import Tokenizer
 
 Item = dict[str, Any]
@@ -56,8 +58,8 @@ class BatchExtractedUnit:
 class Codec:
     """A codec with `extract_unit`, `decode_unit`, `synth` and their batched versions.
 
-    A sound is a dict whose "audio" has an "array" [T] and its "sampling_rate"; soxr resamples where that is not the
-    model's.
+    A sound is a dict whose "audio" has an "array" [T] and its "sampling_rate", or is, or has as "path", the path of a
+    file; soxr resamples where the rate is not the model's.
 
     Attributes:
         source: folder or hub id; None for the embedded checkpoint.
@@ -107,16 +109,24 @@ class Codec:
 
         Args:
             data: the sound; it gets the codes as "unit".
-            local_save: whether to write a wav file below `dummy_{setting}` and put its path into "audio", instead of
-                the samples. Both have the rate of the input.
+            local_save: whether to write a wav file below `reconstructed_{setting}` and put its path into "audio",
+                instead of the samples. Both have the rate of the input.
 
         Returns:
             `data`.
         """
-        return self.batch_synth([data], local_save)[0]
+        rate = self._sound(data)[1]
+        self.batch_synth([data], local_save=False)
+        if local_save:
+            back = data["audio"]["array"]
+            path = self._saved(data, back, rate, f"reconstructed_{self.setting}")
+            data["audio"] = {"path": path, "sampling_rate": rate}
+        return data
 
     def batch_extract_unit(self, data_list: Sequence[Item]) -> BatchExtractedUnit:
         """Encode several sounds in one batch; the codes are those of each sound alone."""
+        if not data_list:
+            return BatchExtractedUnit([], [], 0)
         wavs = [torch.from_numpy(self._wav(data)) for data in data_list]
         lengths = torch.tensor([len(wav) for wav in wavs])
         padded = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True)
@@ -128,33 +138,46 @@ class Codec:
     def batch_decode_unit(self, batch_extracted_unit: BatchExtractedUnit) -> list[np.ndarray]:
         """Decode what `batch_extract_unit` gave, in one batch."""
         coded = batch_extracted_unit.stuff_for_synth
+        if not coded:
+            return []
         frames = torch.tensor([codes.shape[1] for codes, _ in coded])
         padded = torch.nn.utils.rnn.pad_sequence([codes.T for codes, _ in coded], batch_first=True).movedim(1, 2)
         wavs = self.model.decode(padded, frames).values.cpu().numpy()
         return [wav[:num_samples] for wav, (_, num_samples) in zip(wavs, coded, strict=True)]
 
     def batch_synth(self, data_list: list[Item], local_save: bool = True) -> list[Item]:
-        """Encode and decode several sounds, as `synth`."""
+        """Encode and decode several sounds, as `synth`. Files go below `dummy_{setting}`; "audio" is then a path."""
+        rates = [self._sound(data)[1] for data in data_list]
         extracted = self.batch_extract_unit(data_list)
-        for data, unit, wav in zip(data_list, extracted.units, self.batch_decode_unit(extracted), strict=True):
-            rate = int(data["audio"].get("sampling_rate") or self.sampling_rate)
+        wavs = self.batch_decode_unit(extracted)
+        for data, rate, unit, wav in zip(data_list, rates, extracted.units, wavs, strict=True):
             back = resample(wav, self.sampling_rate, rate)
             data["unit"] = unit
             data["audio"] = {"array": back, "sampling_rate": rate}
             if local_save:
-                path = Path(f"dummy_{self.setting}", f"{data.get('id', uuid.uuid4())}.wav")
-                path.parent.mkdir(exist_ok=True)
-                save_audio(path, torch.from_numpy(back), rate)
-                data["audio"] = str(path)
+                data["audio"] = self._saved(data, back, rate, f"dummy_{self.setting}")
         return data_list
 
+    def _saved(self, data: Item, wav: np.ndarray, rate: int, folder: str) -> str:
+        path = Path(folder, f"{data.get('id', uuid.uuid4())}.wav")
+        path.parent.mkdir(exist_ok=True)
+        save_audio(path, torch.from_numpy(wav), rate)
+        return str(path)
+
     def _wav(self, data: Item) -> np.ndarray:
-        """Return the samples of a sound, float32 [T] at the model's rate. Raises ValueError for another shape."""
-        audio = data["audio"]
-        values = audio["array"]
+        """Return the samples of a sound, float32 [T] at the model's rate."""
+        wav, rate = self._sound(data)
+        return np.ascontiguousarray(resample(wav, rate, self.sampling_rate))
+
+    def _sound(self, data: Item) -> tuple[np.ndarray, int]:
+        """Return the samples of a sound, float32 [T], and their rate. Raises ValueError for another shape."""
+        audio = {"path": data["audio"]} if isinstance(data["audio"], str) else data["audio"]
+        values = audio.get("array")
+        if values is None:
+            rate = soundfile.info(audio["path"]).samplerate
+            return load_audio(audio["path"], rate)[0].numpy(), rate
         wav = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
         wav = wav[0] if wav.ndim == 2 and len(wav) == 1 else wav
         if wav.ndim != 1:
             raise ValueError(f"audio array has shape {list(wav.shape)}: give one channel, [T]")
-        rate = audio.get("sampling_rate") or self.sampling_rate
-        return np.ascontiguousarray(resample(wav.astype(np.float32), rate, self.sampling_rate))
+        return wav.astype(np.float32), int(audio.get("sampling_rate") or self.sampling_rate)

@@ -110,7 +110,8 @@ def _kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, is_causal: 
     q = q.transpose(1, 2)
     k = k.transpose(1, 2)
     v = v.transpose(1, 2)
-    if mask is not None and q.requires_grad and q.device.type == "cpu":
+    is_additive = mask is not None and mask.dtype != torch.bool
+    if mask is not None and is_additive and q.requires_grad and q.device.type == "cpu":
         # the backward pass of torch's CPU kernel takes twice the time of these products and theirs
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + mask
         return (scores.softmax(-1).to(v.dtype) @ v).transpose(1, 2)

@@ -93,14 +93,18 @@ class Decoder(nn.Module):
 
         They are those of `decoder_reach(config).right` mel frames ago. The receptive field must be bounded.
         """
+        coarse_mel, valid = self.coarse_mel_step(state, quantized, valid)
+        return self.vocoder.step(state.scope("vocoder"), coarse_mel, valid)
+
+    def coarse_mel_step(self, state: StreamState, quantized: Tensor, valid: Tensor) -> Frames:
+        """quantized: [B, n, D], valid: bool [B, n]. Returns the vocoder's input [B, n * frame_stride, n_mels]."""
         hidden = zero_invalid(quantized.to(dtype_of(self.dconv2.conv)), valid)
         if self.dconv1 is not None:
             hidden = self.dconv1.step(state.scope("dconv1"), hidden)
             valid = valid.repeat_interleave(self.dconv1.stride, 1)
         hidden, valid = self.layers.step(state.scope("layers"), hidden, valid)
         coarse_mel = self.dconv2.step(state.scope("dconv2"), zero_invalid(self.layer_norm(hidden), valid))
-        valid = valid.repeat_interleave(self.dconv2.stride, 1)
-        return self.vocoder.step(state.scope("vocoder"), coarse_mel, valid)
+        return Frames(coarse_mel, valid.repeat_interleave(self.dconv2.stride, 1))
 
     def coarse_mel(self, quantized: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """quantized: [B, F, D]. Returns the vocoder's input [B, T, n_mels] at the mel rate and its lengths."""

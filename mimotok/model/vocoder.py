@@ -113,5 +113,10 @@ class Vocoder(nn.Module):
 
     def step(self, state: StreamState, coarse_mel: Tensor, valid: Tensor) -> Frames:
         """coarse_mel: [B, n, n_mels], valid: bool [B, n]. Returns samples [B, n, hop_length], some frames later."""
+        hidden, valid = self.hidden_step(state, coarse_mel, valid)
+        return self.head.step(state.scope("head"), hidden, valid)
+
+    def hidden_step(self, state: StreamState, coarse_mel: Tensor, valid: Tensor) -> Frames:
+        """coarse_mel: [B, n, n_mels], valid: bool [B, n]. Returns what goes into the head, [B, n, dim]."""
         hidden, valid = self.layers.step(state.scope("layers"), self.embeddings(coarse_mel), valid)
-        return self.head.step(state.scope("head"), self.layer_norm(hidden), valid)
+        return Frames(self.layer_norm(hidden), valid)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mimotok.export.graphs import EncoderGraph
+from mimotok.export.stream_graphs import DecoderStreamGraph, EncoderStreamGraph
 from tests.helpers.models import STREAMABLE, TINY, make_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -73,6 +77,41 @@ def test_the_adapter_as_one_graph_encodes_and_decodes(tmp_path: Path) -> None:
         with torch.no_grad():
             for found, expected in zip(graph(sound(lengths), lengths), call(sound(lengths), lengths), strict=True):
                 torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_no_tensor_has_a_name_that_aotinductor_uses_itself() -> None:
+    """`kernels` is a member of the C++ class that AOTInductor writes; a buffer of this name does not compile."""
+    tokenizer = make_tokenizer(WINDOWED)
+    graphs = (EncoderGraph(tokenizer, 2), EncoderStreamGraph(tokenizer, 2), DecoderStreamGraph(tokenizer, 2))
+    for module in (tokenizer, *graphs):
+        names = {name.rpartition(".")[2] for name in module.state_dict()}
+        assert not names & {"kernels", "constants"}
+
+
+@pytest.mark.skipif("MIMOTOK_AOTI" not in os.environ, reason="a minute of a core for C++: asked for by MIMOTOK_AOTI=1")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a C++ compiler: no g++ here")
+def test_a_compiled_library_decodes_every_batch_and_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding only: encoding takes the same way and twice the time (docs/onnx.md)."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    tokenizer = make_tokenizer(WINDOWED)
+    codes, frames = tokenizer.encode(sound(LENGTHS), LENGTHS)
+    dynamic = torch.export.Dim.DYNAMIC
+    with torch.no_grad():
+        shapes = ({0: dynamic, 2: dynamic}, {0: dynamic})
+        program = torch.export.export(Calls(tokenizer, tokenizer.decode), (codes, frames), dynamic_shapes=shapes)
+    # the compiler's work, not the library's speed, is what counts here
+    quick = {
+        "aot_inductor.compile_wrapper_opt_level": "O0",
+        "aot_inductor.precompile_headers": False,
+        "cpp.simdlen": 1,
+    }
+    place = str(tmp_path / "decode.pt2")
+    path = torch._inductor.aoti_compile_and_package(program, package_path=place, inductor_configs=quick)
+    library = torch._inductor.aoti_load_package(path)
+    for lengths in OTHER_LENGTHS:
+        codes, frames = tokenizer.encode(sound(lengths), lengths)
+        for found, expected in zip(library(codes, frames), tokenizer.decode(codes, frames), strict=True):
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 def test_compiling_breaks_no_graph() -> None:

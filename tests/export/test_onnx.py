@@ -7,9 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimotok import Tokenizer
-from mimotok.cli.main import app
-from tests.helpers.models import TINY, make_tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -28,52 +24,14 @@ pytest.importorskip("onnxscript", reason=WANTED)
 pytest.importorskip("onnxruntime", reason=WANTED)
 
 from mimotok.export import onnx as exporter  # noqa: E402
-from mimotok.export.onnx import dft_kernels, export_onnx  # noqa: E402
+from mimotok.export.graphs import dft_kernels  # noqa: E402
+from mimotok.export.onnx import export_onnx  # noqa: E402
 from mimotok.export.run_onnx import OnnxTokenizer  # noqa: E402
+from mimotok.export.stream_onnx import OnnxStreamDecoder  # noqa: E402
+from tests.helpers.exports import command  # noqa: E402
 
 FILES = {"encoder.onnx", "decoder.onnx", "mimotok.json", "run_onnx.py"}
-
-
-def command(*arguments: object) -> int:
-    """Runs the command line in this process; returns its exit code."""
-    with pytest.raises(SystemExit) as exited:
-        app([str(argument) for argument in arguments], prog_name="mimotok")
-    return int(exited.value.code or 0)
-
-
-# few layers: what takes long is the exporter's reasoning about every one of them
-# The floor is above the rounding errors of a clip of one sample, a constant, whose spectrum is empty: with the official
-# floor its features would be those errors.
-FEW: dict[str, Any] = {
-    "mel_floor": 1e-3,
-    "encoder_layers": 2,
-    "encoder_skip_layer_id": 1,
-    "decoder_layers": 1,
-    "vocoder_num_layers": 1,
-    "num_quantizers": 3,
-    # the other kind of quantizer than that of `windowed_export`
-    "quantizer": "fsq",
-    "quantizer_settings": {"levels": [8, 5, 3]},
-    "codebook_sizes": (120,),
-}
-
-
-@pytest.fixture(scope="module")
-def unlimited_export(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer, Path]:
-    """A model with the official one's unlimited attention, skip and group norms, and its export by the command."""
-    folder = tmp_path_factory.mktemp("onnx")
-    tokenizer = make_tokenizer(replace(TINY, **FEW))
-    tokenizer.save_pretrained(folder / "model")
-    options = ("--format", "onnx", "--model", folder / "model", "--n-q", 2)
-    assert command("export", folder / "exported", *options) == 0
-    return tokenizer, folder / "exported"
-
-
-@pytest.fixture(params=["windowed_export", "unlimited_export"])
-def exported(request: pytest.FixtureRequest) -> tuple[Tokenizer, Path]:
-    """A model and its export: of the library's function, and of the command."""
-    model, folder = request.getfixturevalue(request.param)
-    return model, folder
+STREAM_FILES = {"encoder_stream.onnx", "decoder_stream.onnx", "stream_onnx.py"}
 
 
 def compare(tokenizer: Tokenizer, graphs: OnnxTokenizer, wav: torch.Tensor, lengths: torch.Tensor) -> None:
@@ -120,9 +78,9 @@ def test_int8_keeps_the_codes_and_nearly_the_sound(
     monkeypatch.setattr(exporter, "_write", lambda *given: shutil.copyfile(folder / given[-1].name, given[-1]))
     graphs = OnnxTokenizer(folder)
     tokenizer.save_pretrained(tmp_path / "model")
-    options = ("--int8", "--model", tmp_path / "model", "--n-q", graphs.n_q)
+    options = ("--int8", "--streaming", "--model", tmp_path / "model", "--n-q", graphs.n_q)
     assert command("export", tmp_path / "small", *options) == 0
-    assert {path.name for path in (tmp_path / "small").iterdir()} == FILES
+    assert {path.name for path in (tmp_path / "small").iterdir()} == FILES | STREAM_FILES
     small = OnnxTokenizer(tmp_path / "small")
     wav = 0.3 * np.random.default_rng(0).standard_normal((2, 30_000)).astype("float32")
     codes, _ = graphs.encode(wav)
@@ -130,11 +88,15 @@ def test_int8_keeps_the_codes_and_nearly_the_sound(
     exact, rounded = (way.decode(codes, length=wav.shape[1])[0] for way in (graphs, small))
     error = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
     assert 1e-5 < error < 0.1
+    stream = OnnxStreamDecoder(tmp_path / "small")
+    sound = np.concatenate((stream.push(codes), stream.flush()), axis=1)[:, : wav.shape[1]]
+    assert 1e-5 < np.linalg.norm(sound - exact) / np.linalg.norm(exact) < 0.1
 
 
 def test_the_folder_needs_neither_torch_nor_this_package(exported: tuple[Tokenizer, Path]) -> None:
     tokenizer, folder = exported
-    assert {path.name for path in folder.iterdir()} == FILES
+    extra = STREAM_FILES if tokenizer.config.decoder_is_bounded else set()
+    assert {path.name for path in folder.iterdir()} == FILES | extra
     np.save(folder.parent / "wav.npy", 0.3 * np.random.default_rng(0).standard_normal((1, 9000)).astype("float32"))
     code = (
         "import sys; sys.modules['torch'] = sys.modules['mimotok'] = None\n"
@@ -189,6 +151,9 @@ def test_what_cannot_be_exported(
         "does not exist": lambda: export_onnx(tokenizer, tmp_path / "no" / "where"),
         "n_q=9": lambda: export_onnx(tokenizer, tmp_path / "new", n_q=9),
         "export it as float32": lambda: export_onnx(streamable().to(torch.bfloat16), tmp_path / "new"),
+        "export it without streaming": lambda: export_onnx(
+            streamable(upsample_norm="group"), tmp_path / "new", streaming=True
+        ),
     }.items():
         with pytest.raises(ValueError, match=message):
             call()

@@ -22,7 +22,12 @@ AUDIOCODECS = {
     "forward": ["self", "input", "length"],
     "sig_to_toks": ["self", "sig", "length"],
     "sig_to_feats": ["self", "sig", "length"],
+    "sig_to_qfeats": ["self", "sig", "length"],
     "toks_to_sig": ["self", "toks", "length"],
+    "toks_to_qfeats": ["self", "toks", "length"],
+    "feats_to_sig": ["self", "feats", "length"],
+    "resample": ["self", "toks", "p", "temp", "top_k", "top_p"],
+    "logits": ["self"],
     "embs": ["self"],
 }
 CODEC_SUPERB = {
@@ -84,6 +89,34 @@ def test_audiocodecs_gives_the_tokens_of_the_tokenizer_in_its_shapes(folder: Pat
     assert torch.equal(torch.cdist(feats[0], embs[0]).argmin(1), codec.sig_to_toks(wav)[0, :, 0])
 
 
+def test_audiocodecs_features_lead_to_the_same_sound(folder: Path) -> None:
+    codec = audiocodecs.MimoCodec(24000, num_codebooks=3, source=folder)
+    wav = torch.from_numpy(np.stack([noise(4800), noise(4800, 1)]))
+    share = torch.tensor([1.0, 0.5])
+    toks = codec.sig_to_toks(wav, share)
+    frames = torch.tensor([1.0, 3 / 6])
+    quantized = codec.sig_to_qfeats(wav, share)
+    assert torch.equal(quantized, codec.toks_to_qfeats(toks, frames))
+    assert quantized.shape == codec.sig_to_feats(wav, share).shape
+    assert not quantized[1, 3:].any()
+    torch.testing.assert_close(codec.feats_to_sig(quantized, frames), codec.toks_to_sig(toks, frames))
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 1}, {"top_p": 0.5}])
+def test_audiocodecs_draws_other_tokens_of_the_same_codebooks(folder: Path, options: dict) -> None:
+    """The last codebook is half as large as the others."""
+    codec = audiocodecs.MimoCodec(24000, num_codebooks=3, source=folder)
+    toks = torch.stack([torch.randint(0, size, (2, 40)) for size in codec.model.codebook_sizes[:3]], dim=2)
+    others = codec.resample(toks, p=1.0, **options)
+    assert (others != toks).all()
+    codec.model.dequantize(others.movedim(2, 1))
+    if options.get("top_k") == 1:
+        assert torch.equal(others[0, :, 2], codec.logits()[2].argmax(1)[toks[0, :, 2]])
+    assert torch.equal(codec.resample(toks, p=0.0), toks)
+    with pytest.raises(ValueError, match="give one of them"):
+        codec.resample(toks, top_k=1, top_p=0.5)
+
+
 @pytest.mark.parametrize("mode", audiocodecs.MODES)
 def test_audiocodecs_does_what_its_mode_says_at_any_rate(folder: Path, mode: str) -> None:
     codec = audiocodecs.MimoCodec(10000, mode, source=folder)
@@ -141,8 +174,13 @@ def test_codec_superb_synthesizes_at_the_rate_of_its_input(superb: codec_superb.
     assert data["audio"]["array"].shape == (2000,)
     assert data["unit"].shape[0] == 2
     data = superb.synth(item(2000, 16000))
-    assert soundfile.info(data["audio"]).samplerate == 16000
-    assert Path(data["audio"]) == Path("dummy_mimotok_2q/clip0.wav")
+    assert data["audio"] == {"path": str(Path("reconstructed_mimotok_2q/clip0.wav")), "sampling_rate": 16000}
+    assert soundfile.info(data["audio"]["path"]).samplerate == 16000
+    # a file is a sound as well
+    again = superb.extract_unit({"audio": data["audio"]["path"]})
+    assert torch.equal(superb.extract_unit(data).unit, again.unit)
+    assert superb.batch_synth([item(2000, 16000)])[0]["audio"] == str(Path("dummy_mimotok_2q/clip0.wav"))
+    assert superb.batch_synth([]) == []
 
 
 def test_a_bundle_knows_its_rates_and_gives_a_module(folder: Path, tokenizer: Tokenizer) -> None:
