@@ -212,6 +212,7 @@ def test_feature_extractors_of_no_model_are_refused(tmp_path: Path) -> None:
         assert transformers.AutoFeatureExtractor.from_pretrained(folder).sampling_rate == rate
 
 
+@pytest.mark.slow
 def test_text_decoders_and_checkpoints_are_bounded_by_what_they_hold(tmp_path: Path) -> None:
     pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
     from train.stages.text_decoder import TextDecoder, TextDecoderConfig, load_text_decoder

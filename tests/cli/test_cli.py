@@ -23,6 +23,7 @@ from mimotok.streaming import blocks
 from mimotok.transcode import decode_file, encode_file
 from tests.helpers.codes_files import arrays_of_format_1
 from tests.helpers.paths import PARITY, ROOT
+from tests.helpers.warm_python import warm_python
 
 pytestmark = pytest.mark.slow
 
@@ -408,8 +409,10 @@ def test_a_terminal_shows_how_far_the_file_is_and_the_time_left(monkeypatch: pyt
     assert re.search(r"\d:\d\d:\d\d|-:--:--", shown.split("of sound")[-1])
 
 
-def python(code: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", code, *map(str, arguments)]
+def python(
+    code: str, *arguments: object, interpreter: str = sys.executable, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    command = [interpreter, "-c", code, *map(str, arguments)]
     environment = os.environ | environment
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
 
@@ -435,7 +438,7 @@ main()
 def test_interrupted(folder: Path, signal: str, code: int, lines: int) -> None:
     before = contents(folder)
     arguments = ["decode", folder / "in.npz", folder / "o.wav", "--model", MODEL]
-    done = python(INTERRUPTED.replace("SIGNAL", repr(signal)), *arguments)
+    done = python(INTERRUPTED.replace("SIGNAL", repr(signal)), *arguments, interpreter=warm_python())
     assert done.returncode == code
     assert done.stderr.count("\n") == lines
     assert contents(folder) == before

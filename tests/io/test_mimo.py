@@ -67,6 +67,7 @@ shapes = st.sampled_from(SHAPES)
 versions = st.sampled_from([1, 2])
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(shapes, versions, st.integers(1, 130), st.integers(0, 300), st.booleans(), st.data())
 def test_what_is_written_is_read_however_it_comes(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from mimotok.io.codes_file import CodesFile
 from mimotok.io.mimo import mimo_bytes, read_mimo
 from mimotok.io.mimo_layout import MimoHeader
 from mimotok.streaming.pipes import decode_pipe, encode_pipe
+from tests.helpers.warm_python import warm_python
 
 pytestmark = pytest.mark.slow
 
@@ -139,7 +139,7 @@ def test_command_line_answers_while_the_sound_is_still_coming(
     streamable: Callable[..., Tokenizer], tmp_path: Path
 ) -> None:
     streamable().save_pretrained(tmp_path)
-    command = [sys.executable, "-m", "mimotok"]
+    command = [warm_python(), "-m", "mimotok"]
     options = ["--stream", "--model", str(tmp_path)]
     encoder = subprocess.Popen([*command, "encode", "--raw", *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     decoder = subprocess.Popen([*command, "decode", *options], stdin=encoder.stdout, stdout=subprocess.PIPE)
@@ -157,7 +157,7 @@ def test_command_line_answers_while_the_sound_is_still_coming(
 
 
 def test_command_line_errors() -> None:
-    command = [sys.executable, "-m", "mimotok", "decode", "--stream"]
+    command = [warm_python(), "-m", "mimotok", "decode", "--stream"]
     done = subprocess.run([*command, "a.npz"], input=b"", capture_output=True)
     assert done.returncode == 2
     assert b"takes no files" in done.stderr

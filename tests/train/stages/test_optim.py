@@ -87,6 +87,7 @@ def steps(model: Regression, optimizer: MuonAdamW, numbers: range) -> float:
     return loss.item()
 
 
+@pytest.mark.slow
 def test_training_and_going_on() -> None:
     model = Regression()
     optimizer = MuonAdamW(parameter_groups(model, OptimizerConfig()), 1e-2)
