@@ -15,7 +15,7 @@ import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -58,7 +58,7 @@ def corpora(manifest: Path, root: Path, hours: float, cache: Path | None, tokeni
             seconds += row["duration"] * (row["split"] == "train")
             wav = load_audio(root / row["audio"], tokenizer.sample_rate)
             clips[row["split"]].append(tokenizer.encode(wav)[0].numpy().astype(np.uint16))
-        arrays = {split: np.concatenate(held, axis=1) for split, held in clips.items() if held}
+        arrays: dict[str, Any] = {split: np.concatenate(held, axis=1) for split, held in clips.items() if held}
         arrays |= {f"{split}_len": np.array([len(one[0]) for one in held]) for split, held in clips.items() if held}
         cache = cache or Path("codes.npz")
         np.savez(cache, **arrays)

@@ -76,8 +76,8 @@ def test_a_code_is_predicted_from_those_before_it_alone() -> None:
     torch.manual_seed(0)
     sizes = (16, 8, 4)
     model = CodeModel([torch.randn(size, 6) for size in sizes], [np.full(size, 1 / size) for size in sizes], 12).eval()
-    for head in model.heads:
-        torch.nn.init.normal_(head.weight)
+    for parameter in model.heads.parameters():
+        torch.nn.init.normal_(parameter)
     codes = torch.stack([torch.randint(size, (1, 10)) for size in sizes], dim=-1)
     with torch.no_grad():
         before = model(codes)
