@@ -164,8 +164,8 @@ def test_each_layout_gives_evaluation_and_training_the_same_recordings(layout: L
     for clip, other, decoded in zip(trained, clips, prepared, strict=True):
         wav, rate = decode(clip)
         np.testing.assert_array_equal(wav, load_recording(other, rate))
-        told = (clip.id, clip.text, clip.speaker, clip.source)
-        assert (decoded.id, decoded.text, decoded.speaker, decoded.source) == told
+        expected = (clip.id, clip.text, clip.speaker, clip.source)
+        assert (decoded.id, decoded.text, decoded.speaker, decoded.source) == expected
         np.testing.assert_allclose(read(decoded)[0], wav, atol=1 / 32768)
 
 
