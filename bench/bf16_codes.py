@@ -1,6 +1,6 @@
 """How many codes differ from float32's when parts of the encoder compute in bf16, and what does each part cost?
 
-OMP_NUM_THREADS=1 python -m bench.bf16_codes data/dev --clips 6
+OMP_NUM_THREADS=1 python -m bench.bf16_codes data/dev --clips 24
 
 Every row keeps some parts in float32 and computes the others in bf16; the last one is `dtype=bfloat16` as it is. Times
 are CPU time of encoding the same clips on one thread, in turns, of which the least counts. A processor without products
@@ -25,15 +25,19 @@ from mimotok.tokenizer import Tokenizer
 
 SECONDS = 6
 # the parts of the encoder in groups; all else is float32 whatever the dtype is
-PARTS = ("stem", "norms", "attention", "feed-forward", "end", "sums")
+PARTS = ("stem", "norms", "attention", "early fc1", "fc1", "fc2", "end", "sums")
+_BASE = ("end", "sums", "norms", "stem")
 ROWS: dict[str, tuple[str, ...]] = {
     "nothing": (),
     "the last norm and the downsampler": ("end",),
     "... and the stem": ("end", "stem"),
     "... and the sums of the blocks": ("end", "sums", "norms"),
-    "... and sums and stem": ("end", "sums", "norms", "stem"),
-    "... and sums, stem, attention": ("end", "sums", "norms", "stem", "attention"),
-    "... and sums, stem, feed-forward": ("end", "sums", "norms", "stem", "feed-forward"),
+    "... and sums and stem": _BASE,
+    "... and sums, stem, attention": (*_BASE, "attention"),
+    "... and sums, stem, feed-forward": (*_BASE, "early fc1", "fc1", "fc2"),
+    "... and sums, stem, second layers of the feed-forward": (*_BASE, "fc2"),
+    "... and sums, stem, hidden layers": (*_BASE, "early fc1", "fc1"),
+    "... and sums, stem, hidden layers up to the skip": (*_BASE, "early fc1"),
 }
 
 
@@ -41,6 +45,7 @@ def units(tokenizer: Tokenizer) -> dict[str, list[nn.Module]]:
     """Return the modules of each part."""
     encoder = tokenizer.encoder
     blocks = list(encoder.layers.blocks())
+    skip = encoder.layers.skip or 0
     end: list[nn.Module] = [encoder.layer_norm]
     if encoder.pool > 1:
         end += [encoder.down_sample_layer, encoder.down_sample_norm]
@@ -48,7 +53,9 @@ def units(tokenizer: Tokenizer) -> dict[str, list[nn.Module]]:
         "stem": [encoder.conv1, encoder.conv2],
         "norms": [norm for block in blocks for norm in (block.self_attn_layer_norm, block.final_layer_norm)],
         "attention": [block.self_attn for block in blocks],
-        "feed-forward": [layer for block in blocks for layer in (block.fc1, block.fc2)],
+        "early fc1": [block.fc1 for block in blocks[:skip]],
+        "fc1": [block.fc1 for block in blocks[skip:]],
+        "fc2": [block.fc2 for block in blocks],
         "end": end,
     }
 

@@ -35,6 +35,7 @@ from bench.tables import Table
 from mimotok.io.alignments import PHONES
 from mimotok.tokenizer import Tokenizer, checked_device
 from train.data.batches import Batch
+from train.run.memory import keep_freed_memory
 from train.stages.base import Stage
 
 # both run before the clock: one to fill caches, one to compile
@@ -180,6 +181,7 @@ def main(
     if precision not in DTYPES:
         raise ValueError(f"precision={precision}: give one of {', '.join(DTYPES)}")
     place = checked_device(device)
+    keep_freed_memory()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     stage = load_stage(recipe, model, compiled=compile)

@@ -49,8 +49,8 @@ def run(
     metric: Annotated[
         list[str] | None,
         typer.Option(
-            help="Of signal, visqol, pitch, sim, asr, mos, distilmos, stability, code_lm, phones (needs --labels); all "
-            "if left out."
+            help="Of signal, visqol, pitch, sim, asr, mos, distilmos, stability, code_lm, phones (needs --labels). If "
+            "left out, all but the slow ones: visqol, stability, code_lm."
         ),
     ] = None,
     labels: Annotated[

@@ -287,6 +287,9 @@ class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
     def __init__(self, config: MimoAudioTokenizerConfig) -> None:
         super().__init__(config)
         tokenizer = Tokenizer(config.to_tokenizer_config())
+        skip = tokenizer.config.encoder_skip_layer_id or 0
+        early = [rf"encoder\.layers\.{number}\.fc1" for number in range(skip)]
+        self._keep_in_fp32_modules_strict = {*(self._keep_in_fp32_modules_strict or ()), *early}
         self.encoder = tokenizer.encoder
         self.decoder = tokenizer.decoder
         if isinstance(self.encoder.quantizer, ResidualQuantizer):

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from bench import batch, gpu, guard, large
+from bench.entropy import CodeModel, Corpus, network_bits
 from mimotok import Tokenizer
 from tests.helpers.models import STREAMABLE, make_tokenizer
 
@@ -67,3 +69,26 @@ def test_a_ratio_that_fell_by_more_than_a_tenth_is_told() -> None:
     committed = {"encode": 10.0, "decode": 5.0}
     assert guard.falls({"encode": 8.9, "decode": 4.6, "new": 0.1}, committed) == ["encode: 8.90, it was 10.00"]
     assert set(json.loads(guard.COMMITTED.read_text())) == {"processor", "ratios"}
+
+
+def test_a_code_is_predicted_from_those_before_it_alone() -> None:
+    """A change of one code changes no bits of the codes before it; of itself and of those after it, it does."""
+    torch.manual_seed(0)
+    sizes = (16, 8, 4)
+    model = CodeModel([torch.randn(size, 6) for size in sizes], [np.full(size, 1 / size) for size in sizes], 12).eval()
+    for head in model.heads:
+        torch.nn.init.normal_(head.weight)
+    codes = torch.stack([torch.randint(size, (1, 10)) for size in sizes], dim=-1)
+    with torch.no_grad():
+        before = model(codes)
+        for book, size in enumerate(sizes):
+            changed = codes.clone()
+            changed[0, 6, book] = (codes[0, 6, book] + 1) % size
+            same = (model(changed) == before)[0].flatten()
+            place = 6 * len(sizes) + book
+            assert same[:place].all()
+            assert not same[place:].any()
+    # the bits of a corpus are those of its spans, each begun anew
+    held = Corpus(codes[0].T.numpy(), np.zeros(10, bool))
+    halves = torch.stack([model(codes[:, :5]), model(codes[:, 5:])]).sum((0, 1, 2)) / np.log(2) / 10
+    np.testing.assert_allclose(network_bits(model, held, 5), halves.detach().numpy(), rtol=1e-5)

@@ -196,6 +196,8 @@ def test_half_precision_leaves_the_codebooks_alone(dtype: torch.dtype, tmp_path:
     for model in (loaded, cast):
         assert model.dtype == dtype
         assert {book.embed.dtype for book in model.encoder.quantizer.codebooks()} == {torch.float32}
+        skip = model.encoder.layers.skip
+        assert {block.fc1.weight.dtype for block in list(model.encoder.layers)[:skip]} == {torch.float32}
     codes = loaded(wav).audio_codes
     assert torch.equal(codes, cast(wav).audio_codes)
     loaded.save_pretrained(tmp_path / "half")

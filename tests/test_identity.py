@@ -118,6 +118,7 @@ def adapted(tokenizer: Tokenizer) -> None:
 CHANGES = [in_place, behind_its_back, swapped_entries, another_state, adapted]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked_before", [True, False])
 @pytest.mark.parametrize("change", CHANGES)
 def test_weights_that_changed_after_loading_are_no_longer_those_of_the_file(

@@ -42,6 +42,7 @@ def test_heavy_libraries_are_imported_only_where_they_are_the_job(path: Path) ->
     assert imported_roots(path) & HEAVY <= allowed
 
 
+@pytest.mark.slow
 def test_help_does_not_load_torch_and_the_tokenizer_and_lm_nothing_heavy() -> None:
     code = """
 import sys, mimotok, mimotok.cli.main

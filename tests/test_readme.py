@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from mimotok.config import TokenizerConfig
 from scripts.docs_hooks import SHARED, rewrite_links
 from scripts.draw_signal_path import draw
 from tests.helpers.paths import ROOT
+from tests.helpers.warm_python import warm_python
 
 README = (ROOT / "README.md").read_text()
 PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))]
@@ -64,7 +64,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from mimotok import Tokenizer, encode_file, load_audio, save_audio
 
     path = tmp_path_factory.mktemp("pages")
-    save_audio(path / "in.wav", load_audio(ROOT / "examples/sample.flac", 24_000), 24_000)
+    # five seconds: several pages encode it, in blocks too
+    save_audio(path / "in.wav", load_audio(ROOT / "examples/sample.flac", 24_000)[:, : 5 * 24_000], 24_000)
     (path / "recordings").mkdir()
     save_audio(path / "recordings/short.wav", load_audio(path / "in.wav", 24_000)[:, :24_000], 24_000)
     encode_file(Tokenizer.from_pretrained(), path / "in.wav", path / "out.npz")
@@ -100,7 +101,7 @@ def test_readme_shows_python_and_commands() -> None:
 @pytest.mark.slow
 @needs_checkpoint
 def test_demo() -> None:
-    done = subprocess.run([sys.executable, "scripts/demo.py"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([warm_python(), "scripts/demo.py"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "1550 bit/s" in done.stdout
     stoi = re.search(r"STOI\s*\W\s*([\d.]+)", done.stdout)

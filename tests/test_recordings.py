@@ -6,6 +6,7 @@ import json
 import shutil
 import tarfile
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ import soundfile
 
 from eval.run.steps import _load_levelled
 from eval.testlists import read_test_list
+from mimotok.corpus.clips import read_clip
+from mimotok.corpus.inputs import read_input
 from mimotok.corpus.recordings import load_recording, read_recordings, with_durations
-from train.data.manifest import BadClipError, decode, read_manifest
+from train.data.cache import prepare, read_prepared
+from train.data.manifest import BadClipError, decode, read, read_manifest
 
 RATE = 16000
 TEXTS = {"s1-c-0001": "he began", "s1-c-0002": 'to "speak"', "s2-c-0001": "of it"}
@@ -128,7 +132,7 @@ Layout = Callable[[Path], Path]
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_each_layout_gives_evaluation_and_training_the_same_recordings(layout: Layout, tmp_path: Path) -> None:
-    path = layout(tmp_path / "corpus")
+    path = layout(tmp_path / "corpus-1.1")
     clips = read_test_list(path)
     assert [clip.text for clip in clips] == list(TEXTS.values())
     if layout is not ljspeech:
@@ -141,16 +145,28 @@ def test_each_layout_gives_evaluation_and_training_the_same_recordings(layout: L
         assert len(wav) == pytest.approx(seconds * RATE, abs=1200 if clip.audio.endswith("mp3") else 1)
         assert 0.08 < wav.std() < 0.12
         assert np.abs(_load_levelled(clip)).max() == pytest.approx(0.7)
-    if layout is shar:
-        return
     trained = read_manifest(str(path), str(tmp_path / "elsewhere") if path.is_dir() else str(path.parent))
     told = [(clip.id, clip.text, clip.speaker, clip.language, clip.audio) for clip in clips]
     assert [(clip.id, clip.text, clip.speaker, clip.language, clip.audio) for clip in trained] == told
     assert {clip.split for clip in trained} == {"train"}
-    assert {clip.source for clip in trained} == {path.stem}
-    for clip, other in zip(trained, clips, strict=True):
+    assert {clip.source for clip in trained} == {path.name if path.is_dir() else path.stem}
+    # tokens are made of the folder, and their keys are its paths
+    tokenized = read_input(str(path.parent if layout is common_voice_list else path), root=str(path.parent))
+    by_sound = sorted(tokenized.clips, key=lambda item: item.key)
+    assert [item.metadata["text"] for item in by_sound] == list(TEXTS.values())
+    if layout is not ljspeech:
+        assert [item.metadata["speaker"] for item in by_sound] == ["s1", "s1", "s2"]
+    for item, clip in zip(by_sound, clips, strict=True):
+        blocks = [block[0].numpy() for block in read_clip(item, RATE)]
+        np.testing.assert_allclose(np.concatenate(blocks), load_recording(clip, RATE), atol=1e-4)
+    prepared, skipped = read_prepared(prepare(str(path), str(path.parent), str(tmp_path / "cache")))
+    assert skipped == {}
+    for clip, other, decoded in zip(trained, clips, prepared, strict=True):
         wav, rate = decode(clip)
         np.testing.assert_array_equal(wav, load_recording(other, rate))
+        told = (clip.id, clip.text, clip.speaker, clip.source)
+        assert (decoded.id, decoded.text, decoded.speaker, decoded.source) == told
+        np.testing.assert_allclose(read(decoded)[0], wav, atol=1 / 32768)
 
 
 def test_a_folder_of_audio_needs_no_list(tmp_path: Path) -> None:
@@ -216,7 +232,7 @@ def test_no_list_leads_out_of_its_folder(name: str, reader: str, tmp_path: Path)
     assert clip.audio.startswith(str(tmp_path / "a."))
 
 
-@pytest.mark.parametrize(("reader", "kind"), [("train", "cut set"), ("eval", "cut set"), ("eval", "shar")])
+@pytest.mark.parametrize(("reader", "kind"), list(product(("train", "eval"), ("cut set", "shar"))))
 def test_a_cut_that_names_a_command_is_refused_by_every_reader(reader: str, kind: str, tmp_path: Path) -> None:
     pytest.importorskip("lhotse")
     marker = tmp_path / "marker"

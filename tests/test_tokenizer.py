@@ -89,8 +89,12 @@ def test_bf16(parity_dir: Path) -> None:
     wav = 0.1 * torch.randn(1, 24_000)
     assert half.dtype == torch.bfloat16
     # what decides codes stays as it is, whichever way the model became half as precise
-    blocks = half.encoder.layers.blocks()
-    assert {block.fc1.weight.dtype for block in blocks} == {torch.bfloat16}
+    blocks = list(half.encoder.layers.blocks())
+    skip = half.config.encoder_skip_layer_id
+    assert 0 < skip < len(blocks)
+    assert {block.fc1.weight.dtype for block in blocks[:skip]} == {torch.float32}
+    assert {block.fc1.weight.dtype for block in blocks[skip:]} == {torch.bfloat16}
+    assert {block.fc2.weight.dtype for block in blocks} == {torch.bfloat16}
     assert half.encoder.conv1.weight.dtype == half.encoder.layer_norm.weight.dtype == torch.float32
     latents = half.encode_latents(0.1 * torch.randn(1, 9_600)).values
     assert latents.dtype == torch.float32

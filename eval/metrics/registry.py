@@ -13,6 +13,8 @@ FRAME_KINDS = ("phones",)
 # what is measured of tokens, and of the codes of all clips, of codecs that have them
 TOKEN_KINDS = ("stability",)
 CODES_KINDS = ("code_lm",)
+# each takes longer than most others together, so they are measured only where they are named
+SLOW_KINDS = ("visqol", "stability", "code_lm")
 
 
 def make_metric(spec: MetricSpec, device: str = "cpu") -> AnyMetric:
@@ -70,17 +72,18 @@ def make_metric(spec: MetricSpec, device: str = "cpu") -> AnyMetric:
 
 
 def checked_kinds(names: Sequence[str] | None, labels: Path | None) -> list[str]:
-    """Check what a user named, or choose all metrics that can be measured.
+    """Check what a user named, or choose all metrics that can be measured in reasonable time.
 
     Args:
-        names: kinds of metrics; all of them if None, those of frames where there are labels.
+        names: kinds of metrics. If None, all but `SLOW_KINDS`, and those of frames where there are labels.
         labels: file of phone labels, if there is one.
 
     Raises:
         ValueError: a metric does not exist, or needs labels.
     """
     if not names:
-        return [kind for kind in KINDS if labels or kind not in FRAME_KINDS]
+        usual = [kind for kind in KINDS if kind not in SLOW_KINDS]
+        return [kind for kind in usual if labels or kind not in FRAME_KINDS]
     for name in names:
         if name not in KINDS:
             raise ValueError(f"metric {name!r}: give {', '.join(KINDS)}")

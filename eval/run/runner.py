@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -386,6 +386,7 @@ def _labels_hash(clips: tuple[LabelledClip, ...]) -> str:
             clip.phones,
             # of the same file, cuts are other sounds
             *([] if clip.clip.cut is None else [clip.clip.cut.to_dict()]),
+            *([] if clip.clip.packed is None else [astuple(clip.clip.packed), file_stamp(clip.clip.packed.path)]),
         ]
         for clip in clips
     ]

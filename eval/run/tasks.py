@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -12,7 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from eval.run.feedback import one_line
-from mimotok.io.terminal import end_on_signals
+from mimotok.io.terminal import begin_worker
+from mimotok.io.workers import process_pool
 
 Item = TypeVar("Item")
 
@@ -84,12 +84,11 @@ def _run_here(function: Callable[[Item], Any], items: Sequence[Item]) -> Iterato
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    # spawn: a forked copy of torch's thread pool can hang
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+    return process_pool(workers, "eval.run.steps", initializer=_start_worker)
 
 
 def _start_worker() -> None:
-    end_on_signals()
+    begin_worker()
     _use_one_thread()
 
 

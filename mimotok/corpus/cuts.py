@@ -116,13 +116,12 @@ def load_cut(cut: Any) -> np.ndarray:
     return wav
 
 
-def with_memory(row: dict[str, Any], recording: dict[str, Any], data: bytes, root: str = ".") -> Any:
-    """Build the cut of a Shar folder with its sound in memory. Raises as `make_cut`.
+def shar_cut(row: dict[str, Any], recording: dict[str, Any], root: str = ".") -> Any:
+    """Build the cut of a Shar folder, for `with_sound` to complete. Raises as `make_cut`.
 
     Args:
         row: line of the cuts file.
         recording: metadata of the recording, from the tar.
-        data: encoded sound, from the tar.
         root: the folder.
     """
     check_cut(row, root)
@@ -130,10 +129,13 @@ def with_memory(row: dict[str, Any], recording: dict[str, Any], data: bytes, roo
     if not isinstance(sources, list) or len(sources) != 1 or not isinstance(sources[0], dict):
         raise ValueError(f"{_name(row)}: a recording in a Shar folder has one source")
     placeholder = {**sources[0], "type": "shar", "source": ""}
-    cut = make_cut({**row, "recording": {**recording, "sources": [placeholder]}}, root)
-    cut.recording.sources[0].type = "memory"
-    cut.recording.sources[0].source = data
-    return cut
+    return make_cut({**row, "recording": {**recording, "sources": [placeholder]}}, root)
+
+
+def with_sound(cut: Any, data: bytes) -> Any:
+    """Return a copy of a cut of a Shar folder with its encoded sound in memory."""
+    source = replace(cut.recording.sources[0], type="memory", source=data)
+    return replace(cut, recording=replace(cut.recording, sources=[source]))
 
 
 def files_in(row: Any) -> Iterator[str]:

@@ -24,11 +24,13 @@ from mimotok.corpus.clips import Item, digest_of, stamp_of
 from mimotok.corpus.cuts import is_cut, lhotse
 from mimotok.corpus.ledger import Failure
 from mimotok.corpus.loading import one_line
+from mimotok.corpus.shar import find_shards, is_shar, packed_cuts
 from mimotok.corpus.supervisions import MOST_SECONDS, said_in
 from mimotok.io.audio import AUDIO_SUFFIXES
 from mimotok.io.clips import clip_of
 from mimotok.io.encoding import encoding_problem
 from mimotok.io.files import open_regular
+from mimotok.io.layouts import read_layout
 from mimotok.io.manifest import MAX_LINE, read_rows
 from mimotok.io.places import Places
 from mimotok.io.remote import file_system, is_remote, open_file, without_scheme
@@ -69,7 +71,9 @@ def read_input(
     """List the clips of `source`, without those whose keys are `known`.
 
     Args:
-        source: a folder or address of sound files (key: path below it) and of WebDataset tars (key: tar and sample),
+        source: a folder or address of sound files (key: path below it; texts and speakers are read where a local
+            folder has the layout of a corpus, see `mimotok.corpus.recordings`) and of tars of WebDataset or Shar (key:
+            tar and sample),
             one tar, a JSONL manifest (key: id, or else audio; see `mimotok.io.clips`), or a Lhotse CutSet in JSONL
             (key: the cut's id); .gz too.
         root: folder or address of a manifest's relative paths.
@@ -158,9 +162,54 @@ def _folder(source: str) -> Listing:
     files = {name: size for name, size in sizes.items() if name not in tars}
     sounds = [Item(name, _estimate(name, size), {"path": paths[name]}) for name, size in files.items()]
     inside = _tars([(paths[name], name) for name in tars])
+    told = _Told({}) if is_remote(source) else _told_in(Path(source))
+    sounds = [_with_text(clip, told) for clip in sounds]
+    inside = inside._replace(clips=[_with_text(clip, told) for clip in inside.clips])
+    if told.problem:
+        notes.append(f"{source}: its texts are not read: {told.problem}")
+    elif told.texts:
+        notes = [f"{source}: texts and speakers of {len(told.texts)} recordings are read from its lists"]
     if sounds and tars:
         notes.append(f"{source}: {len(sounds)} sound files and {len(tars)} tars, both of which are read")
     return Listing(sounds + inside.clips, inside.failed, notes + inside.notes)
+
+
+class _Told(NamedTuple):
+    """What the lists of a folder tell of its sounds, by path and first byte; and why they cannot be read, or ""."""
+
+    texts: dict[tuple[str, int], dict[str, str]]
+    problem: str = ""
+
+
+def _told_in(folder: Path) -> _Told:
+    """Read texts, speakers and languages out of the lists of a corpus in one of the known layouts, or of Shar."""
+    try:
+        if is_shar(folder):
+            return _Told(dict(_told_by_shar(str(folder))))
+        clips = read_layout(folder, Places(str(folder))) or []
+    except (ValueError, OSError, ImportError, tarfile.TarError, EOFError, StopIteration) as error:
+        return _Told({}, one_line(error))
+    texts = {
+        (clip.audio, 0): _known(text=clip.text, speaker=clip.speaker, language=clip.language, split=clip.split or None)
+        for clip in clips
+        if clip.problem is None
+    }
+    return _Told({place: text for place, text in texts.items() if text})
+
+
+def _told_by_shar(folder: str) -> Iterator[tuple[tuple[str, int], dict[str, str]]]:
+    for shard in find_shards(folder):
+        for cut, packed in packed_cuts(shard):
+            yield (packed.path, packed.start), _known(**said_in(cut.to_dict())._asdict())
+
+
+def _known(**values: str | None) -> dict[str, str]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _with_text(clip: Item, told: _Told) -> Item:
+    place = (os.path.abspath(clip.audio["path"]), clip.audio.get("span", [0])[0])
+    return replace(clip, metadata=clip.metadata | told.texts.get(place, {}))
 
 
 def _remote_files(source: str, suffixes: Container[str], notes: list[str]) -> dict[str, int]:

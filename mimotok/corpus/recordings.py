@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from mimotok.corpus.cuts import is_cut, load_cut, make_cut
-from mimotok.corpus.shar import find_shards, is_shar, shar_cuts
+from mimotok.corpus.cuts import is_cut, load_cut, make_cut, with_sound
+from mimotok.corpus.shar import find_shards, is_shar, packed_cuts, read_packed
 from mimotok.corpus.supervisions import said_in
 from mimotok.io.audio import declared_seconds, load_audio, resample
 from mimotok.io.clips import Clip, clip_of, require_seconds
@@ -39,7 +39,7 @@ def read_recordings(source: str, root: str | None = None, *, allow_outside: bool
               AudioFolder's (`metadata.csv` or `metadata.jsonl` with `file_name` and `transcription`, also in folders
               named train, validation and test), in Common Voice's (`clips/` beside train.tsv, dev.tsv and test.tsv,
               or validated.tsv) or in LibriSpeech's (`*.trans.txt` beside the audio);
-            - a Lhotse Shar folder, whose encoded sound is then held in memory;
+            - a Lhotse Shar folder;
             - any other folder: all audio below it, without texts;
             - a JSONL manifest or Lhotse CutSet, .gz or not, also at an allowed address;
             - one of Common Voice's .tsv files;
@@ -99,7 +99,7 @@ def _rows(source: str, root: str | None, allow_outside: bool) -> Iterator[Clip]:
 def _shar(folder: str) -> Iterator[Clip]:
     for shard in find_shards(folder):
         try:
-            yield from map(clip_of_cut, shar_cuts(shard))
+            yield from (replace(clip_of_cut(cut), packed=packed) for cut, packed in packed_cuts(shard))
         except (tarfile.TarError, EOFError, OSError, StopIteration, RuntimeError, json.JSONDecodeError) as error:
             raise ValueError(f"{shard.recording}: damaged ({one_line(error)}); get a whole copy") from error
 
@@ -143,12 +143,23 @@ def load_recording(clip: Clip, sample_rate: int) -> np.ndarray:
     if clip.cut is None:
         return load_audio(clip.audio, sample_rate)[0].numpy()
     try:
-        wav = load_cut(clip.cut)
+        wav = read_cut(clip)
     except Exception as error:  # Lhotse and the file systems behind it have errors of their own
         raise ValueError(f"cut {excerpt(clip.id)}: cannot be read ({one_line(error)})") from error
     if not len(wav):
         raise ValueError(f"cut {excerpt(clip.id)}: no audio in it (0 samples)")
     return resample(wav, clip.cut.sampling_rate, sample_rate)
+
+
+def read_cut(clip: Clip) -> np.ndarray:
+    """Read the sound of a clip that is a cut, float32 [T], mono, at the cut's rate.
+
+    Raises ValueError, and what Lhotse and remote file systems raise.
+    """
+    cut = clip.cut
+    if clip.packed is not None:
+        cut = with_sound(cut, read_packed(clip.packed))
+    return load_cut(cut)
 
 
 def with_durations(clips: Iterable[Clip]) -> list[Clip]:

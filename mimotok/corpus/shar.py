@@ -6,9 +6,10 @@ import json
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
-from mimotok.corpus.cuts import with_memory
+from mimotok.corpus.cuts import shar_cut, with_sound
+from mimotok.io.clips import Packed
 from mimotok.io.files import open_regular
 from mimotok.io.manifest import read_rows
 from mimotok.io.terminal import excerpt
@@ -56,21 +57,60 @@ def read_cuts(path: str, make: Callable[[dict[str, Any]], Any]) -> Iterator[Any]
             raise ValueError(f"{path}:{number}: {error}") from None
 
 
-def shar_cuts(shard: Shard) -> Iterator[Any]:
-    """Yield a shard's cuts that have audio, with it. Raises ValueError where cuts and recordings do not match."""
+class PackedCut(NamedTuple):
+    """A cut without its sound, and where in the tar that is."""
+
+    cut: Any
+    packed: Packed
+
+
+def packed_cuts(shard: Shard) -> Iterator[PackedCut]:
+    """Yield a shard's cuts that have audio, without it. Raises ValueError where cuts and recordings do not match."""
     recordings = _recordings(shard.recording)
 
-    def with_audio(row: dict[str, Any]) -> Any:
-        name, recording, data = next(recordings)
-        if name != str(row.get("id")):
-            raise ValueError(f"cut {excerpt(row.get('id'))}: the recording at its place in {shard.recording} is {name}")
-        return None if recording is None else with_memory(row, recording, data, shard.folder)
+    def with_place(row: dict[str, Any]) -> PackedCut | None:
+        found = next(recordings)
+        if found.name != str(row.get("id")):
+            told = f"the recording at its place in {shard.recording} is {found.name}"
+            raise ValueError(f"cut {excerpt(row.get('id'))}: {told}")
+        if found.about is None:
+            return None
+        return PackedCut(shar_cut(row, found.about, shard.folder), found.packed)
 
-    yield from (cut for cut in read_cuts(shard.cuts, with_audio) if cut is not None)
+    yield from (cut for cut in read_cuts(shard.cuts, with_place) if cut is not None)
 
 
-def _recordings(path: str) -> Iterator[tuple[str, dict[str, Any] | None, bytes]]:
-    """Yield names, metadata (None where a cut has no recording) and encoded sounds, which lie in pairs in the tar."""
+def shar_cuts(shard: Shard) -> Iterator[Any]:
+    """Yield a shard's cuts that have audio, with it. Raises ValueError where cuts and recordings do not match."""
+    with open_regular(shard.recording) as file:
+        for cut, packed in packed_cuts(shard):
+            yield with_sound(cut, _bytes(file, packed))
+
+
+def read_packed(packed: Packed) -> bytes:
+    """Read the encoded sound of one cut. Raises ValueError where the tar is damaged or has gone."""
+    with open_regular(packed.path) as file:
+        return _bytes(file, packed)
+
+
+def _bytes(file: BinaryIO, packed: Packed) -> bytes:
+    file.seek(packed.start)
+    data = file.read(packed.size)
+    if len(data) < packed.size:
+        raise ValueError(f"{packed.path}: ends within a recording; get a whole copy")
+    return data
+
+
+class _Recording(NamedTuple):
+    """What a tar tells of a recording; `about` is None where a cut has none."""
+
+    name: str
+    about: dict[str, Any] | None
+    packed: Packed
+
+
+def _recordings(path: str) -> Iterator[_Recording]:
+    """Yield the recordings of a tar, each of which is a pair of files in it: sound and metadata."""
     with open_regular(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
         members = iter(tar)
         for first in members:
@@ -78,19 +118,16 @@ def _recordings(path: str) -> Iterator[tuple[str, dict[str, Any] | None, bytes]]
             if second is None:
                 raise ValueError(f"{path}: {first.name} has no metadata behind it")
             name = str(Path(first.name).with_suffix(""))
-            data, about = (_content(tar, member, path) for member in (first, second))
+            for member in (first, second):
+                # a sparse one is as large as it says, whatever the file's size
+                if not member.isreg() or member.issparse():
+                    raise ValueError(f"{path}: {member.name} is not a regular file")
+            packed = Packed(path, first.offset_data, first.size)
             if second.name.endswith(".nometa"):
-                yield name, None, b""
+                yield _Recording(name, None, packed)
                 continue
-            recording = json.loads(about)
+            about = tar.extractfile(second)
+            recording = None if about is None else json.loads(about.read())
             if not isinstance(recording, dict):
                 raise ValueError(f"{path}: {second.name} is not a recording")
-            yield name, recording, data
-
-
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> bytes:
-    # a sparse one is as large as it says, whatever the file's size
-    if not member.isreg() or member.issparse():
-        raise ValueError(f"{path}: {member.name} is not a regular file")
-    file = tar.extractfile(member)
-    return b"" if file is None else file.read()
+            yield _Recording(name, recording, packed)

@@ -33,12 +33,21 @@ class Pcm:
 
 
 @dataclass(frozen=True, slots=True)
+class Packed:
+    """Where the encoded sound of a cut lies in the tar of a Shar folder: `size` bytes from byte `start` on."""
+
+    path: str
+    start: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Clip:
     """One utterance or recording.
 
     Attributes:
         id: its name in the corpus and in reports.
-        audio: path or address of its sound file; "" where `pcm` or `cut` alone say where the sound is.
+        audio: path or address of its sound file; "" where `pcm`, `cut` or `packed` say where the sound is.
         text: the transcript of the whole clip, None if unknown.
         language: a code such as "en", None if unknown.
         speaker: who speaks, None if unknown.
@@ -49,6 +58,7 @@ class Clip:
         phones: which phone is spoken when, None if unknown.
         pcm: where the decoded samples are; it goes before `cut` and `audio`.
         cut: the Lhotse cut that gives the sound; it goes before `audio`.
+        packed: where in a Shar folder the sound of `cut` is, which then has none itself.
         metadata: the manifest's line without `audio` and `id`.
         problem: why this clip alone cannot be used, None where nothing is known against it.
     """
@@ -65,6 +75,7 @@ class Clip:
     phones: tuple[Phone, ...] | None = None
     pcm: Pcm | None = None
     cut: Any = field(default=None, hash=False)
+    packed: Packed | None = None
     metadata: dict[str, Any] = field(default_factory=dict, hash=False, compare=False, repr=False)
     problem: str | None = None
 

@@ -11,8 +11,8 @@ import numpy as np
 MAX_CODEBOOK_SIZE = 1 << 16  # what uint16 holds
 MAX_RATE = (1 << 32) - 1  # Hz
 MAX_NAME = 256  # characters
-SHORT_SHA256 = 16  # hex digits that the .mimo file keeps of the model's SHA-256
-_SHA256 = re.compile(rf"[0-9a-f]{{{SHORT_SHA256}}}([0-9a-f]{{{64 - SHORT_SHA256}}})?")
+SHA256_DIGITS = (8, 16, 64)  # hex digits of the model's SHA-256: of a .mimo file, of one of version 1, and all of them
+_SHA256 = re.compile("|".join(f"[0-9a-f]{{{digits}}}" for digits in SHA256_DIGITS))
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class CodesFile:
         frame_rate: code frames per second.
         codebook_sizes: of the n_q codebooks.
         model_name: name of the weights that encoded the recording.
-        model_sha256: SHA-256 of their file in hex, or its first 16 digits.
+        model_sha256: SHA-256 of their file in hex, or its first 8 or 16 digits.
         container: format and version of the file that was read.
         missing_frames: frames that the file should hold besides these and does not: it was cut short.
 
@@ -85,7 +85,7 @@ class CodesFile:
         if not 1 <= len(self.model_name) <= MAX_NAME or not self.model_name.isprintable():
             raise ValueError(f"model: the name must be 1 to {MAX_NAME} printable characters")
         if not _SHA256.fullmatch(self.model_sha256):
-            raise ValueError(f"model: the SHA-256 must be 64 lower-case hex digits, or the first {SHORT_SHA256}")
+            raise ValueError("model: the SHA-256 must be 64 lower-case hex digits, or the first 8 or 16 of them")
 
     @property
     def n_q(self) -> int:

@@ -41,15 +41,23 @@ def read_folder(folder: Path, places: Places) -> list[Clip]:
     Raises:
         ValueError: a list in it is not understood, or names a file elsewhere; the message names list and line.
     """
-    for layout in _LAYOUTS:
-        clips = layout(folder, places)
-        if clips is not None:
-            return clips
+    listed = read_layout(folder, places)
+    if listed is not None:
+        return listed
     found = search(folder, AUDIO_SUFFIXES)
     left_out = found.left_out()
     if not found.files and left_out:
         raise ValueError(f"{folder}: no recordings in it; it holds {left_out}")
     return [Clip(id=str(path), audio=places.file(os.path.abspath(folder / path))) for path in found.files]
+
+
+def read_layout(folder: Path, places: Places) -> list[Clip] | None:
+    """Read a folder in one of the known layouts, None where it has none of them. Raises ValueError as `read_folder`."""
+    for layout in _LAYOUTS:
+        clips = layout(folder, places)
+        if clips is not None:
+            return clips
+    return None
 
 
 def read_list(path: Path, places: Places) -> list[Clip]:

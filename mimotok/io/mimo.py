@@ -11,16 +11,13 @@ import numpy as np
 from mimotok.io.codes_content import CodesFile
 from mimotok.io.files import StrPath, open_regular, writing
 from mimotok.io.mimo_layout import (
-    HEADER_SIZE,
     MAGIC,
     UNKNOWN,
     MimoHeader,
     check_block,
     frames_from_bytes,
-    header_from_bytes,
-    layout_size,
 )
-from mimotok.io.mimo_stream import MimoWriter
+from mimotok.io.mimo_stream import MimoWriter, read_header
 
 __all__ = ["MAGIC", "append_codes", "mimo_bytes", "read_frames", "read_mimo"]
 
@@ -63,8 +60,7 @@ class _Found(NamedTuple):
 def _look(file: BinaryIO) -> _Found:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    first = file.read(HEADER_SIZE)
-    header = header_from_bytes(first, file.read(layout_size(first)))
+    header = read_header(file)
     start = file.tell()
     size -= start
     promised = header.num_frames
@@ -97,7 +93,7 @@ def read_mimo(file: BinaryIO) -> CodesFile:
         codebook_sizes=header.codebook_sizes,
         model_name=UNNAMED,
         model_sha256=header.model_sha256,
-        container="mimo, version 1" + (", without an end" if header.num_frames == UNKNOWN else ""),
+        container=f"mimo, version {header.version}" + (", without an end" if header.num_frames == UNKNOWN else ""),
         missing_frames=found.promised - found.num_frames,
     )
 

@@ -6,18 +6,21 @@ import struct
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
 from mimotok.io.bits import bits_to_codes, byte_count, code_widths, codes_to_bits
-from mimotok.io.codes_content import MAX_CODEBOOK_SIZE, MAX_RATE, SHORT_SHA256
+from mimotok.io.codes_content import MAX_CODEBOOK_SIZE, MAX_RATE
 
-MAGIC = b"MIMO"
-VERSION = 1
-HEADER_SIZE = 24  # bytes, without the layout that may follow
+MAGIC = b"MIM"
+# What a file of version 1 begins with. From version 2 on the fourth byte holds the version and the flags, 4 bits each.
+_MAGIC_1 = b"MIMO\1"
+VERSION = 2
+PREFIX_SIZE = 5  # bytes, which tell the version
 WHOLE_BYTES = 1  # flag: every frame begins with a byte
 OWN_LAYOUT = 2  # flag: rates and codebook sizes follow the header
-MAX_CODEBOOKS = 1024
+MAX_CODEBOOKS = {1: 1024, 2: 255}  # by version
 MAX_BLOCK_BITS = 1 << 23  # a block is held in memory
 UNKNOWN = 0  # number of frames while nobody knows it
 # of MiMo-Audio-Tokenizer; a header without a layout of its own has these
@@ -26,9 +29,48 @@ USUAL_FRAME_SIZE = 960
 USUAL_FIRST_SIZES = (1024, 1024)
 USUAL_SIZE = 128
 CHECK_BITS = 8  # at least; a block's checksum also takes the bits that its frames leave of their last byte
-_START = struct.Struct("<4sBBH8sIH")
+# what stands before the header's checksum, by version: from the flags on, as `_Fields`
+_STARTS = {1: struct.Struct("<5xBH8sIH"), 2: struct.Struct("<3xBB4sIH")}
 _CHECK = struct.Struct("<H")
 _RATES = struct.Struct("<II")
+
+
+class _Fields(NamedTuple):
+    """The fields of a header before its checksum."""
+
+    flags: int
+    n_q: int
+    digest: bytes
+    num_frames: int
+    missing_samples: int
+
+
+def _version_of(start: bytes) -> int:
+    """Return the version of a file that begins so. Raises ValueError for another beginning or version."""
+    if len(start) < PREFIX_SIZE or not start.startswith(MAGIC):
+        raise ValueError("not a .mimo file, or truncated within its header")
+    if start.startswith(_MAGIC_1):
+        return 1
+    version = start[3] >> 4
+    if version != VERSION:
+        raise ValueError(f"version {version} of .mimo, but this mimotok reads 1 to {VERSION}")
+    return version
+
+
+def _fields_of(start: bytes) -> _Fields:
+    version = _version_of(start)
+    if len(start) < header_size(start):
+        raise ValueError("truncated within its header")
+    fields = _Fields(*_STARTS[version].unpack_from(start))
+    return fields if version == 1 else fields._replace(flags=fields.flags & 15)
+
+
+def header_size(start: bytes) -> int:
+    """Return the bytes of a header without the layout that may follow. start: its first PREFIX_SIZE bytes at least.
+
+    Raises ValueError where those are none.
+    """
+    return _STARTS[_version_of(start)].size + _CHECK.size
 
 
 def _usual_sizes(n_q: int) -> tuple[int, ...]:
@@ -43,10 +85,11 @@ class MimoHeader:
         codebook_sizes: of the n_q codebooks.
         sample_rate: Hz.
         frame_size: samples of a frame.
-        model_sha256: the first 16 hex digits of the SHA-256 of the weights.
+        model_sha256: the first 8 hex digits of the SHA-256 of the weights, 16 in version 1; the rest is not kept.
         num_frames: of the whole file; 0 while it is written, and in a stream.
         missing_samples: by how much the last frame reaches beyond the recording.
         whole_bytes: whether every frame begins with a byte, as in a stream, where none may wait for the next one.
+        version: of the format. Files of version 1 are read and grow; new ones are of version 2.
 
     Raises:
         ValueError: for what the format cannot hold.
@@ -59,10 +102,11 @@ class MimoHeader:
     num_frames: int = UNKNOWN
     missing_samples: int = 0
     whole_bytes: bool = False
+    version: int = VERSION
 
     def __post_init__(self) -> None:
         for name, value, least, most in (
-            ("codebooks", len(self.codebook_sizes), 1, MAX_CODEBOOKS),
+            ("codebooks", len(self.codebook_sizes), 1, MAX_CODEBOOKS[self.version]),
             ("sample_rate", self.sample_rate, 1, MAX_RATE),
             ("frame_size", self.frame_size, 1, MAX_RATE),
             ("num_frames", self.num_frames, 0, (1 << 32) - 1),
@@ -106,9 +150,15 @@ class MimoHeader:
         usual = (USUAL_RATE, USUAL_FRAME_SIZE, _usual_sizes(len(self.codebook_sizes)))
         own = (self.sample_rate, self.frame_size, self.codebook_sizes) != usual
         flags = WHOLE_BYTES * self.whole_bytes | OWN_LAYOUT * own
-        digest = bytes.fromhex(self.model_sha256[:SHORT_SHA256])
         n_q = len(self.codebook_sizes)
-        start = _START.pack(MAGIC, VERSION, flags, n_q, digest, self.num_frames, self.missing_samples)
+        digest = bytes.fromhex(self.model_sha256[:16])
+        prefix = _MAGIC_1
+        if self.version > 1:
+            prefix = MAGIC
+            flags |= self.version << 4
+        # struct keeps as much of the digest as the version has room for
+        fields = _STARTS[self.version].pack(flags, n_q, digest, self.num_frames, self.missing_samples)
+        start = prefix + fields[len(prefix) :]
         layout = b""
         if own:
             sizes = np.array(self.codebook_sizes) - 1
@@ -121,35 +171,41 @@ def _header_check(start: bytes, layout: bytes) -> int:
 
 
 def layout_size(start: bytes) -> int:
-    """Return the bytes that follow the first HEADER_SIZE bytes of a header. Raises ValueError where those are none."""
-    if len(start) < HEADER_SIZE or not start.startswith(MAGIC):
-        raise ValueError("not a .mimo file, or truncated within its header")
-    _, version, flags, n_q, _, _, _ = _START.unpack_from(start)
-    if version != VERSION:
-        raise ValueError(f"version {version} of .mimo, but this mimotok reads {VERSION} only")
-    if flags > WHOLE_BYTES + OWN_LAYOUT:
-        raise ValueError(f"unknown flags {flags}")
-    if not 1 <= n_q <= MAX_CODEBOOKS:
-        raise ValueError(f"{n_q} codebooks, expected 1 to {MAX_CODEBOOKS}")
-    return _RATES.size + 2 * n_q if flags & OWN_LAYOUT else 0
+    """Return the bytes that follow a header's first `header_size` bytes. Raises ValueError where those are none."""
+    fields = _fields_of(start)
+    if fields.flags > WHOLE_BYTES + OWN_LAYOUT:
+        raise ValueError(f"unknown flags {fields.flags}")
+    most = MAX_CODEBOOKS[_version_of(start)]
+    if not 1 <= fields.n_q <= most:
+        raise ValueError(f"{fields.n_q} codebooks, expected 1 to {most}")
+    return _RATES.size + 2 * fields.n_q if fields.flags & OWN_LAYOUT else 0
 
 
 def header_from_bytes(start: bytes, layout: bytes) -> MimoHeader:
     """Invert `MimoHeader.to_bytes`. layout: the `layout_size` bytes after `start`. Raises ValueError for damage."""
     if len(layout) != layout_size(start):
         raise ValueError("truncated within its header")
-    (check,) = _CHECK.unpack_from(start, _START.size)
-    if check != _header_check(start[: _START.size], layout):
+    fields = _fields_of(start)
+    before = header_size(start) - _CHECK.size
+    (check,) = _CHECK.unpack_from(start, before)
+    if check != _header_check(start[:before], layout):
         raise ValueError("damaged: the checksum of the header does not match")
-    _, _, flags, n_q, digest, num_frames, missing_samples = _START.unpack_from(start)
     sample_rate = USUAL_RATE
     frame_size = USUAL_FRAME_SIZE
-    sizes = _usual_sizes(n_q)
+    sizes = _usual_sizes(fields.n_q)
     if layout:
         sample_rate, frame_size = _RATES.unpack_from(layout)
         sizes = tuple(size + 1 for size in np.frombuffer(layout[_RATES.size :], "<u2").tolist())
-    whole_bytes = bool(flags & WHOLE_BYTES)
-    return MimoHeader(sizes, sample_rate, frame_size, digest.hex(), num_frames, missing_samples, whole_bytes)
+    return MimoHeader(
+        sizes,
+        sample_rate,
+        frame_size,
+        fields.digest.hex(),
+        fields.num_frames,
+        fields.missing_samples,
+        bool(fields.flags & WHOLE_BYTES),
+        _version_of(start),
+    )
 
 
 def frames_to_bytes(header: MimoHeader, codes: np.ndarray) -> bytes:

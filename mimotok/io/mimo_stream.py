@@ -9,7 +9,7 @@ from typing import BinaryIO
 import numpy as np
 
 from mimotok.io.mimo_layout import (
-    HEADER_SIZE,
+    PREFIX_SIZE,
     UNKNOWN,
     MimoHeader,
     block_to_bytes,
@@ -17,6 +17,7 @@ from mimotok.io.mimo_layout import (
     frames_from_bytes,
     frames_to_bytes,
     header_from_bytes,
+    header_size,
     layout_size,
 )
 
@@ -111,7 +112,8 @@ class MimoWriter:
 
 def read_header(source: BinaryIO) -> MimoHeader:
     """Read the header at the beginning of a stream. Raises ValueError where it does not begin with one."""
-    start = _exactly(source, HEADER_SIZE)
+    start = _exactly(source, PREFIX_SIZE)
+    start += _exactly(source, header_size(start) - PREFIX_SIZE)
     return header_from_bytes(start, _exactly(source, layout_size(start)))
 
 

@@ -96,6 +96,22 @@ def end_on_signals() -> None:
             signal.signal(number, _end)
 
 
+def begin_worker() -> None:
+    """Let a process of a pool end on signals, and when the process that started it has gone, even if it was killed."""
+    end_on_signals()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    import multiprocessing
+
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        # the main thread waits for work that will never come
+        os._exit(INTERRUPTED)
+
+
 def _end(number: int, _: object) -> NoReturn:
     # once is enough: a second one must not interrupt the clearing away
     signal.signal(number, signal.SIG_IGN)

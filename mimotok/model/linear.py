@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as _module
 
+from mimotok.model.precision import KeepsFloat32
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
 # oneDNN's names for the same functions; GELU by the error function, not by tanh
 _FUSED = {None: ("none", ""), "gelu": ("gelu", "none"), "relu": ("relu", ""), "silu": ("swish", "")}
@@ -34,13 +36,18 @@ class Linear(nn.Linear):
         return F.linear(x, self.weight, self.bias)
 
 
+class ExactLinear(KeepsFloat32, Linear):
+    """Linear in float32."""
+
+
 def activated(layer: nn.Module, x: Tensor, activation: str) -> Tensor:
     """Return the activation of that name of layer(x), in one pass where the layer is our Linear and nothing else.
 
     What a user puts on a layer, or in its place, works on its product, before the activation: an adapter, a hook, a
     parametrization, a wrapper, a class of their own.
     """
-    if _HAS_ONEDNN and _is_plain_inference(x) and is_plain(layer, Linear):
+    is_ours = is_plain(layer, Linear) or is_plain(layer, ExactLinear)
+    if _HAS_ONEDNN and _is_plain_inference(x) and is_ours:
         return _pointwise(x, layer.weight, layer.bias, activation)  # type: ignore[arg-type]
     return ACTIVATIONS[activation](layer(x))
 

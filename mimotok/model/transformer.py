@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mimotok.config import TokenizerConfig, Window
 from mimotok.model.attention import AttentionPlan, attention, buffered_attention, plan_attention
-from mimotok.model.linear import Linear, activated, dtype_of
+from mimotok.model.linear import ExactLinear, Linear, activated, dtype_of
 from mimotok.model.precision import ExactLayerNorm, KeepsFloat32
 from mimotok.model.state import StreamState
 
@@ -165,15 +165,15 @@ class SelfAttention(nn.Module):
 class Block(nn.Module):
     """x + attention(norm(x)), then x + fc2(activation(fc1(norm(x)))).
 
-    exact: the norms stay in float32, and so does the sum x where it comes in as float32.
+    exact: the norms stay in float32, and so does the sum x where it comes in as float32. exact_hidden: so does fc1.
     """
 
-    def __init__(self, shape: StackShape, window: Window, *, exact: bool = False) -> None:
+    def __init__(self, shape: StackShape, window: Window, *, exact: bool = False, exact_hidden: bool = False) -> None:
         super().__init__()
         self.self_attn = SelfAttention(shape.dim, shape.heads, window)
         self.self_attn_layer_norm = make_norm(shape.ln_type, shape.dim, exact=exact)
         self.activation = shape.activation_function
-        self.fc1 = Linear(shape.dim, shape.ffn_dim)
+        self.fc1 = (ExactLinear if exact_hidden else Linear)(shape.dim, shape.ffn_dim)
         self.fc2 = Linear(shape.ffn_dim, shape.dim)
         self.final_layer_norm = make_norm(shape.ln_type, shape.dim, exact=exact)
 
@@ -191,20 +191,25 @@ class Block(nn.Module):
 
     def _feed_forward(self, hidden: Tensor) -> Tensor:
         normed = self.final_layer_norm(hidden).to(dtype_of(self.fc1))
-        return hidden + self.fc2(activated(self.fc1, normed, self.activation))
+        active = activated(self.fc1, normed, self.activation)
+        return hidden + self.fc2(active.to(dtype_of(self.fc2)))
 
 
 class Stack(nn.ModuleList):
     """The blocks one after another; positions count from 0 in each sequence.
 
     skip: the number of the block (from 1) whose output is added to the last block's (MiMo-Audio, section 2.1); None
-    for none. exact: the norms stay in float32 whatever the dtype is, for input in float32. gradient_checkpointing:
+    for none. exact: the norms stay in float32 whatever the dtype is, for input in float32, and so do the hidden layers
+    of the feed-forward up to `skip`, whose errors the output has twice. gradient_checkpointing:
     whether training computes each block anew in the backward pass and keeps only what goes into it; transformers sets
     it and its function by these names.
     """
 
     def __init__(self, shape: StackShape, *, skip: int | None = None, exact: bool = False) -> None:
-        super().__init__(Block(shape, window, exact=exact) for window in shape.windows)
+        super().__init__(
+            Block(shape, window, exact=exact, exact_hidden=exact and number <= (skip or 0))
+            for number, window in enumerate(shape.windows, start=1)
+        )
         self.head_dim = shape.dim // shape.heads
         self.rope_theta = shape.rope_theta
         self.skip = skip

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from mimotok.io.audio import MAX_RATE, MIN_RATE, resample_blocks
-from mimotok.io.codes_content import SHORT_SHA256
 from mimotok.io.levels import level_problem
 from mimotok.io.mimo_layout import UNKNOWN, MimoHeader
 from mimotok.io.mimo_stream import MimoWriter, read_header, stream_frames
@@ -43,7 +42,7 @@ def encode_pipe(
         tokenizer.codebook_sizes[: encoder.n_q],
         tokenizer.sample_rate,
         tokenizer.config.frame_size,
-        tokenizer.identity.sha256[:SHORT_SHA256],
+        tokenizer.identity.sha256,
         whole_bytes=True,
     )
     writer = MimoWriter(target, header)

@@ -58,7 +58,7 @@ def same(one: list[Sequence], other: list[Sequence]) -> bool:
 
 
 @pytest.mark.parametrize("cutting", CUTTING, ids=["whole", "cut", "pack"])
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(
     shards=corpora,
     ranks=st.integers(1, 3),
@@ -94,7 +94,7 @@ def test_every_clip_once_whoever_reads(
 
 
 @pytest.mark.parametrize("cutting", CUTTING, ids=["whole", "cut", "pack"])
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(shards=corpora, stop=st.integers(0, 60), mix=st.integers(1, 3))
 def test_resumed_equals_uninterrupted(cutting: dict[str, Any], shards: list[list[int]], stop: int, mix: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -141,7 +141,9 @@ def test_the_loader_resumes_exactly_with_workers(
     assert_all_heard(both, codes)
     first, second = ([item for items in epoch for item in items] for epoch in expected)
     assert not same(first, second)
-    for stop in (0, 1, len(expected[0]) // 2, len(expected[0]) - 1):
+    # workers, which take long to start, change only who reads: the stops are tried without them
+    stops = (1,) if workers else (0, 1, len(expected[0]) // 2, len(expected[0]) - 1)
+    for stop in stops:
         stopped, batches = fresh(), []
         for batch in islice(stopped, stop):
             batches.append(batch.items)

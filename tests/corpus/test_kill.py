@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.helpers.corpus_tools import CLIPS, MODEL, SHARD_HOURS, assert_complete
 from tests.helpers.paths import ROOT
+from tests.helpers.warm_python import warm_python
 
 pytestmark = pytest.mark.slow
 
@@ -61,7 +61,7 @@ print(killed)
 def test_killed_at_any_moment(sounds, tmp_path: Path) -> None:
     out, kills = tmp_path / "tokens", 4
     arguments = [sounds.manifest, sounds.folder, out, MODEL, SHARD_HOURS, kills]
-    command = [sys.executable, "-c", KILLED, *map(str, arguments)]
+    command = [warm_python(), "-c", KILLED, *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= kills // 2

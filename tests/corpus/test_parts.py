@@ -43,6 +43,7 @@ def test_shards_are_runs_of_clips_in_order(lengths: list[float], size: float) ->
     assert all(sum(lengths[i] for i in shard[:-1]) < size for shard in shards)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 @settings(deadline=None, max_examples=15)
 @given(
@@ -86,6 +87,7 @@ def done(sounds, tokenizer, tmp_path: Path) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_verify_finds_nothing_wrong_where_nothing_is(done: Path, tokenizer) -> None:
     found = verify_corpus(done, tokenizer, sample=CLIPS)
     assert (found.problems, found.clips, found.encoded, found.absent) == ([], CLIPS, CLIPS, 0)
@@ -109,6 +111,7 @@ def test_verify_finds_a_damaged_and_a_missing_shard(done: Path, tokenizer) -> No
         assert any(name in problem and told in problem for problem in problems)
 
 
+@pytest.mark.slow
 def test_verify_hears_that_the_sound_has_changed_and_that_it_is_gone(done: Path, tokenizer) -> None:
     changed, gone, *_ = sorted((done.parent / "audio").rglob("*.wav"))
     soundfile.write(changed, np.random.default_rng(9).uniform(-1, 1, soundfile.info(changed).frames), 24000)
@@ -158,6 +161,7 @@ def run_command(*arguments: object) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
+@pytest.mark.slow
 def test_the_command_line(sounds, tmp_path: Path) -> None:
     model = ["--model", MODEL, "--workers", 0]
     code, told, _ = run_command(sounds.manifest, tmp_path / "t", "--root", sounds.folder, "--n-q", 2, *model)
@@ -173,6 +177,7 @@ def test_the_command_line(sounds, tmp_path: Path) -> None:
     assert shard.name in complaint
 
 
+@pytest.mark.slow
 def test_user_errors_of_the_command_line(sounds, tmp_path: Path) -> None:
     (tmp_path / "sounds").mkdir()
     (tmp_path / "sounds" / "a.wav").write_text("no sound")

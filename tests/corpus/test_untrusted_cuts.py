@@ -16,7 +16,7 @@ import pytest
 import soundfile
 
 from mimotok.corpus import TokenDataset, tokenize_corpus, verify_corpus
-from mimotok.corpus.cuts import load_cut, make_cut, with_memory
+from mimotok.corpus.cuts import load_cut, make_cut, shar_cut
 from mimotok.corpus.ledger import read_failures
 from mimotok.corpus.shar import Shard, find_shards, shar_cuts
 from tests.helpers.corpus_tools import records_of
@@ -331,4 +331,4 @@ def test_a_sparse_member_does_not_grow(folder: Path) -> None:
 
 def test_memory_is_of_one_source() -> None:
     with pytest.raises(ValueError, match="one source"):
-        with_memory(cut(), {**recording(), "sources": []}, b"")
+        shar_cut(cut(), {**recording(), "sources": []})

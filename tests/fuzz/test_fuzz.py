@@ -31,6 +31,7 @@ def test_no_input_of_a_short_campaign_is_a_fault() -> None:
     assert done.stdout.count(f": {INPUTS} inputs, ") == 8
 
 
+@pytest.mark.slow
 def test_a_fault_is_found_and_named_with_the_seed_that_repeats_it(tmp_path: Path) -> None:
     """The campaign's own judgement, on readers that fail in every way there is."""
     command = [sys.executable, "-c", PLANTED]

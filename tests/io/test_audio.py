@@ -54,6 +54,7 @@ def test_any_rate_length_and_channels(tmp_path_factory: pytest.TempPathFactory, 
     assert np.array_equal(wav[0, : len(expected)].numpy(), expected)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(block=st.integers(1, 5000), rate=st.sampled_from([8000, 24000, 44100, 192000]), channels=st.integers(1, 3))
 def test_blocks_together_are_the_whole_file(tmp_path_factory: pytest.TempPathFactory, block, rate, channels) -> None:

@@ -394,6 +394,7 @@ def test_every_truncation_is_noticed(valid: Path, tmp_path: Path) -> None:
             load_codes(path)
 
 
+@pytest.mark.slow
 @settings(max_examples=250, deadline=None)
 @given(st.data())
 def test_flipped_bytes_are_noticed_or_change_nothing(
@@ -410,6 +411,7 @@ def test_flipped_bytes_are_noticed_or_change_nothing(
         assert_same(loaded, codes_file())
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_forged_members_allocate_no_more_than_the_file(
@@ -519,6 +521,7 @@ def test_a_name_that_occurs_twice_is_refused(old: Path, tmp_path: Path) -> None:
         load_codes(path)
 
 
+@pytest.mark.slow
 def test_many_members_are_not_even_listed(tmp_path: Path) -> None:
     path = tmp_path / "in.npz"
     with zipfile.ZipFile(path, "w") as archive:

@@ -47,6 +47,7 @@ def test_a_bad_line_is_told_with_its_number(tmp_path: Path, line: bytes, told: s
     assert len(str(raised.value)) < 300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("separator", [b" " * 99 + b"\n", b" "], ids=["lines", "one line"])
 def test_a_compressed_manifest_expands_within_bounds(tmp_path: Path, separator: bytes) -> None:
     bomb = tmp_path / "bomb.jsonl.gz"
@@ -64,6 +65,7 @@ def test_a_compressed_manifest_expands_within_bounds(tmp_path: Path, separator: 
     assert peak < 6 * MAX_LINE
 
 
+@pytest.mark.slow
 def test_a_plausible_manifest_is_not_taken_for_a_bomb(tmp_path: Path) -> None:
     row: dict[str, Any] = {
         "audio": "clips/{:08d}.wav",

@@ -129,7 +129,9 @@ def test_output_that_cannot_be_written_is_an_error(codes_file: Path) -> None:
 
 @pytest.mark.parametrize("line", ['"$@" 2>&-', '"$@" 2>/dev/full', '"$@" >&- 2>&- <&-', '"$@" 2>&1 >&- | true; exit 2'])
 def test_failure_is_told_by_the_exit_code_where_it_cannot_be_told_in_words(tmp_path: Path, line: str) -> None:
-    done = shell(line, "info", tmp_path / "missing.npz")
+    # an error that is found without torch, whose import takes seconds
+    (tmp_path / "damaged.npz").write_text("no codes")
+    done = shell(line, "info", tmp_path / "damaged.npz")
     assert done.returncode == 2
     assert "Traceback" not in done.stdout + done.stderr
 
@@ -173,3 +175,32 @@ def test_an_excerpt_is_one_short_printable_line(value: object) -> None:
     line = excerpt(value)
     assert 0 < len(line) <= 120
     assert line.isprintable()
+
+
+POOL = """
+from mimotok.io.workers import process_pool
+
+
+def work(seconds):
+    import time
+
+    print("working", flush=True)
+    time.sleep(seconds)
+
+
+if __name__ == "__main__":
+    with process_pool(1) as pool:
+        pool.submit(work, 0).result()
+        pool.submit(work, 600).result()
+"""
+
+
+def test_workers_end_with_the_process_that_started_them_even_if_it_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "pool.py").write_text(POOL)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, str(tmp_path / "pool.py")], stdout=subprocess.PIPE, env=environment)
+    assert process.stdout is not None
+    assert [process.stdout.readline(), process.stdout.readline()] == [b"working\n"] * 2
+    process.kill()
+    # the pipe is closed when the last process that could write into it has gone
+    assert process.communicate(timeout=100)[0] == b""

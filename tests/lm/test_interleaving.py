@@ -65,6 +65,7 @@ def segments_of(draw):
     return segments, sizes
 
 
+@pytest.mark.slow
 @given(segments_of(), st.integers(1, 5))
 def test_interleaving_and_back(drawn, size) -> None:
     segments, sizes = drawn
@@ -89,6 +90,7 @@ def test_the_sequence_as_the_module_draws_it() -> None:
     assert torch.equal(positions.patches[5], codes[:, [4, 5, 5, 5]])
 
 
+@pytest.mark.slow
 @given(spoilt_codes())
 def test_invalid_codes_are_refused_by_position(drawn) -> None:
     codes, sizes, told = drawn

@@ -32,6 +32,7 @@ def test_the_orders() -> None:
     assert FlatLayout((10, 10), 2).encode(codes).tolist() == [[0, 1, 13, 14, 2, 15]]
 
 
+@pytest.mark.slow
 @given(codes_and_sizes(), chunks, st.data())
 def test_ids_of_another_codebook_are_refused_by_position(drawn, chunk, data) -> None:
     codes, sizes = drawn
@@ -68,6 +69,7 @@ def test_streams_and_back(drawn, acoustic_delay, pad_id) -> None:
     assert (columns[:, 0, frames:] == pad_id).all()
 
 
+@pytest.mark.slow
 @given(spoilt_codes())
 def test_invalid_codes_are_refused_by_position(drawn) -> None:
     codes, sizes, told = drawn

@@ -42,6 +42,7 @@ def test_sentences_come_back_with_start_and_end(sentences) -> None:
     assert read_sentences(stream, pad_id=PAD, wait_id=WAIT) == sentences
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(texts, st.floats(0, 2), st.floats(0, 3)), max_size=8), st.floats(10, 50))
 def test_no_text_is_lost_or_early_at_any_times(drawn, frame_rate) -> None:
     starts = torch.tensor([gap for _, gap, _ in drawn]).cumsum(0).tolist()

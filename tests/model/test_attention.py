@@ -37,6 +37,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: tuple[int, int], lengths: Te
 sides = st.integers(-1, 9)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(st.integers(1, 70), sides, sides, st.integers(1, 16), st.data())
 def test_equals_a_dense_mask(size: int, left: int, right: int, block: int, data: st.DataObject) -> None:

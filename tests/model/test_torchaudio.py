@@ -43,6 +43,7 @@ def torchaudio(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         del sys.modules[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [{}, {"hop_length": 256, "n_fft": 1024, "window_size": 1024}, {"fmin": 50.0, "fmax": 7000.0, "n_mels": 64}],

@@ -47,6 +47,7 @@ def hear(tokenizer: Tokenizer) -> tuple[Tensor, ...]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["k_proj", "out_proj", "fc1", "fc2", "out", "embeddings"])
 def test_an_adapter_beside_a_layer_and_merged_into_it_are_one_model(
     streamable: Callable[..., Tokenizer], name: str

@@ -32,6 +32,7 @@ def read_by_page(node: str, files: list[Path]) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_page_and_python_read_and_write_the_same_files(node: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     made = {}

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from tests.helpers.paths import CONFIGS, ROOT, SAMPLE
+from tests.helpers.warm_python import warm_python
 
 pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
 pytest.importorskip("pocketsphinx", reason="needs: pip install 'mimotok[align]'")
@@ -43,7 +44,7 @@ def run_script(script: str, *arguments: object, folder: Path) -> subprocess.Comp
     python = folder / "python"
     python.write_text(PYTHON)
     python.chmod(0o755)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "REAL": sys.executable}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "REAL": warm_python()}
     environment |= {"PYTHON": str(python), "NOTED": str(folder / "benchmarks")}
     command = [f"runs/{script}", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

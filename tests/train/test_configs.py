@@ -42,6 +42,11 @@ def test_config_parses(paths: list[Path], capsys: pytest.CaptureFixture[str]) ->
     assert "class_path: train." in capsys.readouterr().out
 
 
+def test_no_config_for_anybodys_data_names_a_source_of_ours() -> None:
+    named = [path for path in CONFIGS.rglob("*.yaml") if "source_weights" in path.read_text()]
+    assert named == [CONFIGS / "recipe" / "sources.yaml"]
+
+
 def test_values_are_given_once_and_a_run_lies_in_its_folder(tmp_path: Path) -> None:
     given = {"seed_everything": 3, "trainer.max_steps": 9, "trainer.default_root_dir": tmp_path}
     words = [f"--{name}={value}" for name, value in given.items()]

@@ -7,10 +7,8 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from itertools import repeat
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,8 @@ from mimotok.corpus.cuts import files_in
 from mimotok.io.clips import Clip
 from mimotok.io.files import atomic_path, file_stamp, writing
 from mimotok.io.progress import with_progress
-from mimotok.io.terminal import end_on_signals, excerpt
+from mimotok.io.terminal import excerpt
+from mimotok.io.workers import process_pool
 from train.clean.duplicates import find_duplicates
 from train.clean.hear import hear
 from train.clean.report import Histogram, write_page
@@ -54,7 +53,7 @@ def clean(
     applies these at once; a recording that has changed is heard again.
 
     Args:
-        manifest: what training reads, but no Shar.
+        manifest: what training reads, but no Shar: a CutSet cannot name a place in a tar.
         root: folder of a manifest's relative paths, from which those of the result begin, too.
         out: folder to write.
         hearing: how recordings are cut and measured.
@@ -66,12 +65,14 @@ def clean(
         A line that counts.
 
     Raises:
-        ValueError: nothing can be read, two recordings have one name, or `out` was heard by other settings.
+        ValueError: nothing can be read, a manifest is a Shar folder, two recordings have one name, or `out` was heard
+            by other settings.
         ImportError: a package is missing.
     """
     hearing = _resolved(hearing or Hearing())
     limits = limits or Limits()
     clips = read_manifest(manifest, root, allow_outside=allow_outside)
+    _refuse_tars(clips)
     check_root(clips, root)
     keys = [f"{clip.source}/{clip.id}" for clip in clips]
     for key, count in Counter(keys).items():
@@ -103,6 +104,17 @@ def clean(
     )
 
 
+def _refuse_tars(clips: Sequence[Clip]) -> None:
+    """Raise ValueError for sound in a Shar folder: the result is a CutSet of places in files, and a tar has none."""
+    packed = next((clip.packed for clip in clips if clip.packed is not None), None)
+    if packed is not None:
+        folder = Path(packed.path).parent
+        raise ValueError(
+            f"{folder}: a Shar folder, and segments of it cannot be listed as places in sound files; call "
+            f"`python -m train prepare --manifest {folder} --out cache`, and clean the cuts.jsonl.gz that it writes"
+        )
+
+
 def _resolved(hearing: Hearing) -> Hearing:
     if hearing.speakers != AUTO:
         return hearing
@@ -131,9 +143,7 @@ def _heard(clips: Sequence[Clip], hearing: Hearing, workers: int) -> Iterator[di
     if workers <= 1 or len(clips) <= 1:
         yield from map(hear, clips, repeat(hearing))
         return
-    # spawn: forking a process that runs torch's threads can deadlock
-    context = get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(clips)), mp_context=context, initializer=end_on_signals) as pool:
+    with process_pool(min(workers, len(clips)), __name__) as pool:
         yield from pool.map(hear, clips, repeat(hearing))
 
 

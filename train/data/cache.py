@@ -14,9 +14,8 @@ import logging
 import os
 import wave
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
+from dataclasses import astuple
 from itertools import repeat
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,8 @@ from mimotok.io.clips import Clip, Pcm
 from mimotok.io.files import atomic_path, file_stamp
 from mimotok.io.manifest import read_rows
 from mimotok.io.progress import with_progress
-from mimotok.io.terminal import end_on_signals, one_line
+from mimotok.io.terminal import one_line
+from mimotok.io.workers import process_pool
 from train.data.manifest import BadClipError, check_root, decode, read_manifest
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def prepare(
     by its size or time, has gone or has come are decoded again; what lies behind addresses is known by these alone.
 
     Args:
-        manifest: JSONL or Lhotse CutSet file(s).
+        manifest: folder(s) of audio or of a corpus, JSONL or Lhotse CutSet file(s), Lhotse Shar folder(s).
         root: folder of relative audio paths.
         out: folder of caches.
         sample_rate: Hz; clips of a higher rate are resampled to it.
@@ -87,10 +87,7 @@ def prepare(
         repeat(sample_rate),
     )
     if workers > 1 and len(todo) > 1:
-        # spawn: forking a process that runs torch's threads can deadlock
-        count = min(workers, len(todo))
-        context = get_context("spawn")
-        with ProcessPoolExecutor(count, mp_context=context, initializer=end_on_signals) as pool:
+        with process_pool(min(workers, len(todo)), __name__) as pool:
             _watch(pool.map(_write_shard, *jobs), len(todo))
     else:
         _watch(map(_write_shard, *jobs), len(todo))
@@ -116,7 +113,9 @@ def _fingerprint(clips: list[Clip], sample_rate: int) -> str:
     digest = hashlib.sha256(f"2 {sample_rate}".encode())
     for clip in clips:
         fields = (clip.id, clip.duration, clip.source, clip.text, clip.split, clip.speaker, clip.language)
-        where = None if clip.cut is None else clip.cut.to_dict()
+        where: Any = None if clip.cut is None else clip.cut.to_dict()
+        if clip.packed is not None:
+            where = (astuple(clip.packed), where)
         # repr: sound in memory is bytes
         digest.update(json.dumps((*fields, os.path.abspath(clip.audio), where), default=repr).encode())
     return digest.hexdigest()[:12]
@@ -129,6 +128,8 @@ def _stamp(clips: list[Clip]) -> str:
 
 
 def _files(clip: Clip) -> list[str]:
+    if clip.packed is not None:
+        return [clip.packed.path]
     return [clip.audio] if clip.cut is None else list(files_in(clip.cut.to_dict()))
 
 

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import soundfile as sf
 
-from mimotok.corpus.cuts import files_in, load_cut
-from mimotok.corpus.recordings import read_recordings, with_durations
-from mimotok.corpus.shar import is_shar
+from mimotok.corpus.cuts import files_in
+from mimotok.corpus.recordings import read_cut, read_recordings, with_durations
 from mimotok.io.alignments import Phone, read_alignments
 from mimotok.io.audio import load_audio
 from mimotok.io.clips import Clip
@@ -66,7 +65,7 @@ def decode(clip: Clip) -> tuple[np.ndarray, int]:
 
 def _audio(clip: Clip) -> tuple[np.ndarray, int]:
     if clip.cut is not None:
-        return load_cut(clip.cut), clip.cut.sampling_rate
+        return read_cut(clip), clip.cut.sampling_rate
     rate = sf.info(clip.audio).samplerate
     return load_audio(clip.audio, rate)[0].numpy(), rate
 
@@ -114,18 +113,20 @@ def read_manifest(paths: str | Iterable[str], root: str = ".", *, allow_outside:
         allow_outside: audio may lie elsewhere than below `root` or the manifest's folder.
 
     Raises:
-        ValueError: for a file that cannot be read, a line that is not understood, a source without recordings, and a
-            Shar folder, which is streamed.
+        ValueError: for a file that cannot be read, a line that is not understood, and a source without recordings.
     """
     clips: list[Clip] = []
     if isinstance(paths, str):
         paths = [paths]
     for path in paths:
-        if is_shar(path):
-            raise ValueError(f"{path}: a Shar folder is for training only, and needs no preparation")
-        source = Path(path).absolute().name.split(".")[0]
+        source = _source_of(Path(path).absolute())
         clips += [for_training(clip, source) for clip in read_recordings(path, root, allow_outside=allow_outside)]
     return with_durations(clips)
+
+
+def _source_of(path: Path) -> str:
+    """Return a folder's name, or a file's without its suffixes."""
+    return path.name if path.is_dir() else path.name.split(".")[0]
 
 
 def manifest_row(clip: Clip) -> dict[str, Any]:

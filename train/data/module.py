@@ -43,7 +43,7 @@ class SpeechDataModule(L.LightningDataModule):
             train/README.md.
         root: folder of a manifest's relative audio paths.
         allow_outside: audio may lie elsewhere than below `root` or the manifest's folder.
-        val_manifest: the same for validation, but no Shar, instead of the manifest's own dev split.
+        val_manifest: the same for validation, instead of the manifest's own dev split.
         val_fraction: share of the seconds to hold out for validation, by speaker, where the data brings no dev split.
         val_speakers: who is held out, instead.
         sample_rate: Hz, the model's; `python -m train` sets it by the model.
@@ -55,7 +55,7 @@ class SpeechDataModule(L.LightningDataModule):
         source_weights: how often a source's clips are used per epoch, by glob pattern of the source's name, e.g.
             {"*kerstin*": 2}; the first match counts, and others have 1. None takes a pattern away.
         augment: see `AugmentConfig`; null for none.
-        cache_dir: clips are decoded into it once, at first use; null decodes them every time. Not for Shar.
+        cache_dir: clips are decoded into it once, at first use; null decodes them every time. Shar is streamed without.
         alignments: phone labels that `python -m train align` wrote, for the losses that need them. Not for Shar.
         frame_rate: Hz, of these labels in a batch: the model's.
         num_workers: processes that load batches; 0: the training process itself.
@@ -138,9 +138,12 @@ class SpeechDataModule(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Decode the corpus into `cache_dir`, where that has not been done."""
-        for manifest in (self.manifest, self.val_manifest):
-            if self.cache_dir is not None and manifest is not None and not _is_shar(manifest):
-                self._prepare(manifest, self.cache_dir)
+        if self.cache_dir is None:
+            return
+        if not _is_shar(self.manifest):
+            self._prepare(self.manifest, self.cache_dir)
+        if self.val_manifest is not None:
+            self._prepare(self.val_manifest, self.cache_dir)
 
     def _prepare(self, manifest: str | list[str], cache_dir: str) -> Path:
         rate = self.plan_config.sample_rate
@@ -155,8 +158,6 @@ class SpeechDataModule(L.LightningDataModule):
         )
 
     def _read(self, manifest: str | list[str]) -> tuple[list[Clip], dict[str, str]]:
-        if _is_shar(manifest):
-            return [], {}
         if self.cache_dir is None:
             clips = read_manifest(manifest, self.root, allow_outside=self.allow_outside)
             check_root(clips, self.root)
@@ -167,7 +168,9 @@ class SpeechDataModule(L.LightningDataModule):
         """Read the clips. Every rank does, after `prepare_data` has filled the cache on one of them."""
         if self.train_clips or self.val_clips:
             return
-        clips, self.skipped = self._read(self.manifest)
+        clips: list[Clip] = []
+        if not _is_shar(self.manifest):
+            clips, self.skipped = self._read(self.manifest)
         if self._holds_out:
             clips = self._hold_out(clips)
         self.train_clips = [clip for clip in clips if clip.split == "train"]
@@ -259,7 +262,10 @@ def _given(weights: dict[str, float | None] | None) -> dict[str, float] | None:
 
 
 def _is_shar(manifest: str | list[str]) -> bool:
-    return bool(manifest) and is_shar(manifest[0] if isinstance(manifest, list) else manifest)
+    """Return whether a manifest is streamed: Shar folders alone. Among other kinds they are read as these are."""
+    if isinstance(manifest, str):
+        return is_shar(manifest)
+    return bool(manifest) and all(map(is_shar, manifest))
 
 
 def _epoch_plan(

@@ -46,11 +46,12 @@ def check_settings(fraction: float | None, speakers: Sequence[str] | None) -> No
 def choose_held_out(
     clips: Sequence[Clip], *, fraction: float | None = None, speakers: Sequence[str] | None = None, seed: int = 0
 ) -> HeldOut:
-    """Choose a part of the training clips to hold out for validation; no speaker is on both sides.
+    """Choose a part of the training clips to hold out for validation; of several speakers, none is on both sides.
 
     By fraction, speakers are taken in an order that the seed and their names alone determine, as long as that brings
     their share of the seconds nearer to the fraction, and at least one. Clips whose speaker is unknown stay in
-    training; where no clip has a known speaker, each is taken by itself, since nothing better is known.
+    training; where no clip has a known speaker, each is taken by itself, since nothing better is known, and where all
+    are of one, as of a voice of one's own.
 
     Args:
         clips: the corpus. Clips with the split "test" stay what they are.
@@ -59,8 +60,8 @@ def choose_held_out(
         seed: of the choice by fraction.
 
     Raises:
-        ValueError: for what `check_settings` refuses, where the corpus brings a split of its own, has one speaker only,
-            lacks a speaker that is named, or would be held out as a whole.
+        ValueError: for what `check_settings` refuses, where the corpus brings a split of its own, lacks a speaker that
+            is named, or would be held out as a whole.
     """
     check_settings(fraction, speakers)
     own = sum(clip.split == "dev" for clip in clips)
@@ -76,12 +77,7 @@ def choose_held_out(
         return _held_out(clips, _checked(speakers, seconds), by_speaker=True)
     if fraction is None:
         raise ValueError("give val_fraction or val_speakers")
-    if seconds:
-        if len(seconds) == 1:
-            raise ValueError(
-                f"val_fraction={fraction}: the data has one speaker only, {excerpt(next(iter(seconds)))}, who cannot "
-                "be on both sides: give recordings of somebody else as val_manifest"
-            )
+    if len(seconds) > 1:
         return _held_out(clips, _drawn(seconds, fraction, seed), by_speaker=True)
     single = {clip.id: _seconds(clip) for clip in clips if clip.split == "train"}
     if len(single) < 2:
@@ -136,7 +132,10 @@ def _held_out(clips: Sequence[Clip], names: set[str], *, by_speaker: bool) -> He
     training = [clip for clip in clips if clip.split == "train" and not chosen.has(clip)]
     held_seconds = sum(map(_seconds, dev))
     share = held_seconds / max(held_seconds + sum(map(_seconds, training)), 1e-9)
+    named = {clip.speaker for clip in clips if clip.split == "train" and clip.speaker is not None}
     who = "single recordings, since no speakers are named: a voice may be on both sides"
+    if named:
+        who = f"single recordings, since there is one speaker only, {_named(sorted(named))}: the voice is on both sides"
     unknown = 0
     if by_speaker:
         who = f"{len(names)} speakers ({_named(sorted(names))})"

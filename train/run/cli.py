@@ -19,6 +19,7 @@ from mimotok.io.remote import is_remote
 from train.data.module import SpeechDataModule
 from train.run.checkpoints import require_room
 from train.run.loggers import LoggerName, make_loggers, note_settings
+from train.run.memory import keep_freed_memory
 from train.run.progress import StepProgress
 from train.run.record import ResolvedConfig, RunRecord
 from train.run.settings import check_resumable, run_settings
@@ -263,6 +264,7 @@ def run_lightning() -> None:
     """
     # Lightning advises more loader workers; with decoded clips on disk the training process keeps up by itself
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    keep_freed_memory()
     try:
         StageCLI()
     except DivergedError as error:

@@ -79,6 +79,7 @@ def saved(request: pytest.FixtureRequest, tmp_path: Path):
     return f"hf:{tmp_path / request.param}"
 
 
+@pytest.mark.slow
 def test_codecs_of_transformers_code_and_keep_the_length(saved) -> None:
     full = make_codec(CodecSpec(saved))
     wav = resample(speech(1.0), SAMPLE_RATE, full.sample_rate)

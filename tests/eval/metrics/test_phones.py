@@ -58,6 +58,7 @@ def pnmi(rows):
     return summarize_ratio([r["phone_information"] for r in rows], [r["phone_entropy"] for r in rows], seed=0).mean
 
 
+@pytest.mark.slow
 def test_phones_in_the_vectors_are_found_and_noise_holds_none() -> None:
     metric = PhoneMetrics(BUDGET)
     clear = metric.measure_frames(CLIPS, [encoded(clip, 0.05) for clip in CLIPS])
@@ -83,6 +84,7 @@ def test_frame_rates_do_not_matter(rate: float) -> None:
         assert (grid.codes[:count] == grid.phones[:count]).mean() > (0.7 if rate < 25 else 0.95)
 
 
+@pytest.mark.slow
 def test_the_seed_decides_and_the_order_of_clips_does_not_change_the_split() -> None:
     frames = [encoded(clip, 2.0) for clip in CLIPS]
     metric = PhoneMetrics(BUDGET)
@@ -109,6 +111,7 @@ def test_no_speaker_is_in_two_folds_and_folds_are_of_like_size(speakers) -> None
     assert sizes.max() - sizes.min() <= max(counts.values())
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), min_size=1, max_size=30), min_size=1, max_size=6)
 )

@@ -15,6 +15,7 @@ def metric():
     return make_metric(MetricSpec("pitch"))
 
 
+@pytest.mark.slow
 def test_level_does_not_matter_and_noise_is_unvoiced(metric) -> None:
     wav = speech(1.5)
     noise = 0.1 * np.random.default_rng(0).standard_normal(len(wav)).astype(np.float32)

@@ -57,6 +57,7 @@ def test_a_band_limit_of_4_khz_costs_wideband_pesq_alone(signal) -> None:
     assert figures["stoi"] > 0.98
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("signal")
 def test_pesq_of_more_utterances_than_it_has_room_for_is_that_of_pieces():
     """A hundred bursts in 54 s: at once, the package writes past its room for 50 and takes the process with it."""

@@ -99,6 +99,7 @@ def official_name(key):
     return BACKBONE + key
 
 
+@pytest.mark.slow
 def test_the_speaker_model_of_seed_tts_eval_loads_from_its_own_names(tmp_path: Path) -> None:
     torch.manual_seed(0)
     # the head of the file has fixed widths; the WavLM under it is small here

@@ -25,6 +25,7 @@ def spelled(text, generator):
     return Reading(torch.tensor(vectors, dtype=torch.float32), text)
 
 
+@pytest.mark.slow
 def test_the_reader_reads_vectors_that_spell_and_none_that_do_not() -> None:
     generator = np.random.default_rng(0)
     texts = [" ".join("".join(generator.choice(list("abcd "), 6)).split()) for _ in range(60)]

@@ -44,6 +44,7 @@ def noise(scale):
     return lambda wav: wav + scale * np.random.default_rng(0).standard_normal(len(wav)).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_a_report_has_its_files_and_nothing_that_is_not_json(measure, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     monkeypatch.setattr(files, "draw_pictures", draw_pictures)
@@ -82,6 +83,7 @@ def test_pages_do_not_take_names_for_markup(measure, corpus: Path) -> None:
     assert "<b>&" not in (out / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_comparison_tells_worse_from_better_from_the_same(measure, capsys: pytest.CaptureFixture[str]) -> None:
     good, _ = measure("good", codec=noise(0.01))
     poor, _ = measure("poor", codec=noise(0.1))
@@ -98,6 +100,7 @@ def test_comparison_tells_worse_from_better_from_the_same(measure, capsys: pytes
     assert codes["good", "good"][0] == 0
 
 
+@pytest.mark.slow
 def test_nothing_in_common_is_reported(measure, capsys: pytest.CaptureFixture[str]) -> None:
     a, _ = measure("a", one=noise(0.01))
     b, _ = measure("b", two=noise(0.01))
@@ -181,6 +184,7 @@ def test_tables_of_the_documents_are_those_of_the_committed_report(document: str
     assert copy.read_text() == text
 
 
+@pytest.mark.slow
 @given(
     st.recursive(
         st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -202,6 +206,7 @@ def test_other_files_are_not_results(tmp_path: Path, text: str) -> None:
         load_results(path)
 
 
+@pytest.mark.slow
 def test_the_page_plays_compares_and_sorts_in_a_browser(measure):
     out, _ = measure("out", good=noise(0.001), poor=noise(0.1))
     with chromium() as browser:

@@ -1,6 +1,7 @@
 """Alignment finds the delay that was put in, and nothing else."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +10,7 @@ from eval.run.alignment import align, find_delay
 from tests.helpers.evaluation_speech import speech
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(delay=st.integers(-2000, 2000), gain=st.sampled_from([1.0, 0.3, -1.0]), seed=st.integers(0, 20))
 def test_a_known_delay_is_found_and_removed_whatever_level_and_polarity(delay, gain, seed) -> None:
@@ -38,6 +40,7 @@ def test_a_delay_beyond_the_limit_is_not_found() -> None:
     assert abs(find_delay(wav, np.pad(wav, (5000, 0)), 2400)) <= 2400
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(delay=st.integers(-2000, 2000), seed=st.integers(0, 20))
 def test_a_delay_is_found_without_the_waveform(delay, seed) -> None:

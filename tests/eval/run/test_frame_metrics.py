@@ -81,6 +81,7 @@ def run(settings):
     return done, results_of(done, "python -m eval"), messages
 
 
+@pytest.mark.slow
 def test_phones_are_measured_on_labelled_clips_of_any_split_without_reconstructions(codecs, settings) -> None:
     done, results, messages = run(settings("clear", "mute"))
     assert messages == []
@@ -99,6 +100,7 @@ def test_phones_are_measured_on_labelled_clips_of_any_split_without_reconstructi
     assert "phone probe" in (done.settings.out / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_second_run_encodes_nothing_and_other_labels_are_measured_again(codecs, settings) -> None:
     _, first, _ = run(settings("clear"))
     _, second, _ = run(settings("clear"))
@@ -111,6 +113,7 @@ def test_a_second_run_encodes_nothing_and_other_labels_are_measured_again(codecs
     assert third != first
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("codecs")
 def test_a_clip_that_cannot_be_read_is_reported_each_time(settings, corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(phones, "FOLDS", 2)
@@ -129,6 +132,7 @@ def test_too_few_speakers_are_one_line(settings, monkeypatch: pytest.MonkeyPatch
     assert done.failures == ["clear: phones: the phone probe needs clips of at least 4 speakers, but there are 3"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("codecs")
 def test_comparison_pairs_labelled_clips(settings) -> None:
     _, results, _ = run(settings("clear", "noisy"))

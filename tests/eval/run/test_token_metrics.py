@@ -61,6 +61,7 @@ def measured(settings: Settings) -> dict:
     return results_of(done, "python -m eval")
 
 
+@pytest.mark.slow
 def test_tokens_are_measured_where_there_are_some_and_once(settings: Settings) -> None:
     from counted_codec import Counted
 

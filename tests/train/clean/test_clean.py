@@ -25,6 +25,7 @@ from train.clean.segments import Span, cut_at_pauses
 from train.clean.settings import Hearing, Limits
 from train.clean.speakers import Voices, number_speakers, unit
 from train.clean.voice import find_speech
+from train.data.cache import prepare
 
 RATE = 24000
 OUTPUTS = (MANIFEST, REJECTED, REPORT)
@@ -241,6 +242,7 @@ def test_other_limits_apply_at_once_other_settings_are_refused_and_changed_files
     assert heard == ["b.wav"]
 
 
+@pytest.mark.slow
 def test_the_manifest_holds_the_sound_of_its_segments(found: Path, tmp_path: Path) -> None:
     pytest.importorskip("lhotse")
     out = tmp_path / "out"
@@ -281,3 +283,48 @@ def test_the_detector_finds_speech_and_not_noise() -> None:
     assert spans[-1].end < 2.1 + len(wav) / 16000
     assert sum(span.seconds for span in spans) > 0.5 * len(wav) / 16000
     assert find_speech(silence, DEAF) == []
+
+
+def test_the_tars_of_shar_are_refused_and_what_prepare_makes_of_them_is_heard_alike(
+    found: Path, tmp_path: Path
+) -> None:
+    lhotse = pytest.importorskip("lhotse")
+    # mono of 16 bits, which prepare keeps exactly
+    names = ("a.wav", "clipped.wav", "narrow.wav", "noisy.wav")
+    cuts = lhotse.CutSet.from_cuts(
+        lhotse.Recording.from_file(found / name, recording_id=name).to_cut().with_id(name) for name in names
+    )
+    cuts.to_file(tmp_path / "cuts.jsonl")
+    (tmp_path / "shar").mkdir()
+    cuts.to_shar(tmp_path / "shar", fields={"recording": "flac"}, shard_size=2)
+    with pytest.raises(ValueError, match=r"shar: a Shar folder, .*python -m train prepare --manifest .*shar"):
+        clean(str(tmp_path / "shar"), ".", tmp_path / "refused", hearing=DEAF)
+    folder = prepare(str(tmp_path / "shar"), ".", str(tmp_path / "cache"))
+    kept = []
+    for name, manifest in (("direct", tmp_path / "cuts.jsonl"), ("prepared", folder / "cuts.jsonl.gz")):
+        clean(str(manifest), str(found), tmp_path / name, hearing=DEAF)
+        rows = [*lines(tmp_path / name / MANIFEST), *lines(tmp_path / name / REJECTED)]
+        kept.append([(row["id"], row["duration"], row["custom"]["snr"], row.get("reason")) for row in rows])
+    assert {reason for *_, reason in kept[0]} == {None, "clipped", "narrow-band", "noisy"}
+    assert kept[0] == kept[1]
+
+
+@pytest.mark.slow
+def test_two_workers_write_what_one_writes_and_go_on_after_a_kill(tmp_path: Path) -> None:
+    pytest.importorskip("faster_whisper", reason="needs: pip install 'mimotok[clean]'")
+    folder = tmp_path / "found"
+    folder.mkdir()
+    speech, rate = soundfile.read(ROOT / "examples" / "sample.flac", dtype="float32")
+    for number in range(3):
+        soundfile.write(folder / f"{number}.wav", speech[number * rate :] * 0.5**number, rate)
+    clean(str(folder), str(folder), tmp_path / "one", hearing=DEAF)
+    clean(str(folder), str(folder), tmp_path / "two", hearing=DEAF, workers=2)
+    # what a kill leaves: whole lines, and the beginning of one
+    rows = (tmp_path / "two" / HEARD).read_bytes().splitlines(keepends=True)
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / HEARD).write_bytes(b"".join(rows[:2]) + rows[2][:50])
+    clean(str(folder), str(folder), tmp_path / "killed", hearing=DEAF)
+    assert len(lines(tmp_path / "one" / MANIFEST)) >= 1
+    for name in (*OUTPUTS, HEARD):
+        first, *others = ((tmp_path / run / name).read_bytes() for run in ("one", "two", "killed"))
+        assert others == [first, first]

@@ -57,6 +57,7 @@ def test_augment_configs_check_themselves(bad) -> None:
         AugmentConfig(**bad)
 
 
+@pytest.mark.slow
 def test_narrow_band_clips_stay_empty_above_their_band_until_noise_fills_it(module) -> None:
     """The cache must not put a quantization floor where a resampled file has none."""
 

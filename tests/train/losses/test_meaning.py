@@ -25,6 +25,7 @@ def coded(tiny: Callable[..., Tokenizer]):
     return latents, quantizer(latents, torch.tensor([12, 12, 9, 12]), torch.tensor([4, 0, 2, 1])), tokenizer
 
 
+@pytest.mark.slow
 def test_first_is_the_first_codebook_alone_whatever_the_number_of_codebooks(coded) -> None:
     latents, out, tokenizer = coded
     quantizer = tokenizer.encoder.quantizer
@@ -105,6 +106,7 @@ def test_batch_equals_single_for_the_reader() -> None:
     torch.testing.assert_close(together, torch.stack(apart).mean())
 
 
+@pytest.mark.slow
 def test_the_reader_learns_to_spell() -> None:
     torch.manual_seed(0)
     reader = CharacterReader(8, CharacterConfig(hidden=16))

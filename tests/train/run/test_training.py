@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from safetensors.torch import load_file
 
 from tests.helpers.paths import ROOT
 from tests.helpers.training_runs import configure, make_speech
+from tests.helpers.warm_python import warm_python
 
 pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
 
@@ -32,7 +32,7 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(config: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "train", "fit", "--config", str(config), *more]
+    return [warm_python(), "-m", "train", "fit", "--config", str(config), *more]
 
 
 def fit(config: Path, *more: str) -> None:
@@ -84,7 +84,7 @@ main()
 
 def test_killed_and_resumed_equals_uninterrupted(joint_run: Path, speech: Path, tmp_path: Path) -> None:
     config = configure(tmp_path, speech, "tiny.yaml")
-    killed = [sys.executable, "-c", KILLED_AT_STEP_2, *command(config)[3:]]
+    killed = [warm_python(), "-c", KILLED_AT_STEP_2, *command(config)[3:]]
     done = subprocess.run(killed, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
     assert (tmp_path / "checkpoints" / "step=2.ckpt").exists()

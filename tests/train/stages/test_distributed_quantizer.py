@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as distributed
-import torch.multiprocessing as multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.helpers.models import TINY, make_tokenizer
+from tests.helpers.ranks import run_ranks
 
 pytest.importorskip("vector_quantize_pytorch", reason="needs: pip install 'mimotok[train]'")
 
@@ -63,7 +63,7 @@ def worker(rank: int, folder: str, kmeans: bool) -> None:
 
 
 def two_ranks(folder: Path, kmeans: bool) -> list[dict[str, torch.Tensor]]:
-    multiprocessing.spawn(worker, (str(folder), kmeans), nprocs=2)
+    run_ranks(worker, folder, kmeans)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 

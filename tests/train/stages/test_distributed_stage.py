@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, cast
 import pytest
 import torch
 import torch.distributed as distributed
-import torch.multiprocessing as multiprocessing
 from torch.utils.data import DataLoader
 
 from tests.helpers.models import TINY, make_tokenizer
+from tests.helpers.ranks import run_ranks
 
 pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
 
@@ -100,7 +100,8 @@ def sharded() -> ModelParallelStrategy:
     return ModelParallelStrategy(data_parallel_size=RANKS, tensor_parallel_size=1, save_distributed_checkpoint=False)
 
 
-def worker(rank: int, folder: Path) -> None:
+def worker(rank: int, place: str) -> None:
+    folder = Path(place)
     torch.set_num_threads(1)
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0"}
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=RANKS)
@@ -136,7 +137,7 @@ class Outcome(NamedTuple):
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     folder = tmp_path_factory.mktemp("ranks")
     make_tokenizer(TINY).save_pretrained(folder / "model")
-    multiprocessing.spawn(worker, (folder,), nprocs=RANKS)
+    run_ranks(worker, folder, ranks=RANKS)
     torch.manual_seed(0)
     stage = make_stage(folder / "model")
     before = {name: tensor.clone() for name, tensor in stage.state_dict().items()}

@@ -13,6 +13,7 @@ pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
 
 from mimotok import Tokenizer
 from train.stages.optim import (
+    POLAR_STEPS,
     MuonAdamW,
     OptimizerConfig,
     SkipCounter,
@@ -26,9 +27,25 @@ from train.stages.usage import CodeUsage, perplexity
 
 @pytest.mark.parametrize("shape", [(3, 16, 40), (2, 40, 16), (1, 8, 8)])
 def test_orthogonalised_matrices_have_singular_values_near_one(shape: tuple[int, int, int]) -> None:
-    values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)).float())
+    # some matrices are so near to a singular one that these few steps do not reach it
+    values = torch.linalg.svdvals(orthogonalise(torch.randn(shape, generator=torch.Generator().manual_seed(1))).float())
     assert values.min() > 0.3
     assert values.max() < 1.5
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 40), (2, 40, 16), (1, 8, 8)])
+def test_orthogonalising_follows_the_formula(shape: tuple[int, int, int]) -> None:
+    matrices = torch.randn(shape)
+    for matrix, found in zip(matrices, orthogonalise(matrices), strict=True):
+        tall = shape[1] > shape[2]
+        x = (matrix.mT if tall else matrix).double()
+        x = x / x.norm()
+        for a, b, c in POLAR_STEPS:
+            gram = x @ x.mT
+            x = a * x + (b * gram + c * gram @ gram) @ x
+        # the iteration is in bf16 where a CPU multiplies in it
+        tolerance = 1e-4 if found.dtype == torch.float32 else 0.1
+        torch.testing.assert_close(found.double(), x.mT if tall else x, atol=tolerance, rtol=tolerance)
 
 
 def test_groups(tiny: Callable[..., Tokenizer]) -> None:
@@ -70,6 +87,7 @@ def steps(model: Regression, optimizer: MuonAdamW, numbers: range) -> float:
     return loss.item()
 
 
+@pytest.mark.slow
 def test_training_and_going_on() -> None:
     model = Regression()
     optimizer = MuonAdamW(parameter_groups(model, OptimizerConfig()), 1e-2)

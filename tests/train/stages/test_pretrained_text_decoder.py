@@ -58,6 +58,7 @@ def audio(*lengths: int) -> tuple[Tensor, Tensor]:
     return torch.randn(len(lengths), max(lengths), D_MODEL, generator=generator), torch.tensor(lengths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_clip_does_not_depend_on_its_batch(kind: str, models: dict[str, Path]) -> None:
     decoder = make_decoder(models[kind])
@@ -102,6 +103,7 @@ def test_a_tuned_model_is_trained_by_adamw_at_its_own_rate(models: dict[str, Pat
     assert {rates[id(p)] for p in decoder.adapter.parameters()} == {(False, 1e-2)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_tuned_it_learns_sentences_that_only_the_audio_tells_apart(
     kind: str, models: dict[str, Path], tmp_path: Path

@@ -65,6 +65,7 @@ def test_latents_that_are_not_finite_leave_no_trace(source: Tokenizer) -> None:
     assert out.quantized.isnan().any()
 
 
+@pytest.mark.slow
 def test_kmeans_then_training_fits_and_revives(tiny: Callable[..., Tokenizer]) -> None:
     """Latents in clusters: codebooks start from data, and codes that nothing uses come back to life."""
     tokenizer = tiny()

@@ -41,6 +41,7 @@ def audio(*lengths: int) -> tuple[Tensor, Tensor]:
     return torch.randn(len(lengths), max(lengths), D_MODEL, generator=generator), torch.tensor(lengths)
 
 
+@pytest.mark.slow
 @given(st.text())
 def test_bytes_round_trip_any_unicode(text) -> None:
     tokenizer = ByteTokenizer()
@@ -114,6 +115,7 @@ def test_bfloat16_autocast_gives_nearly_the_same_loss(decoder: TextDecoder) -> N
     torch.testing.assert_close(actual, expected, rtol=0.03, atol=0)
 
 
+@pytest.mark.slow
 def test_overfits_four_sentences_through_the_prefix_and_survives_the_disk(tmp_path: Path) -> None:
     """Only the audio tells these clips apart, so a CER of 0 proves that the text is read from the prefix."""
     torch.manual_seed(0)
@@ -133,6 +135,7 @@ def test_overfits_four_sentences_through_the_prefix_and_survives_the_disk(tmp_pa
     torch.testing.assert_close(again(quantized, lengths, texts).text, decoder(quantized, lengths, texts).text)
 
 
+@pytest.mark.slow
 def test_ctc_learns_the_order_of_what_is_said() -> None:
     """Each frame holds one letter or a pause: aligned, the loss of every letter falls to nearly nothing."""
     torch.manual_seed(0)

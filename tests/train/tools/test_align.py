@@ -13,6 +13,8 @@ pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
 from mimotok.io.alignments import Phone, read_alignments
 from mimotok.io.audio import load_audio
 from tests.helpers.paths import SAMPLE
+from train.data.cache import prepare
+from train.data.manifest import read_manifest, with_phones
 from train.tools import align as module
 from train.tools.align import NotAlignedError, align, fitted, spell
 
@@ -125,6 +127,35 @@ def test_a_killed_run_goes_on_and_counts_everything(tmp_path: Path, monkeypatch:
     assert align(str(manifest), str(tmp_path), part, allow_outside=True) == counted
     assert part.read_text() == whole.read_text()
     assert align(str(manifest), str(tmp_path), part, allow_outside=True) == counted
+
+
+def test_the_labels_of_a_shar_folder_are_those_of_its_files_and_fit_what_prepare_makes_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lhotse = pytest.importorskip("lhotse")
+    monkeypatch.setattr(module, "Aligner", FakeAligner)
+    monkeypatch.setattr(FakeAligner, "calls", 0)
+    recording = lhotse.Recording.from_file(SAMPLE)
+    cuts = []
+    for number in range(3):
+        cut = recording.to_cut().truncate(offset=number, duration=1.0 + number).with_id(f"cut {number}")
+        said = lhotse.SupervisionSegment(cut.id, cut.recording_id, 0.0, cut.duration, text=f"text {number}")
+        cut.supervisions = [said]
+        cuts.append(cut)
+    (tmp_path / "shar").mkdir()
+    lhotse.CutSet.from_cuts(cuts).to_file(tmp_path / "cuts.jsonl")
+    lhotse.CutSet.from_cuts(cuts).to_shar(tmp_path / "shar", fields={"recording": "flac"}, shard_size=2)
+    labels = {}
+    for name in ("cuts.jsonl", "shar"):
+        out = tmp_path / f"{name}.labels"
+        assert align(str(tmp_path / name), str(tmp_path), out, allow_outside=True) == "3 aligned"
+        rows = [json.loads(line) for line in out.read_text().splitlines()]
+        labels[name] = [(row["id"], row["phones"]) for row in rows]
+    assert labels["shar"] == labels["cuts.jsonl"]
+    assert [phones[0][2] for _, phones in labels["shar"]] == [1.0, 2.0, 3.0]
+    prepared = prepare(str(tmp_path / "shar"), ".", str(tmp_path / "cache"))
+    clips = with_phones(read_manifest(str(prepared / "cuts.jsonl.gz")), str(tmp_path / "shar.labels"))
+    assert [clip.phones[0].end for clip in clips if clip.phones] == [1.0, 2.0, 3.0]
 
 
 def test_another_file_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

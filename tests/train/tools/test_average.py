@@ -31,6 +31,7 @@ def state(folder: Path) -> dict[str, torch.Tensor]:
     return Tokenizer.from_pretrained(folder).state_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_every_weight_lies_between(models: tuple[Path, Path], tmp_path: Path, share: float) -> None:
     average(*models, tmp_path / "mean", share=share, dtype="float32")

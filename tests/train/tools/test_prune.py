@@ -44,6 +44,7 @@ def wide_model(folder: Path) -> Tokenizer:
     return tokenizer
 
 
+@pytest.mark.slow
 def test_units_that_others_stand_in_for_cost_nothing(tmp_path: Path, manifest: str) -> None:
     wide = wide_model(tmp_path / "wide")
     halves = {name: getattr(wide.config, name) // 2 for name in WIDTHS}
