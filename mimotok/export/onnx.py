@@ -129,6 +129,8 @@ def export_facts(tokenizer: Tokenizer, n_q: int, *, int8: bool = False) -> dict[
     decoder_has_windows = all(min(window) >= 0 for window in decoder_windows)
     most_encoder_frames = None if config.encoder_is_bounded else most
     most_decoder_frames = None if decoder_has_windows else most
+    encoder_look_ahead = encoder_reach(config).right if config.encoder_is_bounded else None
+    decoder_look_ahead = decoder_reach(config).right if config.decoder_is_bounded else None
     return {
         "model": identity.name,
         "weights_sha256": identity.sha256,
@@ -145,8 +147,8 @@ def export_facts(tokenizer: Tokenizer, n_q: int, *, int8: bool = False) -> dict[
         "encoder_context": _context(chunking.encoder_context, bounded=config.encoder_is_bounded),
         "decoder_context": _context(chunking.decoder_context, bounded=config.decoder_is_bounded),
         # by how many code frames codes of a stream lag behind, and by how many mel frames samples do
-        "encoder_look_ahead": encoder_reach(config).right if config.encoder_is_bounded else None,
-        "decoder_look_ahead": decoder_reach(config).right if config.decoder_is_bounded else None,
+        "encoder_look_ahead": encoder_look_ahead,
+        "decoder_look_ahead": decoder_look_ahead,
     }
 
 
