@@ -37,8 +37,7 @@ def load_codes(path: StrPath, get_model: GetModel | None = None, *, only_facts: 
     get_model: gives the model of codes to a .mimo file that `--entropy` made, as `mimotok.code_models.get_model_of`
     does. only_facts: leave the codes of such a file 0, for which no model is needed.
 
-    Raises ValueError, in one line, for
-    a file that is missing, no codes file, damaged, or forged.
+    Raises ValueError, in one line, for a file that is missing, no codes file, damaged, or forged.
     """
     with open_regular(path) as file:
         try:

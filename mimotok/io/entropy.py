@@ -80,6 +80,14 @@ def check_sizes(model: EntropyModel, sizes: Sequence[int]) -> None:
         raise ValueError(f"codebooks {list(sizes)} are not those of the model of codes, {list(model.sizes)}")
 
 
+def normalized(weights: np.ndarray) -> np.ndarray:
+    """Turn weights, int64 [blocks, entries] of which one is above 0, into frequencies: 1 at least, TOTAL in all."""
+    frequencies = weights * (TOTAL - weights.shape[1]) // weights.sum(1, keepdims=True) + 1
+    rows = np.arange(len(weights))
+    frequencies[rows, frequencies.argmax(1)] += TOTAL - frequencies.sum(1)
+    return frequencies
+
+
 # --- codes and the coder's bytes
 
 
@@ -138,14 +146,18 @@ class _Tables:
     def __init__(self, model: EntropyModel, sizes: Sequence[int], blocks: int) -> None:
         self._known = min(len(sizes), len(model.sizes))
         self._prediction = model.begin(blocks, self._known)
-        self._equal = [np.full((blocks, size), 1.0) for size in sizes[self._known :]]
+        self._blocks = blocks
         self._sizes = sizes
 
-    def of(self, book: int) -> np.ndarray | None:
-        """Return them for the next code, float64 [blocks, entries]; None where there is one entry only."""
-        # asked for in any case: the model counts on it
-        tables = self._prediction.frequencies() if book < self._known else self._equal[book - self._known]
-        return tables.astype(np.float64) if self._sizes[book] > 1 else None
+    def of(self, book: int) -> Sequence[np.ndarray] | None:
+        """Return them for the next code, float64 [entries] of each block; None where there is one entry only."""
+        if book >= self._known:
+            equal = normalized(np.ones((1, self._sizes[book]), np.int64)).astype(np.float64)
+            tables: Sequence[np.ndarray] = [equal[0]] * self._blocks
+        else:
+            # asked for in any case: the model counts on it
+            tables = list(self._prediction.frequencies().astype(np.float64))
+        return tables if self._sizes[book] > 1 else None
 
     def push(self, book: int, codes: np.ndarray) -> None:
         if book < self._known:

@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from mimotok.io.entropy import TOTAL
+from mimotok.io.entropy import normalized
 from mimotok.io.files import atomic_path, open_regular
 from mimotok.io.terminal import excerpt
 
@@ -174,7 +174,7 @@ class Prediction:
         self._book = 0
 
     def frequencies(self) -> np.ndarray:
-        """Return how often each entry comes as the next code, int64 [blocks, entries]: 1 at least, and TOTAL in all."""
+        """Return how often each entry comes as the next code, int64 [blocks, entries]: 1 at least."""
         model = self._model
         context = self._state
         if self._book == 0:
@@ -219,11 +219,3 @@ class Prediction:
         """Look up a function of values in units of 1 / (WEIGHT_UNIT * STATE_UNIT); beyond -8 to 8, of these."""
         steps = np.floor(values / (WEIGHT_UNIT * STATE_UNIT // TABLE_UNIT)) + TABLE_SIZE // 2
         return self._model.tables[name][np.clip(steps, 0, TABLE_SIZE - 1).astype(np.int64)]
-
-
-def normalized(weights: np.ndarray) -> np.ndarray:
-    """Turn weights, int64 [blocks, entries] of which one is above 0, into frequencies: 1 at least, TOTAL in all."""
-    frequencies = weights * (TOTAL - weights.shape[1]) // weights.sum(1, keepdims=True) + 1
-    rows = np.arange(len(weights))
-    frequencies[rows, frequencies.argmax(1)] += TOTAL - frequencies.sum(1)
-    return frequencies

@@ -20,7 +20,7 @@ pytest.importorskip("constriction", reason="needs pip install 'mimotok[entropy]'
 from mimotok.code_models import CODE_MODEL_NAME, code_model_of
 from mimotok.info import read_info
 from mimotok.io.codes_file import CodesFile, load_codes, save_codes
-from mimotok.io.entropy import TOTAL, decode_blocks, encode_blocks, read_blocks
+from mimotok.io.entropy import TOTAL, decode_blocks, encode_blocks, normalized, read_blocks
 from mimotok.io.mimo import append_codes, mimo_bytes, read_frames, read_mimo
 from mimotok.io.mimo_stream import MimoWriter, read_header, stream_frames
 from mimotok.model.code_model import STATE_UNIT, CodeModel
@@ -106,11 +106,11 @@ def test_the_coder_divides_its_range_as_the_docs_say() -> None:
     prediction = MODEL.begin(1, 3)
     for frame in range(40):
         for book, entries in enumerate(SIZES):
-            table = prediction.frequencies()[0] if book < 3 else np.ones(entries, np.int64)
+            table = prediction.frequencies()[0] if book < 3 else normalized(np.ones((1, entries), np.int64))[0]
             code = 0
             if entries > 1:
                 below = np.concatenate([[0], table.cumsum()])
-                starts = below * (2**24 - entries) // below[-1] + np.arange(entries + 1)
+                starts = below * (2**24 - entries) // TOTAL + np.arange(entries + 1)
                 unit = size >> 24
                 code = int(np.searchsorted(starts, (point - low) % 2**64 // unit, side="right")) - 1
                 low = (low + unit * int(starts[code])) % 2**64
