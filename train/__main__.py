@@ -12,7 +12,7 @@ import typer
 
 from mimotok.io.terminal import errors_in_one_line, run_command, say
 
-TOOLS = ("align", "average", "clean", "code-model", "export", "prepare", "prune", "runs", "transcribe")
+TOOLS = ("align", "average", "clean", "code-model", "export", "prepare", "prune", "runs", "transcribe", "transfer")
 # Lightning's, which read their own arguments; they stand here for the list of commands.
 LIGHTNING = {"allow_extra_args": True, "ignore_unknown_options": True}
 AllowOutside = Annotated[
@@ -93,6 +93,23 @@ def average(
     from train.tools.average import average as write
 
     write(first, second, out, share=share, new_codes=new_codes, dtype=dtype)
+
+
+@app.command()
+def transfer(
+    tuned: Annotated[str, typer.Argument(help="Folder of the model that the adversarial stage gave.")],
+    before: Annotated[str, typer.Argument(help="Of the model that it began with.")],
+    after: Annotated[str, typer.Argument(help="Of the one that this became by more of the joint stage.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    dtype: Annotated[str, typer.Option(help="float16, bfloat16 or float32.")] = "float16",
+) -> None:
+    """Add to a model what tuning changed in an earlier state of it.
+
+    Example: python -m train transfer checkpoints/mine checkpoints/joint checkpoints/joint-2 --out checkpoints/mine-2
+    """
+    from train.tools.transfer import transfer as write
+
+    write(tuned, before, after, out, dtype=dtype)
 
 
 @app.command()

@@ -375,6 +375,15 @@ def _codes_hash(codes: dict[str, Any], seconds: list[float]) -> str:
     return hashlib.sha256(json.dumps([list(codes.items()), seconds]).encode()).hexdigest()
 
 
+def _place_in_file(clip: Clip) -> list[Any]:
+    """Return where a cut or a packed clip lies: of one file, they are other sounds."""
+    if clip.cut is not None:
+        return [clip.cut.to_dict()]
+    if clip.packed is not None:
+        return [astuple(clip.packed), file_stamp(clip.packed.path)]
+    return []
+
+
 def _labels_hash(clips: tuple[LabelledClip, ...]) -> str:
     """Hash the recordings, by their names, paths, sizes and dates, with their labels."""
     rows = [
@@ -384,9 +393,7 @@ def _labels_hash(clips: tuple[LabelledClip, ...]) -> str:
             os.path.abspath(clip.clip.audio),
             file_stamp(clip.clip.audio),
             clip.phones,
-            # of the same file, cuts are other sounds
-            *([] if clip.clip.cut is None else [clip.clip.cut.to_dict()]),
-            *([] if clip.clip.packed is None else [astuple(clip.clip.packed), file_stamp(clip.clip.packed.path)]),
+            *_place_in_file(clip.clip),
         ]
         for clip in clips
     ]

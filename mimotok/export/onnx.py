@@ -82,7 +82,7 @@ def export_onnx(
             _quantize(temporary / run_onnx.DECODER_NAME)
         if int8 and streaming:
             _quantize(temporary / stream_onnx.DECODER_NAME)
-        facts = json.dumps(export_facts(tokenizer, n_q, int8=int8, streaming=streaming), indent=1) + "\n"
+        facts = json.dumps(export_facts(tokenizer, n_q, int8=int8), indent=1) + "\n"
         (temporary / run_onnx.FACTS_NAME).write_text(facts, encoding="utf-8")
         shutil.copyfile(run_onnx.__file__, temporary / RUNNER_NAME)
         if streaming:
@@ -119,7 +119,7 @@ def _write_stream(
     _write(graph, inputs | states, free | {name: {0: "batch"} for name in states}, outputs | after, path)
 
 
-def export_facts(tokenizer: Tokenizer, n_q: int, *, int8: bool = False, streaming: bool = False) -> dict[str, Any]:
+def export_facts(tokenizer: Tokenizer, n_q: int, *, int8: bool = False) -> dict[str, Any]:
     """Return what mimotok.json says of an export of these codebooks, as JSON gives it back."""
     config = tokenizer.config
     identity = tokenizer.identity
@@ -129,6 +129,8 @@ def export_facts(tokenizer: Tokenizer, n_q: int, *, int8: bool = False, streamin
     decoder_has_windows = all(min(window) >= 0 for window in decoder_windows)
     most_encoder_frames = None if config.encoder_is_bounded else most
     most_decoder_frames = None if decoder_has_windows else most
+    encoder_look_ahead = encoder_reach(config).right if config.encoder_is_bounded else None
+    decoder_look_ahead = decoder_reach(config).right if config.decoder_is_bounded else None
     return {
         "model": identity.name,
         "weights_sha256": identity.sha256,
@@ -144,9 +146,9 @@ def export_facts(tokenizer: Tokenizer, n_q: int, *, int8: bool = False, streamin
         # code frames before and after a chunk that its result depends on: long input may be cut with these around it
         "encoder_context": _context(chunking.encoder_context, bounded=config.encoder_is_bounded),
         "decoder_context": _context(chunking.decoder_context, bounded=config.decoder_is_bounded),
-        # by how many code frames codes lag behind, and by how many mel frames samples do; null without stream graphs
-        "encoder_look_ahead": encoder_reach(config).right if streaming else None,
-        "decoder_look_ahead": decoder_reach(config).right if streaming else None,
+        # by how many code frames codes of a stream lag behind, and by how many mel frames samples do
+        "encoder_look_ahead": encoder_look_ahead,
+        "decoder_look_ahead": decoder_look_ahead,
     }
 
 

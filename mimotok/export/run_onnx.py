@@ -126,9 +126,10 @@ def read_facts(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise ValueError(f"{folder}: not an export of mimotok ({FACTS_NAME}: {error})") from None
     given = {name: value for name, value in {**limits, **look_ahead}.items() if value is not None}
+    least = dict.fromkeys(look_ahead, 0)
     for name, value in {**counts, **given, **{f"codebook_sizes[{i}]": size for i, size in enumerate(sizes)}}.items():
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
-            raise ValueError(f"{path}: {name} is no whole number from 1 to {MOST}")
+        if not isinstance(value, int) or isinstance(value, bool) or not least.get(name, 1) <= value <= MOST:
+            raise ValueError(f"{path}: {name} is no whole number from {least.get(name, 1)} to {MOST}")
     if not sizes or counts["hop_length"] > counts["n_fft"]:
         raise ValueError(f"{path}: no codebooks, or a hop_length above n_fft")
     return facts

@@ -30,7 +30,7 @@ class _Stream:
 
     def __init__(self, folder: str | Path, name: str, threads: int | None) -> None:
         self.facts = read_facts(Path(folder))
-        if self.facts.get("encoder_look_ahead") is None:
+        if not (Path(folder) / name).is_file():
             raise ValueError(f"{folder}: has no stream graphs, export it with --streaming")
         self._session = open_session(Path(folder) / name, threads)
         self._state: dict[str, np.ndarray] = {}

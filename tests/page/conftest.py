@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +9,6 @@ from typing import NamedTuple
 import pytest
 
 from mimotok import Tokenizer
-from mimotok.export.run_onnx import FACTS_NAME
 from mimotok.page.runtime import find_runtime
 
 
@@ -35,11 +33,8 @@ def built(runtime: Path, windowed_export: tuple[Tokenizer, Path], tmp_path_facto
 
     tokenizer, exported = windowed_export
     page = tmp_path_factory.mktemp("page")
-    model = page / build.MODEL_FOLDER
-    shutil.copytree(exported, model, ignore=shutil.ignore_patterns("*stream*"))
     # the page has no stream graphs
-    facts = json.loads((model / FACTS_NAME).read_text()) | {"encoder_look_ahead": None, "decoder_look_ahead": None}
-    (model / FACTS_NAME).write_text(json.dumps(facts))
+    shutil.copytree(exported, page / build.MODEL_FOLDER, ignore=shutil.ignore_patterns("*stream*"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "export_onnx", lambda *_, **__: pytest.fail("exported anew"))
         build.build_page(tokenizer, page, runtime=runtime)
