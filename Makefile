@@ -63,7 +63,7 @@ $(VENV)/.docs: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(INSTALL) -e '.[train,align,eval,tokenize,hf,onnx,dev]'
+	$(INSTALL) -e '.[train,align,eval,tokenize,entropy,hf,onnx,dev]'
 	touch $@
 
 clean:

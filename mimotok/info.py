@@ -54,7 +54,7 @@ def read_facts(source: StrPath | None = None, *, revision: str | None = None) ->
     if source is not None and Path(source).is_file():
         from mimotok.io.codes_file import load_codes
 
-        held = load_codes(Path(source))
+        held = load_codes(Path(source), only_facts=True)
         facts = _token_facts(held.codebook_sizes, held.frame_rate, held.sample_rate)
         sound = {"num_samples": held.num_samples, "num_frames": held.codes.shape[1], "duration": held.duration}
         return facts | sound | {"model": held.model_name, "weights_sha256": held.model_sha256}
@@ -85,7 +85,7 @@ def _token_facts(sizes: tuple[int, ...], frame_rate: float, sample_rate: int) ->
 def _codes_info(path: Path) -> dict[str, str]:
     from mimotok.io.codes_file import load_codes
 
-    held = load_codes(path)
+    held = load_codes(path, only_facts=True)
     size = path.stat().st_size
     frames = f"{held.codes.shape[1]} at {held.frame_rate:g} Hz"
     if held.missing_frames:

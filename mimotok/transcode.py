@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from mimotok.io.codes_suffixes import CODES_SUFFIXES
+from mimotok.io.codes_suffixes import CODES_SUFFIXES, MIMO_SUFFIX
 from mimotok.io.files import StrPath, require_writable, writing
 from mimotok.io.folders import search
 
@@ -35,6 +35,7 @@ def encode_file(
     n_q: int | None = None,
     overwrite: bool = False,
     create_folders: bool = False,
+    entropy: bool = False,
     progress: Progress | None = None,
 ) -> CodesFile:
     """Encode a sound file into a codes file.
@@ -48,6 +49,7 @@ def encode_file(
         n_q: codebooks to use; the model's default where None.
         overwrite: whether an existing file may be replaced.
         create_folders: whether to create the target's folder.
+        entropy: whether the model of codes beside the weights makes a .mimo file smaller still.
         progress: called with the seconds done and the seconds in all, None where unknown.
 
     Returns:
@@ -62,11 +64,14 @@ def encode_file(
     """
     import numpy as np
 
+    from mimotok.code_models import code_model_of
     from mimotok.io.audio import declared_seconds, read_blocks
     from mimotok.io.codes_file import CodesFile, save_codes
     from mimotok.streaming.blocks import encode_blocks
 
-    require_target(target, CODES_SUFFIXES, overwrite=overwrite, create_folders=create_folders)
+    suffixes = (MIMO_SUFFIX,) if entropy else CODES_SUFFIXES
+    require_target(target, suffixes, overwrite=overwrite, create_folders=create_folders)
+    code_model = code_model_of(tokenizer) if entropy else None
     rate = tokenizer.sample_rate
     total = None if progress is None else declared_seconds(source)
     wav = _Counted(read_blocks(source, rate), rate, total, progress)
@@ -83,7 +88,7 @@ def encode_file(
         model_sha256=identity.sha256,
     )
     _make_folder(target, create_folders)
-    save_codes(target, codes_file, overwrite=overwrite)
+    save_codes(target, codes_file, overwrite=overwrite, code_model=code_model)
     return codes_file
 
 
@@ -124,12 +129,13 @@ def decode_file(
     """
     import torch
 
+    from mimotok.code_models import get_model_of
     from mimotok.io.audio import WRITABLE, AudioWriter
     from mimotok.io.codes_file import load_codes
     from mimotok.streaming.blocks import decode_blocks
 
     require_target(target, WRITABLE, overwrite=overwrite, create_folders=create_folders)
-    codes_file = load_codes(source)
+    codes_file = load_codes(source, get_model_of(tokenizer))
     try:
         require_fitting(tokenizer, codes_file, force=force)
     except ValueError as error:

@@ -35,6 +35,8 @@ QUANTIZER = "encoder.quantizer."
 WINDOW_KEY = "decoder.vocoder.head.istft.window"
 # Bytes of a safetensors file's header; the official one has 1300 tensors in 160 kB.
 MAX_HEADER = 1 << 22
+# of codebooks, for training: they decide no code
+_STATISTICS = (".embed_avg", ".cluster_size", ".inited")
 FLOATS = ("F64", "F32", "F16", "BF16")
 MOST_NAMED = 5  # tensors that a message lists of each kind
 
@@ -317,4 +319,19 @@ def sha256_of_file(path: Path) -> str:
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_of_codes(path: Path) -> str:
+    """Hex SHA-256 of those weights of a file that decide codes, the encoder's and the codebooks', as float32.
+
+    Models that differ in nothing but the decoder give the same codes and have the same digest.
+    """
+    digest = hashlib.sha256()
+    header = read_header(path)
+    names = sorted(name for name in header if name.startswith("encoder.") and not name.endswith(_STATISTICS))
+    with safe_open(path, framework="pt") as file:
+        for name in names:
+            digest.update(f"{name} {list(header[name].shape)}\n".encode())
+            digest.update(file.get_tensor(name).float().contiguous().numpy().tobytes())
     return digest.hexdigest()

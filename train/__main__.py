@@ -12,7 +12,7 @@ import typer
 
 from mimotok.io.terminal import errors_in_one_line, run_command, say
 
-TOOLS = ("align", "average", "clean", "export", "prepare", "prune", "runs", "transcribe", "transfer")
+TOOLS = ("align", "average", "clean", "code-model", "export", "prepare", "prune", "runs", "transcribe", "transfer")
 # Lightning's, which read their own arguments; they stand here for the list of commands.
 LIGHTNING = {"allow_extra_args": True, "ignore_unknown_options": True}
 AllowOutside = Annotated[
@@ -210,6 +210,41 @@ def align(
     from train.tools.align import align as write
 
     say(write(manifest, root, out, allow_outside=allow_outside))
+
+
+@app.command("code-model")
+def code_model(
+    manifest: Annotated[str, typer.Option(help="Manifest of speech, with the splits train, dev and test.")],
+    root: Annotated[str, typer.Option(help="Folder of relative audio paths.")] = ".",
+    model: Annotated[str | None, typer.Option(help="Folder or hub id of the tokenizer; the embedded one.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; beside the tokenizer's weights if left out.")] = None,
+    codes: Annotated[Path | None, typer.Option(help=".npz that keeps the codes for another call.")] = None,
+    hours: Annotated[float, typer.Option(help="Training speech to encode.")] = 2.0,
+    minutes: Annotated[float, typer.Option(help="CPU time of the training.")] = 6.0,
+    hidden: Annotated[int, typer.Option(help="Units of the GRU.")] = 192,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    allow_outside: AllowOutside = False,
+) -> None:
+    """Train the small model of codes that `mimotok encode --entropy` needs; needs pip install 'mimotok[entropy]'.
+
+    Example: python -m train code-model --manifest manifest.jsonl --root data --model checkpoints/mine
+    """
+    from train.tools.code_model import train_code_model
+
+    say(
+        train_code_model(
+            manifest,
+            root=root,
+            model=model,
+            out=out,
+            codes=codes,
+            hours=hours,
+            minutes=minutes,
+            hidden=hidden,
+            seed=seed,
+            allow_outside=allow_outside,
+        )
+    )
 
 
 @app.command()

@@ -45,6 +45,9 @@ Out = Annotated[Path | None, typer.Option("--out-dir", help="Write here, under t
 Raw = Annotated[
     bool, typer.Option("--raw", help="With --stream: 16-bit mono samples at the model's rate, without a header.")
 ]
+Entropy = Annotated[
+    bool, typer.Option("--entropy", help="Of .mimo: fewer bits, by the model of codes beside the weights.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 SkipExisting = Annotated[
     bool, typer.Option("--skip-existing", help="With --out-dir: keep existing files and make only the others.")
@@ -64,26 +67,32 @@ def encode(
     skip_existing: SkipExisting = False,
     stream: Stream = False,
     raw: Raw = False,
+    entropy: Entropy = False,
 ) -> None:
     """Encode sound files into codes files (.npz or .mimo). With --out-dir, several, or folders of them, into .npz."""
     with one_line_errors():
         if stream:
             from mimotok.streaming.pipes import encode_pipe
 
-            _run_stream(partial(encode_pipe, n_q=n_q, raw=raw), paths, model, revision, device, dtype)
+            _run_stream(partial(encode_pipe, n_q=n_q, raw=raw, entropy=entropy), paths, model, revision, device, dtype)
             return
         if raw:
             raise ValueError("--raw is for --stream; give files a header, by sox or ffmpeg")
+        from mimotok.code_models import code_model_of
         from mimotok.io.audio import AUDIO_SUFFIXES
-        from mimotok.transcode import CODES_SUFFIXES, encode_file
+        from mimotok.transcode import CODES_SUFFIXES, MIMO_SUFFIX, encode_file
 
-        jobs = _jobs(paths or [], out_dir, AUDIO_SUFFIXES, CODES_SUFFIXES, overwrite, skip_existing)
+        written = (MIMO_SUFFIX,) if entropy else CODES_SUFFIXES
+        jobs = _jobs(paths or [], out_dir, AUDIO_SUFFIXES, written, overwrite, skip_existing)
         if not jobs:
             return
         tokenizer = make_tokenizer(model, revision, device, dtype)
+        if entropy:
+            code_model_of(tokenizer)  # an error is reported once
         n_q = tokenizer.config.checked_n_q(n_q)  # an error is reported once, not for every file
         create = out_dir is not None
-        _transcode(jobs, partial(encode_file, tokenizer, n_q=n_q, overwrite=overwrite, create_folders=create))
+        keep = partial(encode_file, tokenizer, n_q=n_q, overwrite=overwrite, create_folders=create, entropy=entropy)
+        _transcode(jobs, keep)
 
 
 @app.command(epilog="Example: mimotok decode speech.npz speech.wav")

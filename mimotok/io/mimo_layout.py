@@ -12,6 +12,7 @@ import numpy as np
 
 from mimotok.io.bits import bits_to_codes, byte_count, code_widths, codes_to_bits
 from mimotok.io.codes_content import MAX_CODEBOOK_SIZE, MAX_RATE
+from mimotok.io.entropy import DIGEST_BYTES
 
 MAGIC = b"MIM"
 # What a file of version 1 begins with. From version 2 on the fourth byte holds the version and the flags, 4 bits each.
@@ -20,6 +21,7 @@ VERSION = 2
 PREFIX_SIZE = 5  # bytes, which tell the version
 WHOLE_BYTES = 1  # flag: every frame begins with a byte
 OWN_LAYOUT = 2  # flag: rates and codebook sizes follow the header
+ENTROPY = 4  # flag: blocks went through an entropy coder (mimotok.io.entropy); the digest of its model follows
 MAX_CODEBOOKS = {1: 1024, 2: 255}  # by version
 MAX_BLOCK_BITS = 1 << 23  # a block is held in memory
 UNKNOWN = 0  # number of frames while nobody knows it
@@ -90,6 +92,7 @@ class MimoHeader:
         missing_samples: by how much the last frame reaches beyond the recording.
         whole_bytes: whether every frame begins with a byte, as in a stream, where none may wait for the next one.
         version: of the format. Files of version 1 are read and grow; new ones are of version 2.
+        code_model: the first 8 hex digits of the digest of the model of codes by which blocks are coded; "" for none.
 
     Raises:
         ValueError: for what the format cannot hold.
@@ -103,6 +106,7 @@ class MimoHeader:
     missing_samples: int = 0
     whole_bytes: bool = False
     version: int = VERSION
+    code_model: str = ""
 
     def __post_init__(self) -> None:
         for name, value, least, most in (
@@ -149,7 +153,7 @@ class MimoHeader:
         """Return the header as it stands in the file."""
         usual = (USUAL_RATE, USUAL_FRAME_SIZE, _usual_sizes(len(self.codebook_sizes)))
         own = (self.sample_rate, self.frame_size, self.codebook_sizes) != usual
-        flags = WHOLE_BYTES * self.whole_bytes | OWN_LAYOUT * own
+        flags = WHOLE_BYTES * self.whole_bytes | OWN_LAYOUT * own | ENTROPY * bool(self.code_model)
         n_q = len(self.codebook_sizes)
         digest = bytes.fromhex(self.model_sha256[:16])
         prefix = _MAGIC_1
@@ -163,6 +167,7 @@ class MimoHeader:
         if own:
             sizes = np.array(self.codebook_sizes) - 1
             layout = _RATES.pack(self.sample_rate, self.frame_size) + sizes.astype("<u2").tobytes()
+        layout += bytes.fromhex(self.code_model)[:DIGEST_BYTES]
         return start + _CHECK.pack(_header_check(start, layout)) + layout
 
 
@@ -173,12 +178,15 @@ def _header_check(start: bytes, layout: bytes) -> int:
 def layout_size(start: bytes) -> int:
     """Return the bytes that follow a header's first `header_size` bytes. Raises ValueError where those are none."""
     fields = _fields_of(start)
-    if fields.flags > WHOLE_BYTES + OWN_LAYOUT:
+    version = _version_of(start)
+    coded = bool(fields.flags & ENTROPY)
+    # a coded block has no frames that begin with a byte
+    if fields.flags > WHOLE_BYTES + OWN_LAYOUT + ENTROPY or (coded and (version == 1 or fields.flags & WHOLE_BYTES)):
         raise ValueError(f"unknown flags {fields.flags}")
-    most = MAX_CODEBOOKS[_version_of(start)]
+    most = MAX_CODEBOOKS[version]
     if not 1 <= fields.n_q <= most:
         raise ValueError(f"{fields.n_q} codebooks, expected 1 to {most}")
-    return _RATES.size + 2 * fields.n_q if fields.flags & OWN_LAYOUT else 0
+    return (_RATES.size + 2 * fields.n_q) * bool(fields.flags & OWN_LAYOUT) + DIGEST_BYTES * coded
 
 
 def header_from_bytes(start: bytes, layout: bytes) -> MimoHeader:
@@ -193,6 +201,10 @@ def header_from_bytes(start: bytes, layout: bytes) -> MimoHeader:
     sample_rate = USUAL_RATE
     frame_size = USUAL_FRAME_SIZE
     sizes = _usual_sizes(fields.n_q)
+    code_model = ""
+    if fields.flags & ENTROPY:
+        code_model = layout[-DIGEST_BYTES:].hex()
+        layout = layout[:-DIGEST_BYTES]
     if layout:
         sample_rate, frame_size = _RATES.unpack_from(layout)
         sizes = tuple(size + 1 for size in np.frombuffer(layout[_RATES.size :], "<u2").tolist())
@@ -205,6 +217,7 @@ def header_from_bytes(start: bytes, layout: bytes) -> MimoHeader:
         fields.missing_samples,
         bool(fields.flags & WHOLE_BYTES),
         _version_of(start),
+        code_model,
     )
 
 

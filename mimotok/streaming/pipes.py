@@ -15,8 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mimotok.code_models import code_model_of, get_model_of
 from mimotok.io.audio import MAX_RATE, MIN_RATE, resample_blocks
+from mimotok.io.entropy import GetModel
 from mimotok.io.levels import level_problem
+from mimotok.io.mimo import coded_header
 from mimotok.io.mimo_layout import UNKNOWN, MimoHeader
 from mimotok.io.mimo_stream import MimoWriter, read_header, stream_frames
 from mimotok.io.wav_stream import BLOCK_BYTES, SoundStream
@@ -28,13 +31,20 @@ UNKNOWN_SIZE = 0xFFFFFFFF  # what programs write that do not know how much will 
 
 
 def encode_pipe(
-    tokenizer: Tokenizer, source: BinaryIO, target: BinaryIO, *, n_q: int | None = None, raw: bool = False
+    tokenizer: Tokenizer,
+    source: BinaryIO,
+    target: BinaryIO,
+    *,
+    n_q: int | None = None,
+    raw: bool = False,
+    entropy: bool = False,
 ) -> None:
     """Sound from `source` to codes in `target`, each frame written as soon as it is final.
 
     raw: the sound is 16-bit little-endian mono samples at the model's rate, without a header; otherwise it is a wav of
     integers (8 to 32 bits), floats, A-law or mu-law, whose sound ends where its header says, or, where that says
-    nothing, with the input. Raises ValueError for everything else, rates outside 8 to 192 kHz, no sound at all, and
+    nothing, with the input. entropy: fewer bits, by the model of codes beside the weights, and a second at a time in
+    place of each frame. Raises ValueError for everything else, rates outside 8 to 192 kHz, no sound at all, and
     models that cannot encode a stream; and, when all codes are written, for sound cut short or followed by more.
     """
     encoder = StreamEncoder(tokenizer, n_q=n_q)
@@ -45,13 +55,19 @@ def encode_pipe(
         tokenizer.identity.sha256,
         whole_bytes=True,
     )
-    writer = MimoWriter(target, header)
+    code_model = None
+    if entropy:
+        code_model = code_model_of(tokenizer)
+        header = coded_header(header, code_model)
+    writer = MimoWriter(target, header, code_model=code_model)
     target.flush()
     stream = SoundStream(source, raw_rate=tokenizer.sample_rate if raw else None)
     for wav in _sound(stream, tokenizer.sample_rate):
         if wav.shape[1]:  # a resampler may hold everything back
             _write_codes(writer, target, encoder.push(wav))
     _write_codes(writer, target, encoder.flush())
+    writer.finish()
+    target.flush()
     stream.finish()
 
 
@@ -69,17 +85,17 @@ def decode_pipe(tokenizer: Tokenizer, source: BinaryIO, target: BinaryIO, *, for
     left = None
     if header.num_frames != UNKNOWN:
         left = header.num_frames * header.frame_size - header.missing_samples
-    for wav in _decoded(decoder, source, header):
+    for wav in _decoded(decoder, source, header, get_model_of(tokenizer)):
         whole = wav if left is None else wav[:, :left]
         _write_sound(target, whole)
         left = None if left is None else left - whole.shape[1]
 
 
-def _decoded(decoder: StreamDecoder, source: BinaryIO, header: MimoHeader) -> Iterator[Tensor]:
+def _decoded(decoder: StreamDecoder, source: BinaryIO, header: MimoHeader, get_model: GetModel) -> Iterator[Tensor]:
     problem: ValueError | None = None
     is_empty = True
     try:
-        for codes in stream_frames(source, header, BLOCK_BYTES):
+        for codes in stream_frames(source, header, BLOCK_BYTES, get_model):
             yield decoder.push(torch.from_numpy(codes.astype(np.int64))[None])
             is_empty = False
     except ValueError as error:

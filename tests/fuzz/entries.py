@@ -30,9 +30,12 @@ from mimotok.io.audio import declared_seconds, read_blocks
 from mimotok.io.codes_file import CodesFile, load_codes, save_codes
 from mimotok.io.mimo import append_codes, mimo_bytes
 from mimotok.io.mimo_layout import header_size, layout_size
+from mimotok.io.mimo_stream import read_header, stream_frames
+from mimotok.model.code_model import CodeModel
 from mimotok.streaming.pipes import decode_pipe, encode_pipe
 from mimotok.transcode import decode_file
 from tests.fuzz.mutations import VALUES, changed_value, damaged
+from tests.helpers.code_models import make_code_model
 from tests.helpers.codes_files import arrays_of_format_1
 from tests.helpers.models import STREAMABLE, make_tokenizer
 from tests.helpers.paths import PARITY
@@ -172,14 +175,21 @@ def read_codes(folder: Path) -> None:
 
 
 @cache
-def mimo_file(frames: int, n_q: int, own_layout: bool) -> bytes:
+def code_model() -> CodeModel:
+    return make_code_model(tiny().codebook_sizes[:2])
+
+
+@cache
+def mimo_file(frames: int, n_q: int, own_layout: bool, is_coded: bool = False) -> bytes:
     sizes = (*tiny().codebook_sizes, *[16] * 4)[:n_q] if own_layout else (1024, 1024, *[128] * 6)[:n_q]
     codes = np.random.default_rng(0).integers(0, min(sizes), (n_q, frames)).astype(np.uint16)
-    return mimo_bytes(CodesFile(codes, frames * 960, RATE, 25.0, sizes, "tiny", "0" * 64))
+    made = CodesFile(codes, frames * 960, RATE, 25.0, sizes, "tiny", "0" * 64)
+    return mimo_bytes(made, code_model() if is_coded else None)
 
 
 def make_mimo(rng: random.Random, folder: Path) -> None:
-    data = mimo_file(rng.choice((1, 30, 100)), rng.choice((1, 4, 4, 4, 8)), rng.random() < 0.8)
+    is_coded = rng.random() < 0.4
+    data = mimo_file(rng.choice((1, 30, 100)), rng.choice((1, 4, 4, 4, 8)), is_coded or rng.random() < 0.8, is_coded)
     if rng.random() < 0.5:
         data = damaged(rng, data, [mimo_file(30, 4, True), code_stream()])
     else:
@@ -205,10 +215,22 @@ def _signed_header(rng: random.Random, data: bytes) -> bytes:
 
 def read_mimo_files(folder: Path) -> None:
     path = folder / "input.mimo"
-    refusals = [_attempt(lambda: _decode_both(path)), _attempt(lambda: append_codes(path, np.zeros((4, 3), np.uint16)))]
+    more = np.zeros((4, 3), np.uint16)
+    refusals = [
+        _attempt(lambda: _decode_both(path)),
+        _attempt(lambda: _read_coded(path)),
+        _attempt(lambda: append_codes(path, more, get_model=code_model)),
+    ]
     for refusal in refusals:
         if refusal is not None:
             raise refusal
+
+
+def _read_coded(path: Path) -> None:
+    held = load_codes(path, code_model).codes
+    with path.open("rb") as source:
+        parts = list(stream_frames(source, read_header(source), 100, code_model))
+    assert np.array_equal(np.concatenate(parts, axis=1)[:, : held.shape[1]], held)
 
 
 def _decode_both(path: Path) -> None:
@@ -431,6 +453,7 @@ def warm_up() -> None:
     """Do once in the parent what every child would do: make the sounds and the model, and import what is lazy."""
     import lhotse  # noqa: F401
 
+    mimo_file(1, 4, True, True)
     code_stream()
     sounds()
     codes_bytes(1)

@@ -19,6 +19,7 @@ INPUTS = 12
 @pytest.mark.slow
 def test_no_input_of_a_short_campaign_is_a_fault() -> None:
     pytest.importorskip("lhotse", reason="needs: pip install 'mimotok[tokenize]'")
+    pytest.importorskip("constriction", reason="needs: pip install 'mimotok[entropy]'")
     from tests.fuzz.campaign import is_possible
 
     if not is_possible():

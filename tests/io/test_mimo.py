@@ -275,7 +275,7 @@ def test_forged_headers_cost_nothing(header: MimoHeader) -> None:
         (b"MIMO", "truncated within its header"),
         (b"MIM\x30" + bytes(40), "version 3 of .mimo"),
         (b"MIMO\2" + bytes(40), "version 4 of .mimo"),
-        (b"MIM\x24" + bytes(40), "unknown flags 4"),
+        (b"MIM\x25" + bytes(40), "unknown flags 5"),
         (b"MIM\x20" + bytes(40), "0 codebooks"),
         (b"MIM\x20\1" + bytes(40), "the checksum of the header does not match"),
         (b"MIMO\1\4" + bytes(40), "unknown flags 4"),

@@ -1,0 +1,56 @@
+"""Finds the model of codes beside a tokenizer's weights, and checks that it is of these."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mimotok.io.entropy import GetModel, coder
+from mimotok.weights import sha256_of_codes, weights_path
+
+if TYPE_CHECKING:
+    from mimotok.model.code_model import CodeModel
+    from mimotok.tokenizer import Tokenizer
+
+CODE_MODEL_NAME = "code_model.safetensors"
+
+
+def get_model_of(tokenizer: Tokenizer) -> GetModel:
+    """Return a function that reads a tokenizer's model of codes, for files that need it.
+
+    Example:
+        >>> tokenizer = Tokenizer.from_pretrained()
+        >>> load_codes("speech.mimo", get_model_of(tokenizer))  # doctest: +SKIP
+    """
+    return partial(code_model_of, tokenizer)
+
+
+def code_model_of(tokenizer: Tokenizer) -> CodeModel:
+    """Read the model of codes beside a tokenizer's weights.
+
+    Raises ValueError where there is none or it is of other weights, and ImportError without the range coder.
+    """
+    if tokenizer.folder is None:
+        raise ValueError(f"model {tokenizer.name!r} came from no folder, and a model of codes lies beside weights")
+    coder()
+    path = tokenizer.folder / CODE_MODEL_NAME
+    if not path.is_file():
+        raise ValueError(
+            f"{path}: no such file; python -m train code-model --manifest MANIFEST --model {tokenizer.folder} makes it"
+        )
+    return _read(path, weights_path(tokenizer.folder))
+
+
+@cache
+def _read(path: Path, weights: Path) -> CodeModel:
+    from mimotok.model.code_model import CodeModel
+
+    model = CodeModel.load(path)
+    found = sha256_of_codes(weights)
+    if model.codes_sha256 != found:
+        raise ValueError(
+            f"{path}: made for the codes of other weights (sha256 {model.codes_sha256[:12]}, these have {found[:12]}); "
+            "python -m train code-model makes one for these"
+        )
+    return model
