@@ -298,7 +298,7 @@ def test_training_finds_what_codes_follow_and_whole_numbers_keep_it(tokenizer: T
     np.savez(tmp_path / "codes.npz", train=codes, dev=codes)
     out = tmp_path / "code_model.safetensors"
     cached = tmp_path / "codes.npz"
-    told = train_code_model("none", model=str(tokenizer.folder), out=out, codes=cached, steps=25, hidden=16)
+    told = train_code_model("none", model=str(tokenizer.folder), out=out, codes=cached, steps=40, hidden=32)
     assert "dev:" in told
     sizes = tokenizer.codebook_sizes
     data = encode_blocks(CodeModel.load(out), sizes, codes[:, :100], 25)
