@@ -14,9 +14,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 pytest.importorskip("constriction", reason="needs pip install 'mimotok[entropy]'")
 
+from mimotok.cli.main import app
 from mimotok.code_models import CODE_MODEL_NAME, code_model_of
 from mimotok.info import read_info
 from mimotok.io.codes_file import CodesFile, load_codes, save_codes
@@ -31,6 +33,7 @@ from mimotok.weights import sha256_of_codes
 from tests.helpers.code_models import make_code_model
 from tests.helpers.models import STREAMABLE, make_tokenizer
 from tests.helpers.paths import ROOT
+from train.tools.code_model import train_code_model
 
 SIZES = (32, 1, 16, 300)
 MODEL = make_code_model(SIZES[:3])
@@ -274,6 +277,34 @@ def test_encoded_decoded_and_streamed_as_without(tokenizer: Tokenizer, tmp_path:
     monkeypatch.setitem(sys.modules, "constriction", None)
     with pytest.raises(ImportError, match=r"mimotok\[entropy\]"):
         encode_file(tokenizer, sound, tmp_path / "y.mimo", entropy=True)
+
+
+def test_the_command_writes_mimo_only(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    import soundfile as sf
+
+    sound = tmp_path / "in.wav"
+    sf.write(sound, np.random.default_rng(1).normal(0, 0.1, 30_000), 24000, subtype="PCM_16")
+    options = ["--entropy", "--model", str(tokenizer.folder)]
+    refused = CliRunner().invoke(app, ["encode", str(sound), str(tmp_path / "x.npz"), *options])
+    assert refused.exit_code == 2
+    done = CliRunner().invoke(app, ["encode", str(sound), "--out-dir", str(tmp_path / "out"), *options])
+    assert done.exit_code == 0, done.output
+    assert "entropy-coded" in load_codes(tmp_path / "out" / "in.mimo", lambda: code_model_of(tokenizer)).container
+
+
+def test_training_finds_what_codes_follow_and_whole_numbers_keep_it(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """Codes that repeat take fewer bits than counts of entries would give, and none are lost."""
+    codes = np.tile(random_codes(tokenizer.codebook_sizes, 7, 5), (1, 40))
+    np.savez(tmp_path / "codes.npz", train=codes, dev=codes)
+    out = tmp_path / "code_model.safetensors"
+    cached = tmp_path / "codes.npz"
+    told = train_code_model("none", model=str(tokenizer.folder), out=out, codes=cached, steps=40, hidden=32)
+    assert "dev:" in told
+    sizes = tokenizer.codebook_sizes
+    data = encode_blocks(CodeModel.load(out), sizes, codes[:, :100], 25)
+    counts = -sum(np.log2(np.mean(row[:, None] == row, axis=1)).sum() for row in codes[:, :100])
+    assert 8 * sum(map(len, data)) < 0.9 * counts
+    assert np.array_equal(decode_blocks(CodeModel.load(out), sizes, data, 25), codes[:, :100])
 
 
 def test_a_model_beside_other_weights_is_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:

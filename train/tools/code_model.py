@@ -126,16 +126,18 @@ def _bias(values: Tensor) -> np.ndarray:
     return np.round(values.detach().double().numpy() * WEIGHT_UNIT).astype(np.int32)
 
 
-def trained(network: CodeNetwork, codes: np.ndarray, frames: int, minutes: float, seed: int = 0) -> int:
-    """Train a network on codes [n_q, F] for so many minutes of CPU time. Returns the number of steps."""
+def trained(
+    network: CodeNetwork, codes: np.ndarray, frames: int, minutes: float, *, steps: int | None = None, seed: int = 0
+) -> int:
+    """Train a network on codes [n_q, F] for so many minutes of CPU time, or `steps`. Returns the number of steps."""
     optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     generator = np.random.default_rng(seed)
     examples = torch.from_numpy(codes.T.astype(np.int64))
     begin = time.process_time()
-    steps = 0
+    step = 0
     network.train()
     while True:
-        done = (time.process_time() - begin) / (60 * minutes)
+        done = step / steps if steps else (time.process_time() - begin) / (60 * minutes)
         if done >= 1:
             break
         for group in optimizer.param_groups:
@@ -146,9 +148,9 @@ def trained(network: CodeNetwork, codes: np.ndarray, frames: int, minutes: float
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
-        steps += 1
+        step += 1
     network.eval()
-    return steps
+    return step
 
 
 class Measured(NamedTuple):
@@ -179,6 +181,7 @@ def train_code_model(
     codes: Path | None = None,
     hours: float = 2.0,
     minutes: float = 6.0,
+    steps: int | None = None,
     hidden: int = 192,
     seed: int = 0,
     allow_outside: bool = False,
@@ -193,6 +196,7 @@ def train_code_model(
         codes: .npz of the codes of each split, written where it is not there.
         hours: of training speech.
         minutes: of CPU time to train.
+        steps: of the training in place of minutes, for a result that another call repeats.
         hidden: units.
         seed: of everything random.
         allow_outside: audio may lie elsewhere than below `root` or the manifest's own folder.
@@ -221,7 +225,7 @@ def train_code_model(
     counts = [np.bincount(row, minlength=size) + 0.5 for row, size in zip(found["train"], sizes, strict=True)]
     books = [book.embed.clone() for book in quantizer.codebooks()[:n_q]]
     network = CodeNetwork(books, [count / count.sum() for count in counts], hidden)
-    steps = trained(network, found["train"], frames, minutes, seed)
+    steps = trained(network, found["train"], frames, minutes, steps=steps, seed=seed)
     made = to_code_model(network, sha256_of_codes(weights_path(tokenizer.folder)))
     out = out or tokenizer.folder / CODE_MODEL_NAME
     made.save(out)
