@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mimotok.io.entropy import GetModel, coder
-from mimotok.weights import sha256_of_codes, weights_path
+from mimotok.weights import CODE_MODEL_NAME, sha256_of_codes, weights_path
 
 if TYPE_CHECKING:
     from mimotok.model.code_model import CodeModel
     from mimotok.tokenizer import Tokenizer
-
-CODE_MODEL_NAME = "code_model.safetensors"
 
 
 def get_model_of(tokenizer: Tokenizer) -> GetModel:

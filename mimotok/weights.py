@@ -22,6 +22,7 @@ from mimotok.model.precision import float32_names
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+CODE_MODEL_NAME = "code_model.safetensors"  # what --entropy needs, of mimotok.code_models
 # Where the second generation's tokenizer lies in the folder of its language model.
 INNER_FOLDER = "audio_tokenizer"
 # What transformers reads to find the feature extractor (mimotok.hf); official folders have none.
@@ -150,6 +151,7 @@ def _fetch(repo: str, revision: str | None) -> Path:
 
     try:
         names = [CONFIG_NAME, WEIGHTS_NAME, f"{INNER_FOLDER}/{CONFIG_NAME}", f"{INNER_FOLDER}/{WEIGHTS_NAME}"]
+        names += [CODE_MODEL_NAME, f"{INNER_FOLDER}/{CODE_MODEL_NAME}"]
         return Path(snapshot_download(repo, revision=revision, allow_patterns=names))
     except Exception as error:  # the client raises many types: offline, unknown id, no access, full disk
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

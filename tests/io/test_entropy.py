@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 pytest.importorskip("constriction", reason="needs pip install 'mimotok[entropy]'")
 
 from mimotok.cli.main import app
-from mimotok.code_models import CODE_MODEL_NAME, code_model_of
+from mimotok.code_models import code_model_of
 from mimotok.info import read_info
 from mimotok.io.codes_file import CodesFile, load_codes, save_codes
 from mimotok.io.entropy import TOTAL, decode_blocks, encode_blocks, normalized, read_blocks
@@ -29,7 +29,7 @@ from mimotok.model.code_model import STATE_UNIT, CodeModel
 from mimotok.streaming.pipes import decode_pipe, encode_pipe
 from mimotok.tokenizer import Tokenizer
 from mimotok.transcode import decode_file, encode_file
-from mimotok.weights import sha256_of_codes
+from mimotok.weights import CODE_MODEL_NAME, sha256_of_codes
 from tests.helpers.code_models import make_code_model
 from tests.helpers.models import STREAMABLE, make_tokenizer
 from tests.helpers.paths import ROOT

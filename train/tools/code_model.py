@@ -16,14 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mimotok.code_models import CODE_MODEL_NAME
 from mimotok.io.audio import resample
 from mimotok.io.bits import code_widths
 from mimotok.io.entropy import block_to_bytes, encode_blocks
 from mimotok.io.terminal import say
 from mimotok.model.code_model import WEIGHT_UNIT, CodeModel, function_tables
 from mimotok.tokenizer import Tokenizer
-from mimotok.weights import sha256_of_codes, weights_path
+from mimotok.weights import CODE_MODEL_NAME, sha256_of_codes, weights_path
 from train.data.manifest import BadClipError, decode, read_manifest
 
 BATCH = 48  # windows
