@@ -16,10 +16,12 @@ import traceback
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from tests.fuzz.entries import Entry
+from tests.fuzz.found import FOUND
 
 MEMORY = 1 << 30  # bytes above what the process holds before it reads
 CPU_SECONDS = 20
@@ -69,12 +71,17 @@ class Report:
 
 
 def run_entry(entry: Entry, *, seed: str, seconds: float = float("inf"), inputs: float = float("inf")) -> Report:
-    """Run inputs until the time or their number is over. Input i of a seed is the same on every machine."""
+    """Run what was a fault once, and then inputs until the time or their number is over.
+
+    Input i of a seed is the same on every machine.
+    """
     report = Report(entry.name)
     end = time.monotonic() + seconds
+    known = FOUND.get(entry.name, ())
     with tempfile.TemporaryDirectory(prefix="fuzz-") as scratch:
-        while report.inputs < inputs and time.monotonic() < end:
-            own = f"{seed}.{report.inputs}"
+        for own in chain(known, (f"{seed}.{number}" for number in count())):
+            if report.inputs >= len(known) + inputs or time.monotonic() > end:
+                break
             report.add(own, run_input(entry, own, Path(scratch, "input")))
     return report
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.fuzz.found import FOUND
 from tests.fuzz.mutations import changed_value, damaged
 from tests.helpers.paths import ROOT
 
@@ -29,7 +31,9 @@ def test_no_input_of_a_short_campaign_is_a_fault() -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert done.stdout.count(f": {INPUTS} inputs, ") == 8
+    ran = {name: int(number) for name, number in re.findall(r"^(\w+): (\d+) inputs, ", done.stdout, re.M)}
+    assert len(ran) == 8
+    assert ran == {name: INPUTS + len(FOUND.get(name, ())) for name in ran}
 
 
 @pytest.mark.slow
