@@ -2,6 +2,8 @@
 
 OMP_NUM_THREADS=1 python -m bench.entropy manifest.jsonl --root data --hours 6 --codes /tmp/codes.npz
 
+The network is that of `python -m train code-model`, in floating point.
+
 Every model learns from clips of the split "train" and is measured on those of "dev" and "test", which it never saw.
 `--codes` keeps the codes, so that a second run encodes nothing. A coder needs these bits and what its blocks take: the
 last two rows of a split are a .mimo file, whose seconds are read by themselves, as it is and as a coder would make it.
@@ -15,23 +17,21 @@ import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jsonargparse import CLI
-from torch import Tensor, nn
 
 from bench.tables import Table
 from mimotok.io.audio import load_audio
 from mimotok.io.bits import byte_count, code_widths
 from mimotok.io.mimo_layout import CHECK_BITS
 from mimotok.tokenizer import Tokenizer
+from train.tools.code_model import CodeNetwork, trained
 
 HELD_OUT = ("dev", "test")
 WINDOW = 64  # frames of a training example
-BATCH = 24
 CLUSTERS = 32  # of the first book's entries, as a context
 # bits that a second of coded frames takes besides them: its length, its checksum, and the unused end of its last byte
 # with the byte by which a range coder ends
@@ -148,62 +148,8 @@ def _mixture(chances: np.ndarray) -> np.ndarray:
 # --- a network
 
 
-class CodeModel(nn.Module):
-    """A GRU over the vectors of the frames before; each book is predicted from it and the books before it.
-
-    codebooks: [C, D] of each book. It sees the vectors that codes stand for, which say more than their numbers.
-    """
-
-    def __init__(self, codebooks: Sequence[Tensor], frequencies: Sequence[np.ndarray], hidden: int) -> None:
-        super().__init__()
-        dim = codebooks[0].shape[1]
-        self.tables = [table / codebooks[0].std() for table in codebooks]
-        self.into = nn.Linear(2 * dim, hidden)
-        self.gru = nn.GRU(hidden, hidden, batch_first=True)
-        self.within = nn.ModuleList(nn.Linear(dim, hidden, bias=False) for _ in codebooks[1:])
-        self.heads = nn.ModuleList(nn.Linear(hidden, len(table)) for table in codebooks)
-        for head, frequency in zip(self.heads, frequencies, strict=True):
-            layer = cast(nn.Linear, head)
-            nn.init.normal_(layer.weight, std=0.02)
-            layer.bias.data = torch.from_numpy(np.log(frequency)).float()
-
-    def forward(self, codes: Tensor) -> Tensor:
-        """codes: [B, F, n_q]. Returns the nats of each code, [B, F, n_q]; the first frame follows nothing."""
-        vectors = [F.embedding(codes[..., book], table) for book, table in enumerate(self.tables)]
-        parts = [vectors[0]]
-        for vector in vectors[1:]:
-            parts.append(parts[-1] + vector)
-        seen = F.pad(torch.cat([parts[0], parts[-1]], dim=-1), (0, 0, 1, -1))
-        context, _ = self.gru(F.gelu(self.into(seen)))
-        nats = []
-        for book, head in enumerate(self.heads):
-            hidden = context
-            if book:
-                hidden = context + self.within[book - 1](parts[book - 1])
-            logits = head(F.gelu(hidden))
-            nats.append(F.cross_entropy(logits.flatten(0, 1), codes[..., book].flatten(), reduction="none"))
-        return torch.stack(nats, dim=-1).view(codes.shape)
-
-
-def trained(model: CodeModel, train: Corpus, steps: int) -> CodeModel:
-    """Train a model on windows of the codes, which may span clips."""
-    optimizer = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
-    generator = np.random.default_rng(0)
-    codes = torch.from_numpy(train.codes.T.copy())
-    for _ in range(steps):
-        begin = generator.integers(0, len(codes) - WINDOW, BATCH)
-        loss = model(torch.stack([codes[at : at + WINDOW] for at in begin])).sum(-1).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-    return model.eval()
-
-
 @torch.no_grad()
-def network_bits(model: CodeModel, held: Corpus, span: int) -> np.ndarray:
+def network_bits(model: CodeNetwork, held: Corpus, span: int) -> np.ndarray:
     """Return the bits a frame of each book under a network that begins anew after every `span` frames."""
     codes = torch.from_numpy(held.codes.T.copy())
     whole = len(codes) // span * span
@@ -243,7 +189,8 @@ def main(
     classes = clusters_of(tables[0].numpy(), CLUSTERS)
     start = time.process_time()
     frequencies = [_frequencies(train.codes[book], size) for book, size in enumerate(sizes)]
-    network = trained(CodeModel(tables, frequencies, hidden), train, steps)
+    network = CodeNetwork([table.clone() for table in tables], frequencies, hidden)
+    trained(network, train.codes, WINDOW, minutes=0, steps=steps)
     spent = time.process_time() - start
     nominal = np.array(code_widths(sizes), float)
     header = ("model", "split", *(f"book {book + 1}" for book in range(n_q)), "bit/s", "saved")

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from bench import batch, gpu, guard, large
-from bench.entropy import CodeModel, Corpus, network_bits
+from bench.entropy import Corpus, network_bits
 from mimotok import Tokenizer
 from tests.helpers.models import STREAMABLE, make_tokenizer
+from train.tools.code_model import CodeNetwork
 
 pytestmark = pytest.mark.slow
 
@@ -75,7 +76,9 @@ def test_a_code_is_predicted_from_those_before_it_alone() -> None:
     """A change of one code changes no bits of the codes before it; of itself and of those after it, it does."""
     torch.manual_seed(0)
     sizes = (16, 8, 4)
-    model = CodeModel([torch.randn(size, 6) for size in sizes], [np.full(size, 1 / size) for size in sizes], 12).eval()
+    model = CodeNetwork(
+        [torch.randn(size, 6) for size in sizes], [np.full(size, 1 / size) for size in sizes], 12
+    ).eval()
     for parameter in model.heads.parameters():
         torch.nn.init.normal_(parameter)
     codes = torch.stack([torch.randint(size, (1, 10)) for size in sizes], dim=-1)
