@@ -376,12 +376,13 @@ def _codes_hash(codes: dict[str, Any], seconds: list[float]) -> str:
 
 
 def _place_in_file(clip: Clip) -> list[Any]:
-    """Return where a cut or a packed clip lies: of one file, they are other sounds."""
+    """Return where a cut lies, and the file that holds its sound: of one file, cuts are other sounds."""
+    place: list[Any] = []
     if clip.cut is not None:
-        return [clip.cut.to_dict()]
+        place.append(clip.cut.to_dict())
     if clip.packed is not None:
-        return [astuple(clip.packed), file_stamp(clip.packed.path)]
-    return []
+        place += [astuple(clip.packed), file_stamp(clip.packed.path)]
+    return place
 
 
 def _labels_hash(clips: tuple[LabelledClip, ...]) -> str:

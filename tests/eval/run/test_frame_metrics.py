@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,9 +17,10 @@ from eval.report.compare import compare
 from eval.report.files import write_report_files
 from eval.report.summary import results_of
 from eval.run import steps
-from eval.run.runner import Settings, evaluate
-from eval.testlists import read_labelled_clips, read_test_list
+from eval.run.runner import Settings, _labels_hash, evaluate
+from eval.testlists import LabelledClip, read_labelled_clips, read_test_list
 from mimotok.io.alignments import PHONES
+from mimotok.io.clips import Clip, Packed
 from tests.eval.conftest import FakeCodec
 from tests.helpers.evaluation_speech import no_progress
 
@@ -144,3 +146,21 @@ def test_comparison_pairs_labelled_clips(settings) -> None:
     other = dict(sides[1], labelled=["a.wav"])
     with pytest.raises(ValueError, match="no recording in common"):
         compare(sides[0], other)
+
+
+def test_phones_are_counted_anew_where_a_packed_sound_or_its_tar_changes(tmp_path: Path) -> None:
+    """A cut of a Shar folder is known by itself, by its place in the tar, and by the tar."""
+    tar = tmp_path / "recording.000000.tar"
+    tar.write_bytes(b"sound")
+    cut = SimpleNamespace(to_dict=lambda: {"id": "a"})
+    clip = Clip(id="a", audio=str(tar), cut=cut, packed=Packed(str(tar), 0, 5))
+
+    def digest(clip: Clip) -> str:
+        return _labels_hash((LabelledClip(clip, ()),))
+
+    first = digest(clip)
+    assert digest(clip) == first
+    assert digest(replace(clip, packed=Packed(str(tar), 512, 5))) != first
+    assert digest(replace(clip, cut=SimpleNamespace(to_dict=lambda: {"id": "b"}))) != first
+    tar.write_bytes(b"longer sound")
+    assert digest(clip) != first
