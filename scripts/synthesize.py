@@ -4,7 +4,12 @@
     python -m scripts.synthesize manifest.jsonl --out data/synthetic --hours 15
 
 reads the English texts of a manifest's training part aloud and writes FLAC files of 24 kHz beside a manifest of its
-own, `OUT/manifest.jsonl`. Stopped, it goes on where it was; the same seed gives the same speech.
+own, `OUT/manifest.jsonl`. A .txt file in place of a manifest has a text on each line. Stopped, it goes on where it was;
+the same seed gives the same speech.
+
+    python -m scripts.synthesize sentences.txt --out data/heart --hours 10 --voice hibari-heart
+
+has one voice read everything at its own speed and pitch, for a model that is to learn this voice.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -48,13 +53,18 @@ class Recipe(NamedTuple):
 
 @dataclass(frozen=True)
 class Voice:
-    """A voice. share: of all clips; load: gives a function of (text, speed, seed) that returns wav [T] at 24 kHz."""
+    """A voice. share: of all clips; load: gives a function of (text, speed, seed) that returns wav [T] at 24 kHz.
+
+    speeds: lowest and highest; tracts: the factors by which the vocal tract is shortened.
+    """
 
     name: str
     source: str
     license: str
     share: float
     load: Callable[[], Speak]
+    speeds: tuple[float, float] = SPEEDS
+    tracts: tuple[float, ...] = TRACTS
 
 
 def load_hibari() -> Speak:
@@ -119,21 +129,40 @@ VOICES = (
 )
 
 
-def read_texts(manifests: Sequence[Path]) -> list[str]:
-    """Return the English texts of the training parts, each once, in their order.
+def voice_alone(name: str) -> Voice:
+    """Return the voice of that name at its own speed and pitch. Raises ValueError for an unknown name."""
+    for voice in VOICES:
+        if voice.name == name:
+            return replace(voice, speeds=(1.0, 1.0), tracts=(1.0,))
+    raise ValueError(f"voice={name}: give one of {', '.join(voice.name for voice in VOICES)}")
 
-    Raises ValueError where a manifest cannot be read or none of them has such a text.
+
+def read_texts(sources: Sequence[Path]) -> list[str]:
+    """Return the lines of .txt files and the English texts of manifests' training parts, each once, in their order.
+
+    Raises ValueError where a source cannot be read or none of them has such a text.
     """
     texts: dict[str, None] = {}
-    for path in manifests:
+    for path in sources:
+        if path.suffix == ".txt":
+            texts |= dict.fromkeys(" ".join(line.split()) for line in read_lines(path))
+            continue
         for _, row in read_rows(str(path)):
             english = str(row.get("language", "en")).lower().startswith("en")
             if row.get("split", "train") == "train" and english and isinstance(row.get("text"), str):
                 texts[" ".join(row["text"].split())] = None
     found = [text for text in texts if any(letter.isalpha() for letter in text)]
     if not found:
-        raise ValueError(f"{', '.join(map(str, manifests))}: no English text in the training part")
+        raise ValueError(f"{', '.join(map(str, sources))}: no English text in the training part")
     return found
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file. Raises ValueError where it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
 
 
 def plan(texts: Sequence[str], number: int, seed: int, voices: Sequence[Voice] = VOICES) -> Recipe:
@@ -144,7 +173,7 @@ def plan(texts: Sequence[str], number: int, seed: int, voices: Sequence[Voice] =
     order = random.Random(f"{seed}/{turn}").sample(range(len(texts)), len(texts))
     draw = random.Random(f"{seed}/{number}/clip")
     voice = draw.choices(voices, [voice.share for voice in voices])[0]
-    return Recipe(number, texts[order[place]], voice, round(draw.uniform(*SPEEDS), 2), draw.choice(TRACTS))
+    return Recipe(number, texts[order[place]], voice, round(draw.uniform(*voice.speeds), 2), draw.choice(voice.tracts))
 
 
 def synthesize(recipe: Recipe, speak: Speak) -> np.ndarray:
@@ -174,9 +203,9 @@ def write(recipe: Recipe, wav: np.ndarray, out: Path) -> dict[str, object]:
     }
 
 
-def run(manifests: Sequence[Path], out: Path, hours: float, seed: int, voices: Sequence[Voice] = VOICES) -> str:
+def run(sources: Sequence[Path], out: Path, hours: float, seed: int, voices: Sequence[Voice] = VOICES) -> str:
     """Synthesize until `out` holds so many hours, going on after the clips that its manifest has; return a summary."""
-    texts = read_texts(manifests)
+    texts = read_texts(sources)
     out.mkdir(parents=True, exist_ok=True)
     index = out / "manifest.jsonl"
     rows = _whole_rows(index)
@@ -211,15 +240,19 @@ def _whole_rows(index: Path) -> list[dict[str, str]]:
 
 
 def main(
-    manifests: Annotated[list[Path], typer.Argument(help="JSONL manifests whose English training texts are read.")],
+    sources: Annotated[
+        list[Path], typer.Argument(help="JSONL manifests whose English training texts are read, and .txt files.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("data/synthetic"),
     hours: Annotated[float, typer.Option(help="Speech in all.", min=0)] = 15.0,
     seed: Annotated[int, typer.Option(help="Of texts, voices and speeds.")] = 0,
+    voice: Annotated[str, typer.Option(help="One voice alone, at its own speed and pitch.")] = "",
 ) -> None:
     """Write synthetic speech with exact texts; a second call goes on with the first."""
     with errors_in_one_line("error"):
         try:
-            say(run(manifests, out, hours, seed))
+            voices = [voice_alone(voice)] if voice else VOICES
+            say(run(sources, out, hours, seed, voices))
         except ImportError as error:
             raise ImportError(f"{error}: the synthesizers need: pip install 'mimotok[synthesis]'") from error
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from scripts.synthesize import SAMPLE_RATE, Recipe, Voice, plan, read_texts, run, synthesize
+from scripts.synthesize import SAMPLE_RATE, Recipe, Voice, plan, read_texts, run, synthesize, voice_alone
 
 PITCH = 200.0
 
@@ -50,6 +50,23 @@ def test_only_english_texts_of_the_training_part_are_read(manifest: Path, tmp_pa
     empty.write_text('{"text": "Ja.", "language": "de"}\n')
     with pytest.raises(ValueError, match=r"empty\.jsonl: no English text"):
         read_texts([empty])
+
+
+def test_lines_of_a_text_file_are_texts(manifest: Path, tmp_path: Path) -> None:
+    lines = tmp_path / "lines.txt"
+    lines.write_text("Two words.\n\n  An\town line \n7\n", encoding="utf-8")
+    assert read_texts([lines, manifest]) == ["Two words.", "An own line", "No split at all."]
+    lines.write_bytes(b"good\n\xff\n")
+    with pytest.raises(ValueError, match=r"lines\.txt: not UTF-8 text .* at byte 5"):
+        read_texts([lines])
+
+
+def test_one_voice_alone_is_neither_faster_nor_higher() -> None:
+    alone = voice_alone("piper-joe")
+    recipes = [plan(["Two words.", "Three"], number, 0, [alone]) for number in range(20)]
+    assert {(recipe.voice.name, recipe.speed, recipe.tract) for recipe in recipes} == {("piper-joe", 1.0, 1.0)}
+    with pytest.raises(ValueError, match=r"voice=jack: give one of hibari-heart, piper-joe"):
+        voice_alone("jack")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
