@@ -20,12 +20,18 @@ from train.data.manifest import Clip, read_manifest
 Features = Callable[[Tokenizer, Tensor], Tensor]
 
 
+# clips between two writes of the cache, so that a stopped call has not encoded in vain
+KEPT = 5000
+
+
 class Item(NamedTuple):
-    """A clip, without a batch dimension: codes int16 [n_q, F], or latents float32 [F, D]; and its text."""
+    """A clip: codes int16 [n_q, F] or latents float32 [F, D], its text, and who speaks in which language."""
 
     audio: str
     features: Tensor
     text: str
+    speaker: str = ""
+    language: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,11 +80,13 @@ def load_items(corpus: Corpus, split: str, tokenizer: Tokenizer, kind: str, feat
         known[clip.audio] = features(tokenizer, load_audio(clip.audio, tokenizer.sample_rate))[0].contiguous()
         if number % 100 == 0:
             print(f"{kind} of {number} of {len(missing)} clips", flush=True)
-    if missing:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as temporary:
-            save_file(known, temporary)
-    return [Item(clip.audio, known[clip.audio], clip.text or "") for clip in clips]
+        if number % KEPT == 0 or number == len(missing):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(path) as temporary:
+                save_file(known, temporary)
+    return [
+        Item(clip.audio, known[clip.audio], clip.text or "", clip.speaker or "", clip.language or "") for clip in clips
+    ]
 
 
 def codes_of(tokenizer: Tokenizer, wav: Tensor) -> Tensor:

@@ -55,17 +55,20 @@ class Example(PlainLoading):
 
 
 class SimilarLengths(Sampler[list[int]]):
-    """Batches of neighbours in length, in random order."""
+    """Batches of neighbours in length, in random order; clips of one length meet others in each epoch."""
 
     def __init__(self, lengths: Sequence[int], batch_size: int) -> None:
-        order = sorted(range(len(lengths)), key=lengths.__getitem__)
-        self.batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        self.lengths = torch.tensor(lengths)
+        self.batch_size = batch_size
 
     def __iter__(self) -> Iterator[list[int]]:
-        return (self.batches[i] for i in torch.randperm(len(self.batches)).tolist())
+        shuffled = torch.randperm(len(self.lengths))
+        order = shuffled[self.lengths[shuffled].argsort()]
+        batches = order.split(self.batch_size)
+        return (batches[i].tolist() for i in torch.randperm(len(batches)).tolist())
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return -(-len(self.lengths) // self.batch_size)
 
 
 def make_loader(
@@ -75,25 +78,45 @@ def make_loader(
     return DataLoader(items, batch_sampler=SimilarLengths(lengths, batch_size), collate_fn=collate)  # type: ignore[arg-type]
 
 
-def fit(example: Example, train: DataLoader, dev: DataLoader, out: Path, *, every: int) -> Path:
-    """Trains, with the dev losses each `every` steps, prints them, and returns the checkpoint's path."""
-    logger = CSVLogger(out, name="", version="")
+def fit(
+    example: Example,
+    train: DataLoader,
+    dev: DataLoader,
+    out: Path,
+    *,
+    every: int,
+    precision: Any = "32-true",
+    resume: bool = False,
+) -> Path:
+    """Train, with the dev losses each `every` steps, print them, and return the checkpoint's path.
+
+    resume: goes on with the checkpoint that a stopped call has left in `out`, if there is one; its losses then stand in
+    a folder of their own.
+    """
+    last = out / "last.ckpt"
+    before = last if resume and last.is_file() else None
+    version = ""
+    if before is not None:
+        version = f"from-step-{torch.load(before, weights_only=True)['global_step']}"
+    logger = CSVLogger(out, name="", version=version)
     trainer = lightning.Trainer(
         max_steps=example.steps,
+        precision=precision,
         val_check_interval=min(every, example.steps),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         gradient_clip_val=1.0,
         log_every_n_steps=10,
         logger=logger,
-        callbacks=[ModelCheckpoint(out, filename="last", enable_version_counter=False)],
+        callbacks=[ModelCheckpoint(out, filename="last", every_n_train_steps=every, enable_version_counter=False)],
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(example, train, dev)
-    for line in dev_curve(out / "metrics.csv"):
+    trainer.fit(example, train, dev, ckpt_path=before, weights_only=True)
+    trainer.save_checkpoint(last)
+    for line in dev_curve(out / version / "metrics.csv"):
         print(line)
-    return out / "last.ckpt"
+    return last
 
 
 def dev_curve(metrics: Path) -> list[str]:

@@ -20,8 +20,8 @@ pytest.importorskip("transformers")
 
 from examples import corpus as corpus_module
 from examples.asr_adapter.train import command, latent_items, quantized_items
-from examples.audio_lm import generate
-from examples.audio_lm.model import SPECIAL, continuation_prompt, speech_prompt, spoken
+from examples.audio_lm import evaluate, generate
+from examples.audio_lm.model import SPECIAL, TEXT, SpeechLM, continuation_prompt, speech_prompt, spoken
 from examples.audio_lm.train import main as train_audio_lm
 from examples.corpus import Corpus
 from examples.duplex.train import main as train_duplex
@@ -30,6 +30,7 @@ from mimotok import Tokenizer, load_audio
 from mimotok.lm import InterleavedLayout
 from mimotok.lm.audio_lm import pad_sequences
 from mimotok.lm.patches import PatchConfig
+from mimotok.lm.sampling import Sampling
 
 pytestmark = pytest.mark.slow
 
@@ -71,6 +72,81 @@ def test_audio_lm_trains_speaks_and_goes_on(data: dict[str, Any], capsys: pytest
         assert 4 <= frames <= 24 + 8 * (name == "continued")
     with pytest.raises(ValueError, match="give either"):
         generate.main(Path("never.wav"), **common)
+
+
+def test_a_stopped_audio_lm_goes_on(
+    data: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(lm: SpeechLM, batch: Any) -> dict[str, torch.Tensor]:
+        if lm.global_step == 3:
+            raise InterruptedError
+        return losses(lm, batch)
+
+    losses = SpeechLM.losses
+    settings = {**data, "steps": 4, "batch_size": 3, "every": 2, "resume": True}
+    with monkeypatch.context() as patch:
+        patch.setattr(SpeechLM, "losses", stopped)
+        with pytest.raises(InterruptedError):
+            train_audio_lm(**settings)
+    assert torch.load(data["out"] / "last.ckpt", weights_only=True)["global_step"] == 2
+    train_audio_lm(**settings)
+    assert re.findall(r"^step (\d):", capsys.readouterr().out, re.MULTILINE) == ["4"]
+    assert torch.load(data["out"] / "last.ckpt", weights_only=True)["global_step"] == 4
+    assert (data["out"] / "from-step-2" / "metrics.csv").is_file()
+
+
+class Deaf:
+    """A recogniser that hears the same in everything, and a speaker model that knows a voice by its first sample."""
+
+    def __init__(self) -> None:
+        self.asked: list[str | None] = []
+
+    def recognize(self, wav: np.ndarray, language: str | None) -> str:
+        assert wav.ndim == 1
+        self.asked.append(language)
+        return "number seven"
+
+    def measure(self, original: np.ndarray, reconstruction: np.ndarray, clip: object) -> dict[str, float]:  # noqa: ARG002
+        assert original.ndim == reconstruction.ndim == 1
+        return {"sim": 1.0}
+
+
+def test_an_audio_lm_is_measured(
+    data: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = Path(data["manifest"])
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    for row in rows[-3:]:
+        row["speaker"] = "somebody"
+        row["split"] = "dev"
+        row["text"] = row["text"] or "Number zero."
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train_audio_lm(**data, steps=1, batch_size=3, every=1)
+    capsys.readouterr()
+    deaf = Deaf()
+    monkeypatch.setattr(evaluate, "make_recognizer", lambda *_: deaf)
+    monkeypatch.setattr(evaluate, "SpeakerSimilarity", lambda: deaf)
+    options = {**data, "checkpoint": data["out"] / "last.ckpt", "out": data["out"] / "spoken"}
+    evaluate.main(**options, seconds=0.32, prompt_seconds=0.32)
+    told = capsys.readouterr().out
+    assert re.search(r"^nobody: 2 texts, WER 0\.500 \(the clips after the codec: 0\.500\)", told, re.MULTILINE)
+    assert re.search(r"^somebody: 3 texts", told, re.MULTILINE)
+    assert "SIM to their beginnings 1.000, to other speakers' 1.000" in told
+    assert len(list((data["out"] / "spoken").glob("*.wav"))) == 5
+    assert set(deaf.asked) == {"en", "de"}
+
+
+def test_what_the_lm_writes_is_without_its_prompt() -> None:
+    lm = SpeechLM(SIZES, 1, width=40, layers=1).model.eval()
+    prompts = [
+        speech_prompt("go", lm.patch_config, "anna"),
+        continuation_prompt(torch.zeros(4, 8).long(), lm.patch_config),
+    ]
+    for said in evaluate.write(lm, prompts, 5, Sampling()):
+        assert said.codes.shape[0] == 4
+        assert said.codes.shape[1] <= 20
+        assert int(said.codes.max()) < 32
+        assert said.ended == (said.codes.shape[1] < 20)
 
 
 def test_a_conversation_is_built_learnt_and_taken_apart(
@@ -146,6 +222,10 @@ def test_prompts_are_beginnings_of_training_sequences() -> None:
     prompt = speech_prompt("hello", config)
     assert torch.equal(prompt.text, whole.text[: len(prompt.text)])
     assert prompt.text[-1] == SPECIAL.start
+    assert TEXT.decode(speech_prompt("Hello", config, "anna").text[1:-1].tolist()) == "anna: hello"
+    assert torch.equal(spoken(codes, "", SIZES, "anna").text, spoken(codes, "", SIZES).text), (
+        "nothing tells the speaker"
+    )
     assert torch.equal(prompt.patches, whole.patches[: len(prompt.text)])
     silent, more = spoken(codes, "", SIZES), continuation_prompt(codes, config)
     assert torch.equal(more.text, silent.text[: len(more.text)])

@@ -26,8 +26,8 @@ class SpeechLM(Example):
         codebook_sizes: Sequence[int],
         steps: int,
         learning_rate: float = 2e-3,
-        width: int = 256,
-        layers: int = 4,
+        width: int = 320,
+        layers: int = 6,
     ) -> None:
         super().__init__(steps, learning_rate)
         self.save_hyperparameters()
@@ -37,7 +37,7 @@ class SpeechLM(Example):
                 hidden_size=width,
                 intermediate_size=3 * width,
                 num_hidden_layers=layers,
-                num_attention_heads=4,
+                num_attention_heads=5,
                 # the usual 0.02 suits wide models
                 initializer_range=width**-0.5,
             )
@@ -50,16 +50,21 @@ class SpeechLM(Example):
         return {"loss": loss, "text": text, "audio": audio.mean(), "codebook_0": audio[0]}
 
 
-def spoken(codes: Tensor, text: str, codebook_sizes: Sequence[int]) -> Positions:
+def text_ids(text: str, speaker: str = "") -> Tensor:
+    """Return what stands before speech: bos, who is to speak if that is said, and the text in lower case."""
+    asked = f"{speaker}: {text.lower()}" if speaker else text.lower()
+    return torch.tensor([TEXT.bos, *TEXT.encode(asked if text else "")])
+
+
+def spoken(codes: Tensor, text: str, codebook_sizes: Sequence[int], speaker: str = "") -> Positions:
     """Return the training sequence of a clip, codes [n_q, F]; an empty text makes it one for continuation."""
-    before = torch.tensor([TEXT.bos, *TEXT.encode(text)])
     after = torch.tensor([TEXT.eos])
-    return InterleavedLayout(tuple(codebook_sizes), SPECIAL).encode([before, codes, after])
+    return InterleavedLayout(tuple(codebook_sizes), SPECIAL).encode([text_ids(text, speaker), codes, after])
 
 
-def speech_prompt(text: str, config: PatchConfig) -> Positions:
+def speech_prompt(text: str, config: PatchConfig, speaker: str = "") -> Positions:
     """Return what asks for the text's speech: everything up to START."""
-    ids = torch.tensor([TEXT.bos, *TEXT.encode(text), SPECIAL.start])
+    ids = torch.cat((text_ids(text, speaker), torch.tensor([SPECIAL.start])))
     layout = InterleavedLayout(config.codebook_sizes, SPECIAL, config.patch_size)
     return Positions(ids, layout.empty_patches(len(ids)))
 

@@ -1,0 +1,169 @@
+"""Measure what an audio LM says: python -m examples.audio_lm.evaluate voices.jsonl --root data.
+
+Texts of the dev part are spoken and heard by Whisper base, beside the clips themselves after the codec; and beginnings
+of the clips are continued, to see whether the voice stays.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from eval.metrics.asr import make_recognizer
+from eval.metrics.speaker import SpeakerSimilarity
+from eval.protocol import SAMPLE_RATE, resample
+from eval.whisper import BASE, RATE
+from examples.audio_lm.model import SPECIAL, SpeechLM, continuation_prompt, speech_prompt
+from examples.corpus import Corpus, Item, codes_of, load_items
+from examples.training import run
+from mimotok import Tokenizer, save_audio
+from mimotok.io.clips import Clip
+from mimotok.lm import Positions
+from mimotok.lm.audio_lm import AudioLM
+from mimotok.lm.sampling import GREEDY, Sampling
+from mimotok.text import error_rates
+
+BATCH = 16
+
+
+class Written(NamedTuple):
+    """What the LM wrote after a prompt: codes [n_q, F], without those of the prompt, and whether it ended by itself."""
+
+    codes: Tensor
+    ended: bool
+
+
+def write(lm: AudioLM, prompts: Sequence[Positions], limit: int, sampling: Sampling) -> list[Written]:
+    """Continue prompts by up to `limit` positions. Each gives what it would give alone."""
+    written = []
+    for start in range(0, len(prompts), BATCH):
+        batch = list(prompts[start : start + BATCH])
+        generators = [torch.Generator().manual_seed(start + number) for number in range(len(batch))]
+        results = lm.generate(
+            batch,
+            limit=limit,
+            stop_id=SPECIAL.end,
+            text_sampling=GREEDY,
+            audio_sampling=sampling,
+            generator=generators,
+        )
+        for prompt, result in zip(batch, results, strict=True):
+            codes = result.patches[len(prompt.text) : -1].transpose(0, 1).flatten(1)
+            # where the limit has cut off the speech, its end is one position more
+            written.append(Written(codes, ended=len(result.text) <= len(prompt.text) + limit))
+    return written
+
+
+class Speaking(NamedTuple):
+    """How texts of one speaker were spoken; both word error rates are by Whisper base.
+
+    wer: of the LM; reference_wer: of the clips after the codec; ended: share that found an end; lengths: of each text,
+    seconds written over those of the clip.
+    """
+
+    wer: float
+    reference_wer: float
+    ended: float
+    lengths: list[float]
+
+
+def speak(
+    lm: AudioLM, tokenizer: Tokenizer, items: Sequence[Item], limit: int, sampling: Sampling, out: Path
+) -> Speaking:
+    """Have the LM speak the texts of clips, and write the sound to a folder."""
+    recognize = make_recognizer(BASE, "cpu").recognize
+    prompts = [speech_prompt(item.text, lm.patch_config, item.speaker) for item in items]
+    spoken = write(lm, prompts, limit, sampling)
+    heard: tuple[list[str], list[str]] = ([], [])
+    out.mkdir(parents=True, exist_ok=True)
+    for number, (item, said) in enumerate(zip(items, spoken, strict=True)):
+        for texts, codes in zip(heard, (said.codes, item.features.long()), strict=True):
+            wav = tokenizer.decode(codes[None])[0].numpy()
+            texts.append(recognize(resample(wav, SAMPLE_RATE, RATE), item.language or None))
+        save_audio(out / f"{item.speaker}-{number:03d}.wav", tokenizer.decode(said.codes[None]), SAMPLE_RATE)
+    texts = [item.text for item in items]
+    return Speaking(
+        wer=error_rates(texts, heard[0]).wer,
+        reference_wer=error_rates(texts, heard[1]).wer,
+        ended=statistics.fmean(said.ended for said in spoken),
+        lengths=[said.codes.shape[1] / item.features.shape[1] for item, said in zip(items, spoken, strict=True)],
+    )
+
+
+def keep_voice(
+    lm: AudioLM, tokenizer: Tokenizer, items: dict[str, list[Item]], prompt_seconds: float, sampling: Sampling
+) -> tuple[list[float], list[float]]:
+    """Continue the beginnings of clips of several speakers.
+
+    Returns:
+        SIM of each continuation to the beginning that it continues, and to those of other speakers.
+    """
+    patches = round(prompt_seconds * tokenizer.frame_rate / lm.patch_config.patch_size)
+    frames = patches * lm.patch_config.patch_size
+    chosen = [(name, item.features[:, :frames].long()) for name, each in items.items() for item in each]
+    # once over the beginning, a continuation gets as long again
+    written = write(lm, [continuation_prompt(codes, lm.patch_config) for _, codes in chosen], patches, sampling)
+    begun = [tokenizer.decode(codes[None])[0].numpy() for _, codes in chosen]
+    wholes = [torch.cat((codes, more.codes), dim=1) for (_, codes), more in zip(chosen, written, strict=True)]
+    continued = [tokenizer.decode(codes[None])[0, frames * tokenizer.frame_size :].numpy() for codes in wholes]
+    similarity = SpeakerSimilarity()
+    own = []
+    others = []
+    for number, wav in enumerate(continued):
+        if written[number].codes.shape[1] < frames // 2:
+            continue
+        for other, prompt in enumerate(begun):
+            same = chosen[other][0] == chosen[number][0]
+            if other == number or not same:
+                kind = own if same else others
+                kind.append(similarity.measure(prompt, wav, Clip("prompt", ""))["sim"])
+    return own, others
+
+
+def main(
+    manifest: str,
+    root: str = ".",
+    checkpoint: Path = Path("runs/examples/audio_lm/last.ckpt"),
+    out: Path = Path("runs/examples/audio_lm/spoken"),
+    cache: str = Corpus.cache,
+    model: str | None = None,
+    clips: int = 50,
+    seconds: float = 12.0,
+    prompt_seconds: float = 2.0,
+    temperature: float = 0.8,
+    top_p: float = 0.95,
+) -> None:
+    """Speak the texts of up to so many dev clips of each speaker, for `seconds` at most, and continue the clips."""
+    tokenizer = Tokenizer.from_pretrained(model)
+    lm = SpeechLM.load_from_checkpoint(checkpoint).model.eval()
+    sampling = Sampling(temperature, top_p)
+    corpus = Corpus(manifest, root, cache, language=None, minutes=600.0)
+    found: dict[str, list[Item]] = {}
+    for item in load_items(corpus, "dev", tokenizer, "codes", codes_of):
+        found.setdefault(item.speaker, []).append(item)
+    limit = round(seconds * tokenizer.frame_rate / lm.patch_config.patch_size)
+    for name, items in found.items():
+        spoken = speak(lm, tokenizer, items[:clips], limit, sampling, out)
+        low, middle, high = statistics.quantiles(spoken.lengths, n=4)
+        print(
+            f"{name}: {len(spoken.lengths)} texts, WER {spoken.wer:.3f} (the clips after the codec: "
+            f"{spoken.reference_wer:.3f}), {spoken.ended:.0%} ended, quartiles of length against the clip's "
+            f"{low:.2f} {middle:.2f} {high:.2f}"
+        )
+    long = round((prompt_seconds + 0.5) * tokenizer.frame_rate)
+    begun = {name: [i for i in items if i.features.shape[1] >= long][:clips] for name, items in found.items()}
+    own, others = keep_voice(lm, tokenizer, begun, prompt_seconds, sampling)
+    if own and others:
+        print(
+            f"{len(own)} continuations: SIM to their beginnings {statistics.fmean(own):.3f}, "
+            f"to other speakers' {statistics.fmean(others):.3f}"
+        )
+
+
+if __name__ == "__main__":
+    run(main)
