@@ -112,8 +112,8 @@ def keep_voice(
     wholes = [torch.cat((codes, more.codes), dim=1) for (_, codes), more in zip(chosen, written, strict=True)]
     continued = [tokenizer.decode(codes[None])[0, frames * tokenizer.frame_size :].numpy() for codes in wholes]
     similarity = SpeakerSimilarity()
-    own = []
-    others = []
+    own: list[float] = []
+    others: list[float] = []
     for number, wav in enumerate(continued):
         if written[number].codes.shape[1] < frames // 2:
             continue
