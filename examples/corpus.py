@@ -25,13 +25,14 @@ KEPT = 5000
 
 
 class Item(NamedTuple):
-    """A clip: codes int16 [n_q, F] or latents float32 [F, D], its text, and who speaks in which language."""
+    """A clip: codes int16 [n_q, F] or latents float32 [F, D], its text, who speaks in which language, the corpus."""
 
     audio: str
     features: Tensor
     text: str
     speaker: str = ""
     language: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ def load_items(corpus: Corpus, split: str, tokenizer: Tokenizer, kind: str, feat
             with atomic_path(path) as temporary:
                 save_file(known, temporary)
     return [
-        Item(clip.audio, known[clip.audio], clip.text or "", clip.speaker or "", clip.language or "") for clip in clips
+        Item(clip.audio, known[clip.audio], clip.text or "", clip.speaker or "", clip.language or "", clip.source)
+        for clip in clips
     ]
 
 

@@ -19,6 +19,7 @@ pytest.importorskip("lightning")
 pytest.importorskip("transformers")
 
 from examples import corpus as corpus_module
+from examples.asr_adapter.model import hide_stretches
 from examples.asr_adapter.train import command, latent_items, quantized_items
 from examples.audio_lm import evaluate, generate
 from examples.audio_lm.model import SPECIAL, TEXT, SpeechLM, continuation_prompt, speech_prompt, spoken
@@ -189,14 +190,26 @@ def test_adapters_train_and_read(data: dict[str, Any], kind, capsys: pytest.Capt
     listens = kind is quantized_items
     command(kind, "any")(**data, steps=2, listen_steps=int(listens), batch_size=4, every=1)
     told = capsys.readouterr().out
-    assert ("(spelled)" in told) == listens
+    assert ("(spelled, 3 clips)" in told) == listens
     assert len(re.findall(r"^step [12]: .*dev/loss", told, re.MULTILINE)) == 2
     assert re.search(r"^said: number \d\nread: ", told, re.MULTILINE)
-    assert re.search(r"^dev CER \d\.\d+, WER", told, re.MULTILINE)
+    for part in ("3 clips of made", "3 clips"):
+        assert re.search(rf"^dev CER \d\.\d+, WER \d\.\d+ \(read, {part}\)$", told, re.MULTILINE)
     state = torch.load(data["out"] / "last.ckpt", weights_only=True)["state_dict"]
     assert not [name for name in state if "encoder" in name], "the tokenizer is not part of what is trained"
-    read = 256 if listens else 32  # what the adapter reads: a listener's states, or the features
+    read = 512 if listens else 32  # what the adapter reads: a listener's states, or the features
     assert [tuple(state[f"reader.projection.{i}.weight"].shape) for i in (0, 2)] == [(512, 4 * read), (256, 512)]
+
+
+def test_hidden_stretches_are_zero_and_short() -> None:
+    torch.manual_seed(0)
+    frames = torch.ones(50, 40, 3)
+    seen = hide_stretches(frames, torch.full((50,), 40), count=1, longest=5)
+    hidden = seen.eq(0).all(2)
+    assert torch.equal(seen.eq(0).any(2), hidden), "a frame is hidden whole"
+    assert 0 < int(hidden.sum(1).max()) <= 5
+    begins = hidden & ~torch.nn.functional.pad(hidden[:, :-1], (1, 0))
+    assert int(begins.sum(1).max()) == 1
 
 
 def test_features_are_computed_once_and_equal_the_tokenizers(

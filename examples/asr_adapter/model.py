@@ -36,10 +36,30 @@ class Listener(CharacterReader):
     the sound to learn from (joint CTC and attention: Kim et al., 2017).
     """
 
+    def __init__(self, width: int, units: int) -> None:
+        super().__init__(width, CharacterConfig(units))
+        # the second layer hears in whole syllables what the first one hears in phones
+        self.lstm = nn.LSTM(width, units, num_layers=2, dropout=0.2, batch_first=True, bidirectional=True)
+
     def hidden(self, frames: Tensor, lengths: Tensor) -> Tensor:
         """frames: [B, F, D], lengths: [B]. Returns the states of both directions, [B, F, 2 * units]."""
         packed = pack_padded_sequence(frames, lengths.cpu(), batch_first=True, enforce_sorted=False)
         return pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=frames.shape[1])[0]
+
+
+def hide_stretches(frames: Tensor, lengths: Tensor, count: int = 2, longest: int = 12) -> Tensor:
+    """Return frames [B, F, D] of which `count` stretches of up to `longest` in each clip are zero.
+
+    What was said there has to be guessed from both sides, which keeps a listener from learning few clips by heart
+    (SpecAugment's time masks: Park et al., 2019).
+    """
+    position = torch.arange(frames.shape[1], device=frames.device)
+    hidden = torch.zeros(frames.shape[:2], dtype=torch.bool, device=frames.device)
+    for _ in range(count):
+        start = torch.rand(len(frames), device=frames.device) * lengths
+        size = torch.randint(longest + 1, (len(frames),), device=frames.device)
+        hidden |= (position >= start[:, None]) & (position < (start + size)[:, None])
+    return frames.masked_fill(hidden[..., None], 0.0)
 
 
 class Reader(Example):
@@ -61,8 +81,8 @@ class Reader(Example):
         super().__init__(steps, learning_rate)
         self.save_hyperparameters()
         self.listen_steps = listen_steps
-        self.listener = Listener(d_model, CharacterConfig(width // 2)) if listen_steps else None
-        read = width if listen_steps else d_model
+        self.listener = Listener(d_model, width) if listen_steps else None
+        read = 2 * width if listen_steps else d_model
         config = TextDecoderConfig(hidden_size=width, num_layers=layers, ffn_dim=3 * width, stack=STACK)
         self.reader = TextDecoder(read, config)
         adapter = nn.Sequential(nn.Linear(STACK * read, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
@@ -72,6 +92,8 @@ class Reader(Example):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Nats per byte of text, and with a listener those of CTC per letter."""
         features, lengths, texts = batch
+        if self.training:
+            features = hide_stretches(features, lengths)
         if self.listener is None:
             return {"loss": self.reader(features, lengths, texts).text}
         ctc = self.listener.loss(features, lengths, list(texts))
