@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mimotok import Tokenizer, load_audio
+from mimotok.io.alignments import Word, read_words
 from mimotok.io.files import atomic_path
 from train.data.manifest import Clip, read_manifest
 
@@ -25,7 +26,10 @@ KEPT = 5000
 
 
 class Item(NamedTuple):
-    """A clip: codes int16 [n_q, F] or latents float32 [F, D], its text, who speaks in which language, the corpus."""
+    """A clip: codes int16 [n_q, F] or latents float32 [F, D], its text, who speaks in which language, the corpus.
+
+    words: which word is spoken when, where that is known.
+    """
 
     audio: str
     features: Tensor
@@ -33,6 +37,7 @@ class Item(NamedTuple):
     speaker: str = ""
     language: str = ""
     source: str = ""
+    words: tuple[Word, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,8 @@ class Corpus:
     """What is read of a manifest: clips with a text, in random order, up to so many minutes of each split.
 
     audio paths are relative to `root`; language: as the manifest says it, or None for all; source: part of the
-    source's name, for training clips only; max_seconds: longer clips are left out. cache: folder.
+    source's name, for training clips only; max_seconds: longer clips are left out. cache: folder. labels: a file of
+    `python -m train align` with the words of clips.
     """
 
     manifest: str
@@ -50,6 +56,7 @@ class Corpus:
     source: str = ""
     minutes: float = 60.0
     max_seconds: float = 12.0
+    labels: Path | None = None
 
     def clips(self, split: str) -> list[Clip]:
         """Those of one split. Raises ValueError where there is none."""
@@ -85,8 +92,17 @@ def load_items(corpus: Corpus, split: str, tokenizer: Tokenizer, kind: str, feat
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(path) as temporary:
                 save_file(known, temporary)
+    words = {} if corpus.labels is None else read_words(corpus.labels)
     return [
-        Item(clip.audio, known[clip.audio], clip.text or "", clip.speaker or "", clip.language or "", clip.source)
+        Item(
+            clip.audio,
+            known[clip.audio],
+            clip.text or "",
+            clip.speaker or "",
+            clip.language or "",
+            clip.source,
+            words.get(clip.id, ()),
+        )
         for clip in clips
     ]
 

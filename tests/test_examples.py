@@ -22,15 +22,26 @@ from examples import corpus as corpus_module
 from examples.asr_adapter.model import hide_stretches
 from examples.asr_adapter.train import command, latent_items, quantized_items
 from examples.audio_lm import evaluate, generate
-from examples.audio_lm.model import SPECIAL, TEXT, SpeechLM, continuation_prompt, speech_prompt, spoken
+from examples.audio_lm.model import (
+    SPECIAL,
+    TEXT,
+    SpeechLM,
+    Turn,
+    continuation_prompt,
+    group_words,
+    spoken,
+    texts_of,
+    turns_of,
+)
+from examples.audio_lm.speaking import LONGEST_TURN, continue_speech, speak
 from examples.audio_lm.train import main as train_audio_lm
 from examples.corpus import Corpus
 from examples.duplex.train import main as train_duplex
 from examples.training import SimilarLengths, run
 from mimotok import Tokenizer, load_audio
+from mimotok.io.alignments import Word
 from mimotok.lm import InterleavedLayout
 from mimotok.lm.audio_lm import pad_sequences
-from mimotok.lm.patches import PatchConfig
 from mimotok.lm.sampling import Sampling
 
 pytestmark = pytest.mark.slow
@@ -57,22 +68,53 @@ def data(tmp_path: Path, tiny: Callable) -> dict[str, Any]:
     return {**places, "model": str(tmp_path / "model"), "out": tmp_path / "run"}
 
 
-def test_audio_lm_trains_speaks_and_goes_on(data: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    train_audio_lm(**data, steps=3, batch_size=3, every=2)
+@pytest.fixture
+def labels(data: dict[str, Any]) -> Path:
+    """Words of the first six training clips and of one dev clip, as `python -m train align` writes them."""
+    path = Path(data["root"], "labels.jsonl")
+    rows = [
+        {"audio": f"{n}.wav", "id": f"{n}.wav", "phones": [], "words": [["number", 0.1, 0.3], ["seven", 0.3, 0.5]]}
+        for n in (0, 1, 2, 3, 4, 5, 8)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_audio_lm_trains_speaks_and_goes_on(
+    data: dict[str, Any], labels: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_audio_lm(**data, labels=labels, steps=3, batch_size=3, every=2)
     told = capsys.readouterr().out
-    assert "train: 7 clips" in told
-    assert "dev: 3 clips" in told
+    assert re.search(r"^train: 7 clips, .* 6 with words$", told, re.MULTILINE)
+    assert re.search(r"^dev: 3 clips, .* 1 with words$", told, re.MULTILINE)
     assert re.search(r"^step 2: dev/audio \d\.\d+, dev/codebook_0 .*dev/loss", told, re.MULTILINE)
     common = {"checkpoint": data["out"] / "last.ckpt", "model": data["model"], "seconds": 1.0}
-    for name, request in (("said", {"text": "hello"}), ("continued", {"audio": Path(data["root"], "0.wav")})):
+    for name, request in (("said", {"text": "hello there"}), ("continued", {"audio": Path(data["root"], "0.wav")})):
         out = Path(data["root"], f"{name}.wav")
         generate.main(out, **common, **request, prompt_seconds=0.4)
         frames = load_audio(out, 24_000).shape[1] / 960
-        # one second is six patches of four frames; 0.4 s of prompt are two whole patches
+        # one second is six patches of four frames; 0.4 s of prompt are two whole patches; a text has two turns
         assert frames % 4 == 0
-        assert 4 <= frames <= 24 + 8 * (name == "continued")
+        assert 4 <= frames <= (32 if name == "continued" else 2 * 4 * LONGEST_TURN)
     with pytest.raises(ValueError, match="give either"):
         generate.main(Path("never.wav"), **common)
+    with pytest.raises(ValueError, match="give at least one word"):
+        generate.main(Path("never.wav"), **common, text="!")
+
+
+def test_an_audio_lm_begins_with_the_weights_of_another(data: dict[str, Any]) -> None:
+    train_audio_lm(**data, steps=1, batch_size=3, every=1)
+    first = data["out"] / "last.ckpt"
+    train_audio_lm(**{**data, "out": data["out"] / "b"}, steps=1, batch_size=3, every=1, start=first)
+    again = {**data, "out": data["out"] / "c"}
+    train_audio_lm(**again, steps=1, batch_size=3, every=1)
+    key = "model.lm.lm_head.weight"
+    weights = [
+        torch.load(path / "last.ckpt", weights_only=True)["state_dict"][key]
+        for path in (data["out"], data["out"] / "b", data["out"] / "c")
+    ]
+    near = (weights[1] - weights[0]).abs().max()
+    assert near < 0.1 * (weights[2] - weights[0]).abs().max()
 
 
 def test_a_stopped_audio_lm_goes_on(
@@ -113,41 +155,56 @@ class Deaf:
 
 
 def test_an_audio_lm_is_measured(
-    data: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: dict[str, Any], labels: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = Path(data["manifest"])
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
-    for row in rows[-3:]:
-        row["speaker"] = "somebody"
-        row["split"] = "dev"
-        row["text"] = row["text"] or "Number zero."
+    for row in rows[:3]:
+        row |= {"speaker": "somebody", "split": "dev", "language": "de"}
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    train_audio_lm(**data, steps=1, batch_size=3, every=1)
+    train_audio_lm(**data, labels=labels, steps=1, batch_size=3, every=1)
     capsys.readouterr()
     deaf = Deaf()
     monkeypatch.setattr(evaluate, "make_recognizer", lambda *_: deaf)
     monkeypatch.setattr(evaluate, "SpeakerSimilarity", lambda: deaf)
     options = {**data, "checkpoint": data["out"] / "last.ckpt", "out": data["out"] / "spoken"}
-    evaluate.main(**options, seconds=0.32, prompt_seconds=0.32)
+    evaluate.main(**options, labels=labels, prompt_seconds=0.32)
     told = capsys.readouterr().out
-    assert re.search(r"^nobody: 2 texts, WER 0\.500 \(the clips after the codec: 0\.500\)", told, re.MULTILINE)
-    assert re.search(r"^somebody: 3 texts", told, re.MULTILINE)
+    assert re.search(r"^somebody: 3 texts, WER 0\.500 \(the clips after the codec: 0\.500\)", told, re.MULTILINE)
+    # of whom one clip alone has words
+    assert "nobody: " not in told
     assert "SIM to their beginnings 1.000, to other speakers' 1.000" in told
-    assert len(list((data["out"] / "spoken").glob("*.wav"))) == 5
-    assert set(deaf.asked) == {"en", "de"}
+    assert len(list((data["out"] / "spoken").glob("*.wav"))) == 3
+    assert set(deaf.asked) == {"de"}
 
 
-def test_what_the_lm_writes_is_without_its_prompt() -> None:
+def test_what_the_lm_writes_is_without_its_prompt_and_the_same_in_every_batch() -> None:
     lm = SpeechLM(SIZES, 1, width=40, layers=1).model.eval()
-    prompts = [
-        speech_prompt("go", lm.patch_config, "anna"),
-        continuation_prompt(torch.zeros(4, 8).long(), lm.patch_config),
-    ]
-    for said in evaluate.write(lm, prompts, 5, Sampling()):
+    texts = ["go there now", "please do not stop the music"]
+    together = speak(lm, texts, ["anna", "bert"], Sampling(), seed=0)
+    for number, said in enumerate(together):
+        alone = speak(lm, texts[number : number + 1], [["anna", "bert"][number]], Sampling(), seed=number)[0]
+        assert torch.equal(alone.codes, said.codes)
         assert said.codes.shape[0] == 4
-        assert said.codes.shape[1] <= 20
+        assert said.codes.shape[1] % 4 == 0
         assert int(said.codes.max()) < 32
-        assert said.ended == (said.codes.shape[1] < 20)
+    codes = torch.zeros(4, 8).long()
+    more = continue_speech(lm, [codes], 5, Sampling(), seed=0)[0]
+    assert more.codes.shape[1] <= 20
+    assert more.ended == (more.codes.shape[1] < 20)
+
+
+def test_turns_are_words_and_their_patches() -> None:
+    words = [Word("in", 0.1, 0.2), Word("the", 0.2, 0.3), Word("morning", 0.3, 0.8), Word("it", 0.9, 1.0)]
+    assert group_words([word.text for word in words]) == [[0, 1], [2], [3]]
+    # at 10 patches a second; the pause before "it" belongs to "morning"
+    assert turns_of(words, 12, 10.0) == [("in the", 0, 3), ("morning", 3, 9), ("it", 9, 12)]
+    # where there is no patch for a turn, the next one has both
+    assert turns_of(words, 3, 2.0) == [("in the", 0, 1), ("morning", 1, 2), ("it", 2, 3)]
+    assert turns_of(words, 1, 1.0) == [("in the morning it", 0, 1)]
+    assert turns_of([], 12, 10.0) == []
+    said = [TEXT.decode(ids.tolist()) for ids in texts_of(["In the", "morning", "it"], "Anna")]
+    assert said == ["anna: in the morning", " it", " "]
 
 
 def test_a_conversation_is_built_learnt_and_taken_apart(
@@ -229,22 +286,18 @@ def test_features_are_computed_once_and_equal_the_tokenizers(
         assert all(torch.equal(a.features, b.features) for a, b in zip(again, items, strict=True))
 
 
-def test_prompts_are_beginnings_of_training_sequences() -> None:
-    config, codes = PatchConfig(SIZES), torch.randint(0, 16, (4, 9))
-    whole = spoken(codes, "hello", SIZES)
-    prompt = speech_prompt("hello", config)
-    assert torch.equal(prompt.text, whole.text[: len(prompt.text)])
-    assert prompt.text[-1] == SPECIAL.start
-    assert TEXT.decode(speech_prompt("Hello", config, "anna").text[1:-1].tolist()) == "anna: hello"
-    assert torch.equal(spoken(codes, "", SIZES, "anna").text, spoken(codes, "", SIZES).text), (
-        "nothing tells the speaker"
-    )
-    assert torch.equal(prompt.patches, whole.patches[: len(prompt.text)])
-    silent, more = spoken(codes, "", SIZES), continuation_prompt(codes, config)
+def test_sequences_hold_text_and_speech_in_turn() -> None:
+    codes = torch.randint(0, 16, (4, 9))
+    layout = InterleavedLayout(SIZES, SPECIAL)
+    whole = spoken(codes, [Turn("go", 0, 1), Turn("there", 1, 2)], "anna", layout)
+    parts = layout.decode(whole, frames=[4, 5])
+    assert [TEXT.decode(part.tolist()) for part in parts[::2]] == ["anna: go there", " ", ""]
+    assert torch.equal(torch.cat(parts[1::2], dim=1), codes), "the end that fills no patch is kept"
+    silent = spoken(codes, [], "anna", layout)
+    more = continuation_prompt(codes, layout)
     assert torch.equal(more.text, silent.text[: len(more.text)])
     assert torch.equal(more.patches, silent.patches[: len(more.text)])
     assert (more.text == SPECIAL.audio).sum() == 2, "the third patch is not whole"
-    assert torch.equal(InterleavedLayout(SIZES, SPECIAL).decode(whole, frames=[9])[1], codes)
     assert pad_sequences([whole, silent], SIZES).lengths.tolist() == [len(whole.text), len(silent.text)]
 
 

@@ -1,4 +1,4 @@
-"""Measure what an audio LM says: python -m examples.audio_lm.evaluate voices.jsonl --root data.
+"""Measure what an audio LM says: python -m examples.audio_lm.evaluate voices.jsonl labels.jsonl --root data.
 
 Texts of the dev part are spoken and heard by Whisper base, beside the clips themselves after the codec; and beginnings
 of the clips are continued, to see whether the voice stays.
@@ -12,51 +12,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from eval.metrics.asr import make_recognizer
 from eval.metrics.speaker import SpeakerSimilarity
 from eval.protocol import SAMPLE_RATE, resample
 from eval.whisper import BASE, RATE
-from examples.audio_lm.model import SPECIAL, SpeechLM, continuation_prompt, speech_prompt
+from examples.audio_lm.model import SpeechLM
+from examples.audio_lm.speaking import continue_speech, speak
 from examples.corpus import Corpus, Item, codes_of, load_items
 from examples.training import run
 from mimotok import Tokenizer, save_audio
 from mimotok.io.clips import Clip
-from mimotok.lm import Positions
 from mimotok.lm.audio_lm import AudioLM
-from mimotok.lm.sampling import GREEDY, Sampling
+from mimotok.lm.sampling import Sampling
 from mimotok.text import error_rates
 
 BATCH = 16
-
-
-class Written(NamedTuple):
-    """What the LM wrote after a prompt: codes [n_q, F], without those of the prompt, and whether it ended by itself."""
-
-    codes: Tensor
-    ended: bool
-
-
-def write(lm: AudioLM, prompts: Sequence[Positions], limit: int, sampling: Sampling) -> list[Written]:
-    """Continue prompts by up to `limit` positions. Each gives what it would give alone."""
-    written = []
-    for start in range(0, len(prompts), BATCH):
-        batch = list(prompts[start : start + BATCH])
-        generators = [torch.Generator().manual_seed(start + number) for number in range(len(batch))]
-        results = lm.generate(
-            batch,
-            limit=limit,
-            stop_id=SPECIAL.end,
-            text_sampling=GREEDY,
-            audio_sampling=sampling,
-            generator=generators,
-        )
-        for prompt, result in zip(batch, results, strict=True):
-            codes = result.patches[len(prompt.text) : -1].transpose(0, 1).flatten(1)
-            # where the limit has cut off the speech, its end is one position more
-            written.append(Written(codes, ended=len(result.text) <= len(prompt.text) + limit))
-    return written
 
 
 class Speaking(NamedTuple):
@@ -72,13 +43,13 @@ class Speaking(NamedTuple):
     lengths: list[float]
 
 
-def speak(
-    lm: AudioLM, tokenizer: Tokenizer, items: Sequence[Item], limit: int, sampling: Sampling, out: Path
-) -> Speaking:
+def measure_speech(lm: AudioLM, tokenizer: Tokenizer, items: Sequence[Item], sampling: Sampling, out: Path) -> Speaking:
     """Have the LM speak the texts of clips, and write the sound to a folder."""
     recognize = make_recognizer(BASE, "cpu").recognize
-    prompts = [speech_prompt(item.text, lm.patch_config, item.speaker) for item in items]
-    spoken = write(lm, prompts, limit, sampling)
+    spoken = []
+    for start in range(0, len(items), BATCH):
+        batch = items[start : start + BATCH]
+        spoken += speak(lm, [item.text for item in batch], [item.speaker for item in batch], sampling, start)
     heard: tuple[list[str], list[str]] = ([], [])
     out.mkdir(parents=True, exist_ok=True)
     for number, (item, said) in enumerate(zip(items, spoken, strict=True)):
@@ -95,7 +66,7 @@ def speak(
     )
 
 
-def keep_voice(
+def measure_voices(
     lm: AudioLM, tokenizer: Tokenizer, items: dict[str, list[Item]], prompt_seconds: float, sampling: Sampling
 ) -> tuple[list[float], list[float]]:
     """Continue the beginnings of clips of several speakers.
@@ -103,11 +74,11 @@ def keep_voice(
     Returns:
         SIM of each continuation to the beginning that it continues, and to those of other speakers.
     """
-    patches = round(prompt_seconds * tokenizer.frame_rate / lm.patch_config.patch_size)
-    frames = patches * lm.patch_config.patch_size
+    patches = round(prompt_seconds * tokenizer.frame_rate / lm.layout.size)
+    frames = patches * lm.layout.size
     chosen = [(name, item.features[:, :frames].long()) for name, each in items.items() for item in each]
     # once over the beginning, a continuation gets as long again
-    written = write(lm, [continuation_prompt(codes, lm.patch_config) for _, codes in chosen], patches, sampling)
+    written = continue_speech(lm, [codes for _, codes in chosen], patches, sampling, seed=0)
     begun = [tokenizer.decode(codes[None])[0].numpy() for _, codes in chosen]
     wholes = [torch.cat((codes, more.codes), dim=1) for (_, codes), more in zip(chosen, written, strict=True)]
     continued = [tokenizer.decode(codes[None])[0, frames * tokenizer.frame_size :].numpy() for codes in wholes]
@@ -127,28 +98,33 @@ def keep_voice(
 
 def main(
     manifest: str,
+    labels: Path,
     root: str = ".",
     checkpoint: Path = Path("runs/examples/audio_lm/last.ckpt"),
     out: Path = Path("runs/examples/audio_lm/spoken"),
     cache: str = Corpus.cache,
     model: str | None = None,
     clips: int = 50,
-    seconds: float = 12.0,
     prompt_seconds: float = 2.0,
     temperature: float = 0.8,
     top_p: float = 0.95,
 ) -> None:
-    """Speak the texts of up to so many dev clips of each speaker, for `seconds` at most, and continue the clips."""
+    """Speak the texts of up to so many dev clips of each speaker whose words are in `labels`, and continue all clips.
+
+    Sound is written to `out`.
+    """
     tokenizer = Tokenizer.from_pretrained(model)
     lm = SpeechLM.load_from_checkpoint(checkpoint).model.eval()
     sampling = Sampling(temperature, top_p)
-    corpus = Corpus(manifest, root, cache, language=None, minutes=600.0)
+    corpus = Corpus(manifest, root, cache, language=None, minutes=600.0, labels=labels)
     found: dict[str, list[Item]] = {}
     for item in load_items(corpus, "dev", tokenizer, "codes", codes_of):
         found.setdefault(item.speaker, []).append(item)
-    limit = round(seconds * tokenizer.frame_rate / lm.patch_config.patch_size)
     for name, items in found.items():
-        spoken = speak(lm, tokenizer, items[:clips], limit, sampling, out)
+        said = [item for item in items if item.words][:clips]
+        if len(said) < 2:
+            continue
+        spoken = measure_speech(lm, tokenizer, said, sampling, out)
         low, middle, high = statistics.quantiles(spoken.lengths, n=4)
         print(
             f"{name}: {len(spoken.lengths)} texts, WER {spoken.wer:.3f} (the clips after the codec: "
@@ -157,7 +133,7 @@ def main(
         )
     long = round((prompt_seconds + 0.5) * tokenizer.frame_rate)
     begun = {name: [i for i in items if i.features.shape[1] >= long][:clips] for name, items in found.items()}
-    own, others = keep_voice(lm, tokenizer, begun, prompt_seconds, sampling)
+    own, others = measure_voices(lm, tokenizer, begun, prompt_seconds, sampling)
     if own and others:
         print(
             f"{len(own)} continuations: SIM to their beginnings {statistics.fmean(own):.3f}, "

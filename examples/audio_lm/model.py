@@ -1,14 +1,16 @@
-"""The model: a small Llama from scratch, made an audio LM by mimotok.lm.audio_lm."""
+"""The model: a small Llama from scratch, made an audio LM by mimotok.lm.audio_lm, and its sequences."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from examples.training import Example
+from mimotok.io.alignments import Word
 from mimotok.lm import InterleavedLayout, Positions, SpecialIds
 from mimotok.lm.audio_lm import AudioLM, Sequences
 from mimotok.lm.patches import PatchConfig
@@ -18,8 +20,12 @@ TEXT = ByteTokenizer()
 SPECIAL = SpecialIds(audio=TEXT.size, start=TEXT.size + 1, end=TEXT.size + 2)
 
 
+# of the words that are spoken in one turn, so that most turns last several patches
+LETTERS = 5
+
+
 class SpeechLM(Example):
-    """bos text START patches END eos; for continuation the same without the text."""
+    """Text and speech in turn, as `spoken` writes them; for continuation speech alone."""
 
     def __init__(
         self,
@@ -50,28 +56,82 @@ class SpeechLM(Example):
         return {"loss": loss, "text": text, "audio": audio.mean(), "codebook_0": audio[0]}
 
 
-def text_ids(text: str, speaker: str = "") -> Tensor:
-    """Return what stands before speech: bos, who is to speak if that is said, and the text in lower case."""
-    asked = f"{speaker}: {text.lower()}" if speaker else text.lower()
-    return torch.tensor([TEXT.bos, *TEXT.encode(asked if text else "")])
+class Turn(NamedTuple):
+    """Words of a text, and the patches [start, stop) of its speech in which they are spoken."""
+
+    text: str
+    start: int
+    stop: int
 
 
-def spoken(codes: Tensor, text: str, codebook_sizes: Sequence[int], speaker: str = "") -> Positions:
-    """Return the training sequence of a clip, codes [n_q, F]; an empty text makes it one for continuation."""
-    after = torch.tensor([TEXT.eos])
-    return InterleavedLayout(tuple(codebook_sizes), SPECIAL).encode([text_ids(text, speaker), codes, after])
+def group_words(words: Sequence[str]) -> list[list[int]]:
+    """Return the places of the words of each turn, which has at least LETTERS letters where enough are left."""
+    groups: list[list[int]] = []
+    letters = LETTERS
+    for place, word in enumerate(words):
+        if letters >= LETTERS:
+            groups.append([])
+            letters = 0
+        groups[-1].append(place)
+        letters += len(word)
+    return groups
 
 
-def speech_prompt(text: str, config: PatchConfig, speaker: str = "") -> Positions:
-    """Return what asks for the text's speech: everything up to START."""
-    ids = torch.cat((text_ids(text, speaker), torch.tensor([SPECIAL.start])))
-    layout = InterleavedLayout(config.codebook_sizes, SPECIAL, config.patch_size)
-    return Positions(ids, layout.empty_patches(len(ids)))
+def turns_of(words: Sequence[Word], patches: int, patch_rate: float) -> list[Turn]:
+    """Divide speech of so many patches into turns, at the beginnings of words; pauses belong to the word before.
+
+    Words that would have no patch share those of the turn after them. patch_rate: Hz.
+    """
+    turns: list[Turn] = []
+    text = ""
+    start = 0
+    groups = group_words([word.text for word in words])
+    for number, group in enumerate(groups):
+        text = " ".join([text, *(words[place].text for place in group)]).strip()
+        stop = patches
+        if number + 1 < len(groups):
+            stop = min(round(words[groups[number + 1][0]].start * patch_rate), patches)
+        if stop > start:
+            turns.append(Turn(text, start, stop))
+            text = ""
+            start = stop
+    if text and turns:
+        turns[-1] = turns[-1]._replace(text=f"{turns[-1].text} {text}")
+    return turns
 
 
-def continuation_prompt(codes: Tensor, config: PatchConfig) -> Positions:
+def texts_of(turns: Sequence[str], speaker: str) -> Iterator[Tensor]:
+    """Yield the ids that stand before the speech of each turn: the text runs a turn ahead of the speech.
+
+    So the LM knows how a word goes on when it speaks it. First comes bos, who is to speak, and the first two turns.
+    """
+    ahead = [*turns[1:], ""]
+    first = f"{speaker}: {turns[0]} {ahead[0]}"
+    yield torch.tensor([TEXT.bos, *TEXT.encode(first.lower())])
+    for text in ahead[1:]:
+        yield torch.tensor(TEXT.encode(f" {text}".lower()))
+
+
+def spoken(codes: Tensor, turns: Sequence[Turn], speaker: str, layout: InterleavedLayout) -> Positions:
+    """Return the training sequence of a clip, codes [n_q, F]: for each turn its text and its patches, and eos.
+
+        bos "anna: good morning" START patch patch END " to" START patch END " everyone" START ...
+
+    The text is one turn ahead of the speech. Without turns, the sequence is one for continuation.
+    """
+    if not turns:
+        return layout.encode([torch.tensor([TEXT.bos]), codes, torch.tensor([TEXT.eos])])
+    # what is left after the last whole patch belongs to the last turn
+    stops = [turn.stop * layout.size for turn in turns[:-1]] + [codes.shape[1]]
+    segments: list[Tensor] = []
+    for text, turn, stop in zip(texts_of([turn.text for turn in turns], speaker), turns, stops, strict=True):
+        segments += [text, codes[:, turn.start * layout.size : stop]]
+    return layout.encode([*segments, torch.tensor([TEXT.eos])])
+
+
+def continuation_prompt(codes: Tensor, layout: InterleavedLayout) -> Positions:
     """Return what asks for more of codes [n_q, F]: everything up to the last whole patch."""
-    whole = codes[:, : codes.shape[1] // config.patch_size * config.patch_size]
-    sequence = spoken(whole, "", config.codebook_sizes)
+    whole = codes[:, : codes.shape[1] // layout.size * layout.size]
+    sequence = spoken(whole, [], "", layout)
     # without END and eos
     return Positions(sequence.text[:-2], sequence.patches[:-2])

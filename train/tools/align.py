@@ -1,4 +1,4 @@
-"""Phone labels by forced alignment with pocketsphinx, whose package carries an English model and dictionary."""
+"""Phone and word labels by forced alignment with pocketsphinx, whose package carries an English model and dictionary."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO, TypeVar
 
 import numpy as np
 
-from mimotok.io.alignments import PHONES, SILENCE, Phone, check_phones
+from mimotok.io.alignments import PHONES, SILENCE, Phone, Word, check_phones
 from mimotok.io.audio import resample
 from mimotok.io.clips import Clip
 from mimotok.io.files import writing
@@ -31,7 +31,17 @@ ONES = (
     *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
 )
 TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+NOISE = re.compile(r"[<\[+]")  # how the decoder's entries begin that are no words
+VARIANT = re.compile(r"\(\d+\)$")  # "the(2)" is another pronunciation of "the"
+Part = TypeVar("Part", Phone, Word)
 REASONS = ("no text", "not English", "not in the dictionary", "not aligned", "unreadable")
+
+
+class Alignment(NamedTuple):
+    """What is spoken when in a clip; the phones cover all of it, silence between the words included."""
+
+    phones: list[Phone]
+    words: list[Word]
 
 
 class NotAlignedError(Exception):
@@ -72,8 +82,8 @@ class Aligner:
             return word
         raise NotAlignedError(f"not in the dictionary: {word}")
 
-    def align(self, wav: np.ndarray, text: str) -> list[Phone]:
-        """Find the phones of a text in speech.
+    def align(self, wav: np.ndarray, text: str) -> Alignment:
+        """Find the phones and words of a text in speech.
 
         Args:
             wav: float32 [T] at 16 kHz.
@@ -87,12 +97,13 @@ class Aligner:
             samples = round(margin * RATE)
             padded = np.pad(wav, samples)
             padded = padded + noise * np.random.default_rng(number).standard_normal(len(padded))
-            phones = self._attempt(padded, words)
-            if phones is not None:
-                return fitted(phones, margin, len(wav) / RATE)
+            found = self._attempt(padded, words)
+            if found is not None:
+                seconds = len(wav) / RATE
+                return Alignment(fitted(found.phones, margin, seconds), moved(found.words, margin, seconds))
         raise NotAlignedError("not aligned: the text does not fit the speech")
 
-    def _attempt(self, wav: np.ndarray, words: str) -> list[Phone] | None:
+    def _attempt(self, wav: np.ndarray, words: str) -> Alignment | None:
         pcm = (np.clip(wav, -1, 32767 / 32768) * 32768).astype("<i2").tobytes()
         try:
             # the first pass places words and chooses among pronunciations, the second places the phones of these
@@ -107,7 +118,14 @@ class Aligner:
             return None
         if alignment is None:
             return None
-        return list(_merged(phone for word in alignment for phone in word))
+        spoken = []
+        entries = []
+        # an entry is valid until the next one is asked for
+        for word in alignment:
+            if not NOISE.match(word.name):
+                spoken.append(Word(VARIANT.sub("", word.name), *_seconds(word)))
+            entries += [(phone.name, *_seconds(phone)) for phone in word]
+        return Alignment(list(_merged(entries)), spoken)
 
     def _hear(self, pcm: bytes) -> None:
         self._decoder.start_utt()
@@ -161,8 +179,7 @@ def fitted(phones: Iterable[Phone], margin: float, seconds: float) -> list[Phone
 
     Raises NotAlignedError where no phone is left.
     """
-    moved = [(label, max(start - margin, 0.0), min(end - margin, seconds)) for label, start, end in phones]
-    kept = [Phone(*phone) for phone in moved if phone[1] < phone[2]]
+    kept = [phone for phone in moved(phones, margin, seconds) if phone.start < phone.end]
     if not any(phone.label != SILENCE for phone in kept):
         raise NotAlignedError("not aligned: no phone was found")
     kept[0] = kept[0]._replace(start=0.0)
@@ -174,24 +191,34 @@ def fitted(phones: Iterable[Phone], margin: float, seconds: float) -> list[Phone
     return kept
 
 
-def _merged(entries: Iterable[Any]) -> Iterator[Phone]:
-    """Yield the decoder's entries in seconds; noises count as silence, and neighbouring silences become one."""
+def moved(parts: Iterable[Part], margin: float, seconds: float) -> list[Part]:
+    """Move phones or words back by a margin of silence, to times within the clip."""
+    times = ((part, max(part.start - margin, 0.0), min(part.end - margin, seconds)) for part in parts)
+    return [part._replace(start=min(start, seconds), end=max(end, 0.0)) for part, start, end in times]
+
+
+def _seconds(entry: Any) -> tuple[float, float]:
+    """Return when an entry of the decoder begins and ends."""
+    return entry.start * FRAME, (entry.start + entry.duration) * FRAME
+
+
+def _merged(entries: Iterable[tuple[str, float, float]]) -> Iterator[Phone]:
+    """Yield the decoder's entries as phones; noises count as silence, and neighbouring silences become one."""
     held: Phone | None = None
-    for entry in entries:
-        label = entry.name if entry.name in PHONES else SILENCE
-        end = (entry.start + entry.duration) * FRAME
+    for name, start, end in entries:
+        label = name if name in PHONES else SILENCE
         if held is not None and held.label == label == SILENCE:
             held = held._replace(end=end)
             continue
         if held is not None:
             yield held
-        held = Phone(label, entry.start * FRAME, end)
+        held = Phone(label, start, end)
     if held is not None:
         yield held
 
 
 def align(manifest: str | list[str], root: str, out: str | Path, *, allow_outside: bool = False) -> str:
-    """Write the phones of every English clip of one or several manifests to `out` (see `mimotok.io.alignments`).
+    """Write the phones and words of every English clip of one or several manifests to `out` (see `mimotok.io.alignments`).
 
     A second call continues after the clips that `out` has. Returns a line that counts the aligned clips, and the others
     by reason.
@@ -206,20 +233,27 @@ def align(manifest: str | list[str], root: str, out: str | Path, *, allow_outsid
         for clip in with_progress(todo, "Aligning", len(todo)):
             row: dict[str, Any] = {"audio": _manifest_path(clip, root), "id": clip.id}
             try:
-                phones = align_clip(aligner, clip)
+                found = align_clip(aligner, clip)
             except NotAlignedError as error:
                 tally[_reason(str(error))] += 1
                 row["skipped"] = str(error)
             else:
                 tally["aligned"] += 1
-                times = [[label, round(start, 3), round(end, 3)] for label, start, end in phones]
-                row |= {"text_source": clip.text_source, "phones": times}
+                row |= {
+                    "text_source": clip.text_source,
+                    "phones": _rounded(found.phones),
+                    "words": _rounded(found.words),
+                }
             _write(file, row)
     return ", ".join(f"{count} {reason}" for reason, count in tally.most_common())
 
 
-def align_clip(aligner: Aligner, clip: Clip) -> list[Phone]:
-    """Find the phones of one clip. Raises NotAlignedError with the reason where it gets none."""
+def _rounded(parts: Iterable[Phone | Word]) -> list[list[Any]]:
+    return [[name, round(start, 3), round(end, 3)] for name, start, end in parts]
+
+
+def align_clip(aligner: Aligner, clip: Clip) -> Alignment:
+    """Find the phones and words of one clip. Raises NotAlignedError with the reason where it gets none."""
     if clip.language is not None and clip.language.split("-")[0] != "en":
         raise NotAlignedError("not English")
     if clip.text is None:

@@ -10,13 +10,13 @@ import pytest
 
 pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
 
-from mimotok.io.alignments import Phone, read_alignments
+from mimotok.io.alignments import Phone, Word, read_alignments, read_words
 from mimotok.io.audio import load_audio
 from tests.helpers.paths import SAMPLE
 from train.data.cache import prepare
 from train.data.manifest import read_manifest, with_phones
 from train.tools import align as module
-from train.tools.align import NotAlignedError, align, fitted, spell
+from train.tools.align import NotAlignedError, align, fitted, moved, spell
 
 pytestmark = pytest.mark.slow
 
@@ -44,6 +44,26 @@ def test_phones_are_moved_back_by_the_margin_and_cover_the_clip() -> None:
         fitted([Phone("SIL", 0.0, 0.7)], 0.1, 0.5)
 
 
+def test_words_are_moved_and_cut_at_the_ends() -> None:
+    heard = [Word("an", 0.05, 0.3), Word("end", 0.3, 0.62), Word("late", 0.65, 0.7)]
+    assert moved(heard, 0.1, 0.5) == [
+        ("an", 0.0, pytest.approx(0.2)),
+        ("end", pytest.approx(0.2), 0.5),
+        ("late", 0.5, 0.5),
+    ]
+
+
+def test_a_file_without_words_says_so(tmp_path: Path) -> None:
+    labels = tmp_path / "labels.jsonl"
+    labels.write_text('{"audio": "a", "phones": [["AH", 0, 1]]}\n')
+    assert read_alignments(labels).keys() == {"a"}
+    with pytest.raises(ValueError, match=r"labels\.jsonl:1: .*no words; align the clips again"):
+        read_words(labels)
+    labels.write_text('{"audio": "a", "phones": [], "words": [["b", 0.5, 1], ["c", 0.2, 0.4]]}\n')
+    with pytest.raises(ValueError, match=r"'c' at 0\.2 to 0\.4 s, after a word that ends at 1\.0 s"):
+        read_words(labels)
+
+
 @pytest.fixture(scope="module")
 def aligner() -> module.Aligner:
     pytest.importorskip("pocketsphinx", reason="needs: pip install 'mimotok[align]'")
@@ -52,7 +72,7 @@ def aligner() -> module.Aligner:
 
 def test_labels_are_in_order_and_cover_the_clip(aligner: module.Aligner) -> None:
     wav = load_audio(SAMPLE, module.RATE)[0].numpy()
-    phones = aligner.align(wav, SAID)
+    phones, words = aligner.align(wav, SAID)
     assert phones[0].start == 0
     assert phones[-1].end == pytest.approx(len(wav) / module.RATE)
     assert all(a.end == pytest.approx(b.start) for a, b in pairwise(phones))
@@ -61,6 +81,10 @@ def test_labels_are_in_order_and_cover_the_clip(aligner: module.Aligner) -> None
     assert spoken.count("S P IY CH") == 2
     # the sentences are parted by a pause, where the sample is quiet
     pause = max((p for p in phones[5:-5] if p.label == "SIL"), key=lambda p: p.end - p.start)
+    assert [word.text for word in words] == spell(SAID)
+    assert all(a.end <= b.start for a, b in pairwise(words))
+    second = next(word for word in words if word.text == "what")
+    assert second.start == pytest.approx(pause.end), "the pause is of no word"
     inside = wav[round(pause.start * module.RATE) : round(pause.end * module.RATE)]
     assert abs(inside).mean() < 0.1 * abs(wav).mean()
 
@@ -86,11 +110,12 @@ class FakeAligner:
             raise NotAlignedError("not in the dictionary: unknown")
         return text.split()
 
-    def align(self, wav, text: str) -> list[Phone]:  # noqa: ARG002
+    def align(self, wav, text: str) -> module.Alignment:  # noqa: ARG002
         type(self).calls += 1
         if self.calls > self.limit:
             raise KeyboardInterrupt
-        return [Phone("AH", 0.0, len(wav) / module.RATE)]
+        end = len(wav) / module.RATE
+        return module.Alignment([Phone("AH", 0.0, end)], [Word("some", 0.0, end)])
 
 
 def test_a_killed_run_goes_on_and_counts_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,6 +138,7 @@ def test_a_killed_run_goes_on_and_counts_everything(tmp_path: Path, monkeypatch:
         *("2 aligned", "1 not in the dictionary", "1 not English", "1 unreadable", "1 no text"),
     ]
     assert read_alignments(whole).keys() == {str(SAMPLE), "clip 0", "clip 3"}
+    assert [word.text for word in read_words(whole)["clip 3"]] == ["some"]
     written = [json.loads(line) for line in whole.read_text().splitlines()]
     assert written[0]["text_source"] == "whisper-tiny.en"
     assert written[4] == {"audio": "missing.flac", "id": "missing.flac", "skipped": "unreadable: missing"}
