@@ -197,14 +197,16 @@ def test_what_the_lm_writes_is_without_its_prompt_and_the_same_in_every_batch() 
 def test_turns_are_words_and_their_patches() -> None:
     words = [Word("in", 0.1, 0.2), Word("the", 0.2, 0.3), Word("morning", 0.3, 0.8), Word("it", 0.9, 1.0)]
     assert group_words([word.text for word in words]) == [[0, 1], [2], [3]]
-    # at 10 patches a second; the pause before "it" belongs to "morning"
+    # at 10 patches a second, "morning" begins early in the third; the pause before "it" belongs to it
+    words = [word._replace(start=word.start + 0.01, end=word.end + 0.01) for word in words]
     assert turns_of(words, 12, 10.0) == [("in the", 0, 3), ("morning", 3, 9), ("it", 9, 12)]
-    # where there is no patch for a turn, the next one has both
-    assert turns_of(words, 3, 2.0) == [("in the", 0, 1), ("morning", 1, 2), ("it", 2, 3)]
+    assert turns_of([word._replace(start=word.start + 0.08) for word in words], 12, 10.0)[1].start == 3
+    # where there is no patch for a turn, the next one has its words too
+    assert turns_of(words, 3, 2.0) == [("in the morning", 0, 1), ("it", 1, 3)]
     assert turns_of(words, 1, 1.0) == [("in the morning it", 0, 1)]
     assert turns_of([], 12, 10.0) == []
     said = [TEXT.decode(ids.tolist()) for ids in texts_of(["In the", "morning", "it"], "Anna")]
-    assert said == ["anna: in the morning", " it", " "]
+    assert said == ["anna: in the", " morning", " it"]
 
 
 def test_a_conversation_is_built_learnt_and_taken_apart(
@@ -291,7 +293,7 @@ def test_sequences_hold_text_and_speech_in_turn() -> None:
     layout = InterleavedLayout(SIZES, SPECIAL)
     whole = spoken(codes, [Turn("go", 0, 1), Turn("there", 1, 2)], "anna", layout)
     parts = layout.decode(whole, frames=[4, 5])
-    assert [TEXT.decode(part.tolist()) for part in parts[::2]] == ["anna: go there", " ", ""]
+    assert [TEXT.decode(part.tolist()) for part in parts[::2]] == ["anna: go", " there", ""]
     assert torch.equal(torch.cat(parts[1::2], dim=1), codes), "the end that fills no patch is kept"
     silent = spoken(codes, [], "anna", layout)
     more = continuation_prompt(codes, layout)

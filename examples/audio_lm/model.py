@@ -80,7 +80,9 @@ def group_words(words: Sequence[str]) -> list[list[int]]:
 def turns_of(words: Sequence[Word], patches: int, patch_rate: float) -> list[Turn]:
     """Divide speech of so many patches into turns, at the beginnings of words; pauses belong to the word before.
 
-    Words that would have no patch share those of the turn after them. patch_rate: Hz.
+    The patch in which a turn begins is the turn's own: what is left of the word before is known from its text, while
+    of a word that begins before its text nothing would be known. Words that would have no patch share those of the
+    turn after them. patch_rate: Hz.
     """
     turns: list[Turn] = []
     text = ""
@@ -90,7 +92,7 @@ def turns_of(words: Sequence[Word], patches: int, patch_rate: float) -> list[Tur
         text = " ".join([text, *(words[place].text for place in group)]).strip()
         stop = patches
         if number + 1 < len(groups):
-            stop = min(round(words[groups[number + 1][0]].start * patch_rate), patches)
+            stop = min(int(words[groups[number + 1][0]].start * patch_rate), patches)
         if stop > start:
             turns.append(Turn(text, start, stop))
             text = ""
@@ -101,23 +103,18 @@ def turns_of(words: Sequence[Word], patches: int, patch_rate: float) -> list[Tur
 
 
 def texts_of(turns: Sequence[str], speaker: str) -> Iterator[Tensor]:
-    """Yield the ids that stand before the speech of each turn: the text runs a turn ahead of the speech.
-
-    So the LM knows how a word goes on when it speaks it. First comes bos, who is to speak, and the first two turns.
-    """
-    ahead = [*turns[1:], ""]
-    first = f"{speaker}: {turns[0]} {ahead[0]}"
-    yield torch.tensor([TEXT.bos, *TEXT.encode(first.lower())])
-    for text in ahead[1:]:
+    """Yield the ids that stand before the speech of each turn: its text, and at first bos and who is to speak."""
+    yield torch.tensor([TEXT.bos, *TEXT.encode(f"{speaker}: {turns[0]}".lower())])
+    for text in turns[1:]:
         yield torch.tensor(TEXT.encode(f" {text}".lower()))
 
 
 def spoken(codes: Tensor, turns: Sequence[Turn], speaker: str, layout: InterleavedLayout) -> Positions:
     """Return the training sequence of a clip, codes [n_q, F]: for each turn its text and its patches, and eos.
 
-        bos "anna: good morning" START patch patch END " to" START patch END " everyone" START ...
+        bos "anna: good" START patch patch END " morning" START patch patch patch END eos
 
-    The text is one turn ahead of the speech. Without turns, the sequence is one for continuation.
+    Without turns, the sequence is one for continuation: bos START patch ... END eos.
     """
     if not turns:
         return layout.encode([torch.tensor([TEXT.bos]), codes, torch.tensor([TEXT.eos])])
