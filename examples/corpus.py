@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mimotok import Tokenizer, load_audio
-from mimotok.io.alignments import Word, read_words
+from mimotok.io.alignments import Phone, Word, read_alignments, read_words
 from mimotok.io.files import atomic_path
 from train.data.manifest import Clip, read_manifest
 
@@ -28,7 +28,7 @@ KEPT = 5000
 class Item(NamedTuple):
     """A clip: codes int16 [n_q, F] or latents float32 [F, D], its text, who speaks in which language, the corpus.
 
-    words: which word is spoken when, where that is known.
+    words, phones: what is spoken when, where that is known.
     """
 
     audio: str
@@ -38,6 +38,7 @@ class Item(NamedTuple):
     language: str = ""
     source: str = ""
     words: tuple[Word, ...] = ()
+    phones: tuple[Phone, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Corpus:
 
     audio paths are relative to `root`; language: as the manifest says it, or None for all; source: part of the
     source's name, for training clips only; max_seconds: longer clips are left out. cache: folder. labels: a file of
-    `python -m train align` with the words of clips.
+    `python -m train align` with the words and phones of clips.
     """
 
     manifest: str
@@ -93,6 +94,7 @@ def load_items(corpus: Corpus, split: str, tokenizer: Tokenizer, kind: str, feat
             with atomic_path(path) as temporary:
                 save_file(known, temporary)
     words = {} if corpus.labels is None else read_words(corpus.labels)
+    phones = {} if corpus.labels is None else read_alignments(corpus.labels)
     return [
         Item(
             clip.audio,
@@ -102,6 +104,7 @@ def load_items(corpus: Corpus, split: str, tokenizer: Tokenizer, kind: str, feat
             clip.language or "",
             clip.source,
             words.get(clip.id, ()),
+            phones.get(clip.id, ()),
         )
         for clip in clips
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from examples.training import Example
-from mimotok.io.alignments import Word
+from mimotok.io.alignments import SILENCE, Phone, Word
 from mimotok.lm import InterleavedLayout, Positions, SpecialIds
 from mimotok.lm.audio_lm import AudioLM, Sequences
 from mimotok.lm.patches import PatchConfig
@@ -20,8 +20,15 @@ TEXT = ByteTokenizer()
 SPECIAL = SpecialIds(audio=TEXT.size, start=TEXT.size + 1, end=TEXT.size + 2)
 
 
-# of the words that are spoken in one turn, so that most turns last several patches
-LETTERS = 5
+# phones of the words that are spoken in one turn, so that most turns last two patches or more
+TURN_PHONES = 4
+# ARPAbet's own form of one letter for each phone, so that a phone is one byte of the text
+ARPABET = {
+    **{"AA": "a", "AE": "@", "AH": "A", "AO": "c", "AW": "W", "AY": "Y", "EH": "E", "ER": "R", "EY": "e", "IH": "I"},
+    **{"IY": "i", "OW": "o", "OY": "O", "UH": "U", "UW": "u", "B": "b", "CH": "C", "D": "d", "DH": "D", "F": "f"},
+    **{"G": "g", "HH": "h", "JH": "J", "K": "k", "L": "l", "M": "m", "N": "n", "NG": "G", "P": "p", "R": "r"},
+    **{"S": "s", "SH": "S", "T": "t", "TH": "T", "V": "v", "W": "w", "Y": "y", "Z": "z", "ZH": "Z"},
+}
 
 
 class SpeechLM(Example):
@@ -57,23 +64,34 @@ class SpeechLM(Example):
 
 
 class Turn(NamedTuple):
-    """Words of a text, and the patches [start, stop) of its speech in which they are spoken."""
+    """Words in phones, and the patches [start, stop) of their speech."""
 
     text: str
     start: int
     stop: int
 
 
+def one_letter(phones: Iterable[str]) -> str:
+    """Write ARPAbet phones with a letter each; silence is left out."""
+    return "".join(ARPABET[phone] for phone in phones if phone != SILENCE)
+
+
+def pronounced(words: Iterable[Word], phones: Sequence[Phone]) -> list[Word]:
+    """Replace the letters of words by the phones that are spoken in their time, one letter each."""
+    heard = ((word, [phone.label for phone in phones if word.start <= phone.start < word.end]) for word in words)
+    return [word._replace(text=one_letter(labels)) for word, labels in heard if labels]
+
+
 def group_words(words: Sequence[str]) -> list[list[int]]:
-    """Return the places of the words of each turn, which has at least LETTERS letters where enough are left."""
+    """Return the places of the words of each turn, which has at least TURN_PHONES phones where enough are left."""
     groups: list[list[int]] = []
-    letters = LETTERS
+    count = TURN_PHONES
     for place, word in enumerate(words):
-        if letters >= LETTERS:
+        if count >= TURN_PHONES:
             groups.append([])
-            letters = 0
+            count = 0
         groups[-1].append(place)
-        letters += len(word)
+        count += len(word)
     return groups
 
 
@@ -104,15 +122,15 @@ def turns_of(words: Sequence[Word], patches: int, patch_rate: float) -> list[Tur
 
 def texts_of(turns: Sequence[str], speaker: str) -> Iterator[Tensor]:
     """Yield the ids that stand before the speech of each turn: its text, and at first bos and who is to speak."""
-    yield torch.tensor([TEXT.bos, *TEXT.encode(f"{speaker}: {turns[0]}".lower())])
+    yield torch.tensor([TEXT.bos, *TEXT.encode(f"{speaker}: {turns[0]}")])
     for text in turns[1:]:
-        yield torch.tensor(TEXT.encode(f" {text}".lower()))
+        yield torch.tensor(TEXT.encode(f" {text}"))
 
 
 def spoken(codes: Tensor, turns: Sequence[Turn], speaker: str, layout: InterleavedLayout) -> Positions:
     """Return the training sequence of a clip, codes [n_q, F]: for each turn its text and its patches, and eos.
 
-        bos "anna: good" START patch patch END " morning" START patch patch patch END eos
+        bos "anna: gUd" START patch patch END " mcrnIG" START patch patch patch END eos
 
     Without turns, the sequence is one for continuation: bos START patch ... END eos.
     """

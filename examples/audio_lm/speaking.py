@@ -8,13 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from examples.audio_lm.model import SPECIAL, continuation_prompt, group_words, texts_of
+from examples.audio_lm.model import SPECIAL, continuation_prompt, group_words, one_letter, texts_of
 from mimotok.lm import Positions
 from mimotok.lm.audio_lm import AudioLM
 from mimotok.lm.sampling import GREEDY, Sampling
-from train.tools.align import spell
+from train.tools.align import Aligner, NotAlignedError
 
-# patches of a turn, after which it is cut off: some words of 5 letters last no longer than 2.4 s
+# patches of a turn, after which it is cut off: words of a few phones and a pause take no longer than 2.4 s
 LONGEST_TURN = 15
 
 
@@ -53,8 +53,9 @@ def continue_speech(lm: AudioLM, codes: Sequence[Tensor], limit: int, sampling: 
 
 
 def speak(lm: AudioLM, texts: Sequence[str], speakers: Sequence[str], sampling: Sampling, seed: int) -> list[Written]:
-    """Speak texts, each by its speaker. Raises ValueError for a text without words."""
-    turns = [_turns(text) for text in texts]
+    """Speak texts, each by its speaker. Raises ValueError for a text that is not of words of the dictionary."""
+    aligner = Aligner()
+    turns = [_turns(aligner, text) for text in texts]
     asked = [list(texts_of(each, speaker)) for each, speaker in zip(turns, speakers, strict=True)]
     generators = make_generators(len(texts), seed)
     spoken = [Positions(torch.zeros(0, dtype=torch.int64), lm.layout.empty_patches(0)) for _ in texts]
@@ -72,10 +73,12 @@ def speak(lm: AudioLM, texts: Sequence[str], speakers: Sequence[str], sampling: 
     return [Written(torch.cat(each, dim=1), end) for each, end in zip(codes, ended, strict=True)]
 
 
-def _turns(text: str) -> list[str]:
-    words = spell(text)
-    if not words:
-        raise ValueError(f"text={text!r}: give at least one word to speak")
+def _turns(aligner: Aligner, text: str) -> list[str]:
+    """Return the phones of each turn of a text, by the dictionary."""
+    try:
+        words = [one_letter(aligner.pronounce(word)) for word in aligner.words(text)]
+    except NotAlignedError as error:
+        raise ValueError(f"text={text!r}: {error}; give words of the dictionary") from error
     return [" ".join(words[place] for place in group) for group in group_words(words)]
 
 

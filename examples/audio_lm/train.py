@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from examples.audio_lm.model import SpeechLM, spoken, turns_of
+from examples.audio_lm.model import SpeechLM, pronounced, spoken, turns_of
 from examples.corpus import Corpus, Item, codes_of, hours, load_items
 from examples.training import fit, make_loader, run
 from mimotok import Tokenizer
@@ -22,7 +22,7 @@ def collate(items: Sequence[Item], *, layout: InterleavedLayout, patch_rate: flo
     """Clips as one batch; those whose words are not known are learnt without text."""
     sequences = []
     for item in items:
-        turns = turns_of(item.words, item.features.shape[1] // layout.size, patch_rate)
+        turns = turns_of(pronounced(item.words, item.phones), item.features.shape[1] // layout.size, patch_rate)
         if random.random() < without_text:
             turns = []
         sequences.append(spoken(item.features.long(), turns, item.speaker, layout))
@@ -48,10 +48,10 @@ def main(
 ) -> None:
     """Train a small audio LM; the codes come from `model`, the embedded checkpoint by default.
 
-    labels: the clips' words with their times, from `python -m train align`; clips that are not in it, or all without
-    it, are learnt without text. language: "" for all languages of the manifest. precision: bf16-mixed is twice as fast
-    on processors that have it. start: a checkpoint whose weights to begin with. resume: goes on where a stopped call
-    with the same settings was.
+    labels: the clips' words and phones with their times, from `python -m train align`; clips that are not in it, or
+    all without it, are learnt without text. language: "" for all languages of the manifest. precision: bf16-mixed is
+    twice as fast on processors that have it. start: a checkpoint whose weights to begin with. resume: goes on where a
+    stopped call with the same settings was.
     """
     random.seed(0)
     tokenizer = Tokenizer.from_pretrained(model)

@@ -1,4 +1,4 @@
-"""Phone and word labels by forced alignment with pocketsphinx, whose package carries an English model and dictionary."""
+"""Labels of phones and words by forced alignment with pocketsphinx, which carries an English model and dictionary."""
 
 from __future__ import annotations
 
@@ -69,6 +69,10 @@ class Aligner:
         if not spoken:
             raise NotAlignedError("no text")
         return spoken
+
+    def pronounce(self, word: str) -> list[str]:
+        """Return the phones of a word that `words` returned, in its most usual pronunciation."""
+        return str(self._decoder.lookup_word(word)).split()
 
     def _in_dictionary(self, word: str) -> str:
         # the dictionary has "don't" and "o'clock", but not every "hers'"
@@ -218,10 +222,10 @@ def _merged(entries: Iterable[tuple[str, float, float]]) -> Iterator[Phone]:
 
 
 def align(manifest: str | list[str], root: str, out: str | Path, *, allow_outside: bool = False) -> str:
-    """Write the phones and words of every English clip of one or several manifests to `out` (see `mimotok.io.alignments`).
+    """Write the phones and words of every English clip of one or several manifests to `out`.
 
-    A second call continues after the clips that `out` has. Returns a line that counts the aligned clips, and the others
-    by reason.
+    `mimotok.io.alignments` says how they are written. A second call continues after the clips that `out` has. Returns
+    a line that counts the aligned clips, and the others by reason.
     """
     clips = read_manifest(manifest, root, allow_outside=allow_outside)
     counts = _resume(Path(out))
