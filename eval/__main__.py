@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from mimotok.io.progress import ProgressBar
-from mimotok.io.terminal import errors_in_one_line, run_command, say, warn
+from mimotok.io.terminal.progress import ProgressBar
+from mimotok.io.terminal.streams import errors_in_one_line, run_command, say, warn
 
 LISTS = ("--codec", "--n-q", "--metric")
 PROGRAM = "eval"

@@ -26,7 +26,7 @@ from mimotok.fields import (
     window,
 )
 from mimotok.io.json_object import read_object
-from mimotok.io.terminal import shortened
+from mimotok.io.terminal.streams import shortened
 
 # Where the official key differs from this project's glossary.
 OFFICIAL_TO_FIELD = {"sampling_rate": "sample_rate", "nfft": "n_fft", "codebook_size": "codebook_sizes"}

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mimotok.config import MAX_FFT, TokenizerConfig
-from mimotok.io.terminal import shortened
+from mimotok.io.terminal.streams import shortened
 from mimotok.model.lengths import valid_mask
 from mimotok.model.mel import hann_window, log_mel
 from mimotok.model.quantizer import Codebook, ResidualQuantizer

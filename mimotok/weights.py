@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mimotok.config import TokenizerConfig
 from mimotok.io.files import atomic_path, open_regular
-from mimotok.io.terminal import excerpt
+from mimotok.io.terminal.streams import excerpt
 from mimotok.model.mel import hann_window
 from mimotok.model.precision import float32_names
 

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from mimotok import Tokenizer, encode_file, save_audio
 from mimotok.corpus.run import settings_of
+from mimotok.io.codes.mimo_stream import read_header
 from mimotok.io.codes_file import load_codes
-from mimotok.io.mimo_stream import read_header
 from mimotok.streaming.pipes import encode_pipe
 from mimotok.weights import WEIGHTS_NAME
-from tests.io.test_wav_stream import wav
+from tests.io.sound.test_wav_stream import wav
 
 Model = Callable[..., Tokenizer]
 

@@ -236,7 +236,7 @@ def skipped_clips(place: Place) -> Any:
 
 
 def cached_sound(place: Place) -> Any:
-    from mimotok.io.clips import Clip, Pcm
+    from mimotok.io.clips.clip import Clip, Pcm
     from train.data.manifest import BadClipError, read
 
     place.put("shard.wav")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from mimotok.io.terminal import one_line as printable_line
+from mimotok.io.terminal.streams import one_line as printable_line
 
 # receives one line
 Notify = Callable[[str], None]

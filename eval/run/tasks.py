@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from eval.run.feedback import one_line
-from mimotok.io.terminal import begin_worker
-from mimotok.io.workers import process_pool
+from mimotok.io.terminal.streams import begin_worker
+from mimotok.io.terminal.workers import process_pool
 
 Item = TypeVar("Item")
 

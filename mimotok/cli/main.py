@@ -25,7 +25,7 @@ from mimotok.cli.common import (
 from mimotok.cli.export import export
 from mimotok.cli.page import page
 from mimotok.cli.tokenize import tokenize
-from mimotok.io.terminal import USER_ERROR, binary_output, run_command, say
+from mimotok.io.terminal.streams import USER_ERROR, binary_output, run_command, say
 
 if TYPE_CHECKING:
     from mimotok.io.codes_file import CodesFile

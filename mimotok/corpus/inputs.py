@@ -27,12 +27,12 @@ from mimotok.corpus.loading import one_line
 from mimotok.corpus.shar import find_shards, is_shar, packed_cuts
 from mimotok.corpus.supervisions import MOST_SECONDS, said_in
 from mimotok.io.audio import AUDIO_SUFFIXES
-from mimotok.io.clips import clip_of
-from mimotok.io.encoding import encoding_problem
+from mimotok.io.clips.clip import clip_of
+from mimotok.io.clips.encoding import encoding_problem
+from mimotok.io.clips.layouts import read_layout
+from mimotok.io.clips.places import Places
 from mimotok.io.files import open_regular
-from mimotok.io.layouts import read_layout
 from mimotok.io.manifest import MAX_LINE, read_rows
-from mimotok.io.places import Places
 from mimotok.io.remote import file_system, is_remote, open_file, without_scheme
 from mimotok.transcode import files_below
 
@@ -74,7 +74,7 @@ def read_input(
         source: a folder or address of sound files (key: path below it; texts and speakers are read where a local
             folder has the layout of a corpus, see `mimotok.corpus.recordings`) and of tars of WebDataset or Shar (key:
             tar and sample),
-            one tar, a JSONL manifest (key: id, or else audio; see `mimotok.io.clips`), or a Lhotse CutSet in JSONL
+            one tar, a JSONL manifest (key: id, or else audio; see `mimotok.io.clips.clip`), or a Lhotse CutSet in JSONL
             (key: the cut's id); .gz too.
         root: folder or address of a manifest's relative paths.
         known: keys to leave out.

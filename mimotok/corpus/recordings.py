@@ -19,13 +19,13 @@ from mimotok.corpus.cuts import is_cut, load_cut, make_cut, with_sound
 from mimotok.corpus.shar import find_shards, is_shar, packed_cuts, read_packed
 from mimotok.corpus.supervisions import said_in
 from mimotok.io.audio import declared_seconds, load_audio, resample
-from mimotok.io.clips import Clip, clip_of, require_seconds
-from mimotok.io.encoding import encoding_problem, escaped
-from mimotok.io.layouts import LISTS, read_folder, read_list
+from mimotok.io.clips.clip import Clip, clip_of, require_seconds
+from mimotok.io.clips.encoding import encoding_problem, escaped
+from mimotok.io.clips.layouts import LISTS, read_folder, read_list
+from mimotok.io.clips.places import Places
 from mimotok.io.manifest import read_rows
-from mimotok.io.places import Places
 from mimotok.io.remote import is_remote, without_scheme
-from mimotok.io.terminal import excerpt, one_line
+from mimotok.io.terminal.streams import excerpt, one_line
 
 _PROBES = 8  # headers read at a time
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from mimotok.corpus.cuts import shar_cut, with_sound
-from mimotok.io.clips import Packed
+from mimotok.io.clips.clip import Packed
 from mimotok.io.files import open_regular
 from mimotok.io.manifest import read_rows
-from mimotok.io.terminal import excerpt
+from mimotok.io.terminal.streams import excerpt
 
 
 class Shard(NamedTuple):

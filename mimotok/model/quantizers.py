@@ -11,7 +11,7 @@ from typing import Protocol, cast
 from torch import Tensor, nn
 
 from mimotok.config import TokenizerConfig
-from mimotok.io.terminal import shortened
+from mimotok.io.terminal.streams import shortened
 from mimotok.model.fsq import FiniteScalarQuantizer
 from mimotok.model.quantizer import ResidualQuantizer
 

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from mimotok.code_models import code_model_of, get_model_of
 from mimotok.io.audio import MAX_RATE, MIN_RATE, resample_blocks
-from mimotok.io.entropy import GetModel
-from mimotok.io.levels import level_problem
-from mimotok.io.mimo import coded_header
-from mimotok.io.mimo_layout import UNKNOWN, MimoHeader
-from mimotok.io.mimo_stream import MimoWriter, read_header, stream_frames
-from mimotok.io.wav_stream import BLOCK_BYTES, SoundStream
+from mimotok.io.codes.entropy import GetModel
+from mimotok.io.codes.mimo import coded_header
+from mimotok.io.codes.mimo_layout import UNKNOWN, MimoHeader
+from mimotok.io.codes.mimo_stream import MimoWriter, read_header, stream_frames
+from mimotok.io.sound.levels import level_problem
+from mimotok.io.sound.wav_stream import BLOCK_BYTES, SoundStream
 from mimotok.streaming.streams import StreamDecoder, StreamEncoder
 from mimotok.tokenizer import Tokenizer
 

@@ -17,7 +17,7 @@ import torch
 
 from mimotok import Tokenizer, load_audio
 from mimotok.cli.main import app
-from mimotok.io.terminal import end_on_signals
+from mimotok.io.terminal.streams import end_on_signals
 from tests.helpers.paths import PARITY
 
 pytestmark = pytest.mark.slow

@@ -27,10 +27,10 @@ from mimotok.corpus.clips import read_clip
 from mimotok.corpus.inputs import read_input
 from mimotok.info import read_info
 from mimotok.io.audio import declared_seconds, read_blocks
+from mimotok.io.codes.mimo import append_codes, mimo_bytes
+from mimotok.io.codes.mimo_layout import header_size, layout_size
+from mimotok.io.codes.mimo_stream import read_header, stream_frames
 from mimotok.io.codes_file import CodesFile, load_codes, save_codes
-from mimotok.io.mimo import append_codes, mimo_bytes
-from mimotok.io.mimo_layout import header_size, layout_size
-from mimotok.io.mimo_stream import read_header, stream_frames
 from mimotok.model.code_model import CodeModel
 from mimotok.streaming.pipes import decode_pipe, encode_pipe
 from mimotok.transcode import decode_file

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimotok.io.bits import code_widths, pack_codes, unpack_codes
+from mimotok.io.codes.bits import code_widths, pack_codes, unpack_codes
+from mimotok.io.codes.packed_npz import MAX_INFLATED
 from mimotok.io.codes_file import CodesFile, load_codes, save_codes
-from mimotok.io.codes_npz import MAX_INFLATED
 from tests.helpers.paths import ROOT
 
 SHA = "0123456789abcdef" * 4

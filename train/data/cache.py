@@ -23,12 +23,12 @@ import numpy as np
 
 from mimotok.corpus.cuts import files_in
 from mimotok.io.audio import resample
-from mimotok.io.clips import Clip, Pcm
+from mimotok.io.clips.clip import Clip, Pcm
 from mimotok.io.files import atomic_path, file_stamp
 from mimotok.io.manifest import read_rows
-from mimotok.io.progress import with_progress
-from mimotok.io.terminal import one_line
-from mimotok.io.workers import process_pool
+from mimotok.io.terminal.progress import with_progress
+from mimotok.io.terminal.streams import one_line
+from mimotok.io.terminal.workers import process_pool
 from train.data.manifest import BadClipError, check_root, decode, read_manifest
 
 log = logging.getLogger(__name__)

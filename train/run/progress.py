@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import lightning
 from lightning.pytorch.callbacks import ProgressBar
 
-from mimotok.io.progress import ProgressBar as Bar
+from mimotok.io.terminal.progress import ProgressBar as Bar
 
 # Steps that the rate is averaged over: batches differ in length, and the first ones are slow.
 WINDOW = 50

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mimotok.io.audio import AUDIO_SUFFIXES
-from mimotok.io.clips import Clip
+from mimotok.io.clips.clip import Clip
+from mimotok.io.clips.places import Places
 from mimotok.io.folders import search
 from mimotok.io.manifest import read_rows
-from mimotok.io.places import Places
 
 # columns of AudioFolder's metadata
 FILE_NAME = "file_name"

@@ -10,8 +10,8 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from mimotok.io.codes_content import CodesFile
-from mimotok.io.entropy import (
+from mimotok.io.codes.content import CodesFile
+from mimotok.io.codes.entropy import (
     DIGEST_BYTES,
     CodedBlock,
     EntropyModel,
@@ -21,15 +21,15 @@ from mimotok.io.entropy import (
     model_for,
     read_blocks,
 )
-from mimotok.io.files import StrPath, open_regular, writing
-from mimotok.io.mimo_layout import (
+from mimotok.io.codes.mimo_layout import (
     MAGIC,
     UNKNOWN,
     MimoHeader,
     check_block,
     frames_from_bytes,
 )
-from mimotok.io.mimo_stream import MimoWriter, read_header
+from mimotok.io.codes.mimo_stream import MimoWriter, read_header
+from mimotok.io.files import StrPath, open_regular, writing
 
 __all__ = ["MAGIC", "append_codes", "mimo_bytes", "read_frames", "read_mimo"]
 

@@ -6,9 +6,9 @@ import mmap
 from pathlib import Path
 from typing import Literal
 
-from mimotok.io.ogg import pages
-from mimotok.io.signatures import SIGNATURE_BYTES, signature
-from mimotok.io.truncation import is_placeholder, mp3_tag
+from mimotok.io.sound.declared_lengths import is_placeholder, mp3_tag
+from mimotok.io.sound.ogg import pages
+from mimotok.io.sound.signatures import SIGNATURE_BYTES, signature
 
 # libsndfile itself refuses what follows in these, or decodes it
 _SELF_CHECKING = frozenset({"FLAC", "HTK", "AIFF", "SVX"})

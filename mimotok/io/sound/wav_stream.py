@@ -8,8 +8,8 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from mimotok.io.signatures import SIGNATURE_BYTES, signature
-from mimotok.io.truncation import is_placeholder
+from mimotok.io.sound.declared_lengths import is_placeholder
+from mimotok.io.sound.signatures import SIGNATURE_BYTES, signature
 
 BLOCK_BYTES = 1 << 16
 MAX_CHANNELS = 1024  # as of libsndfile
@@ -160,7 +160,7 @@ class SoundStream:
 
 
 def _told(start: bytes) -> str:
-    from mimotok.io.signatures import likely_format
+    from mimotok.io.sound.signatures import likely_format
 
     return likely_format(start) or f"unknown data that begin with {start[:8]!r}"
 

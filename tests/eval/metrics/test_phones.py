@@ -19,7 +19,7 @@ from eval.metrics.phones import (
 )
 from eval.report.statistics import summarize_ratio
 from eval.testlists import Clip, LabelledClip
-from mimotok.io.alignments import PHONES, Phone
+from mimotok.io.clips.alignments import PHONES, Phone
 
 BUDGET = ProbeBudget(steps=150, batch_size=64, learning_rate=2e-2)
 

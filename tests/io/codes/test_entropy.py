@@ -21,10 +21,10 @@ pytest.importorskip("constriction", reason="needs pip install 'mimotok[entropy]'
 from mimotok.cli.main import app
 from mimotok.code_models import code_model_of
 from mimotok.info import read_info
+from mimotok.io.codes.entropy import TOTAL, decode_blocks, encode_blocks, normalized, read_blocks
+from mimotok.io.codes.mimo import append_codes, mimo_bytes, read_frames, read_mimo
+from mimotok.io.codes.mimo_stream import MimoWriter, read_header, stream_frames
 from mimotok.io.codes_file import CodesFile, load_codes, save_codes
-from mimotok.io.entropy import TOTAL, decode_blocks, encode_blocks, normalized, read_blocks
-from mimotok.io.mimo import append_codes, mimo_bytes, read_frames, read_mimo
-from mimotok.io.mimo_stream import MimoWriter, read_header, stream_frames
 from mimotok.model.code_model import STATE_UNIT, CodeModel
 from mimotok.streaming.pipes import decode_pipe, encode_pipe
 from mimotok.tokenizer import Tokenizer

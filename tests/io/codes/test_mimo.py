@@ -12,10 +12,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from mimotok.io.codes.mimo import append_codes, mimo_bytes, read_frames, read_mimo
+from mimotok.io.codes.mimo_layout import MAX_CODEBOOKS, VERSION, MimoHeader, header_size
+from mimotok.io.codes.mimo_stream import MimoWriter, read_header, stream_frames
 from mimotok.io.codes_file import CodesFile, load_codes, save_codes
-from mimotok.io.mimo import append_codes, mimo_bytes, read_frames, read_mimo
-from mimotok.io.mimo_layout import MAX_CODEBOOKS, VERSION, MimoHeader, header_size
-from mimotok.io.mimo_stream import MimoWriter, read_header, stream_frames
 from tests.helpers.paths import ROOT
 
 SHA = "0123456789abcdef" * 4

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimotok.io.audio import load_audio
-from mimotok.io.wav_stream import SoundStream
+from mimotok.io.sound.wav_stream import SoundStream
 
 RATE = 24_000
 SUBTYPES = ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ALAW", "ULAW")

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from mimotok.cli.main import app
 from mimotok.io.codes_file import CodesFile, save_codes
-from mimotok.io.terminal import end_on_signals, excerpt, one_line, printable
+from mimotok.io.terminal.streams import end_on_signals, excerpt, one_line, printable
 from tests.helpers.codes_files import arrays_of_format_1
 from tests.helpers.paths import PARITY, ROOT
 
@@ -178,7 +178,7 @@ def test_an_excerpt_is_one_short_printable_line(value: object) -> None:
 
 
 POOL = """
-from mimotok.io.workers import process_pool
+from mimotok.io.terminal.workers import process_pool
 
 
 def work(seconds):

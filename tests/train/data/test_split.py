@@ -14,7 +14,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimotok.io.clips import Clip
+from mimotok.io.clips.clip import Clip
 from train.data.module import SpeechDataModule
 from train.data.split import choose_held_out
 
