@@ -302,7 +302,7 @@ class TokenizerConfig:
     def load(cls, path: str | Path, *, strict: bool = False) -> TokenizerConfig:
         """Read `config.json`.
 
-        A key that looks like a misspelt one is told in a warning: official files hold keys that nothing here needs.
+        A key that looks like a misspelt one gives a warning only: official files hold keys that nothing here needs.
 
         Args:
             path: the file.

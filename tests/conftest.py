@@ -58,8 +58,8 @@ def windowed_export(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer
         "vocoder_num_layers": 1,
     }
     books: dict[str, Any] = {"num_quantizers": 3, "default_n_q": 2}
-    made = make_tokenizer(replace(STREAMABLE, **layers, **books))
-    made.save_pretrained(folder / "model")
+    original = make_tokenizer(replace(STREAMABLE, **layers, **books))
+    original.save_pretrained(folder / "model")
     tokenizer = Tokenizer.from_pretrained(folder / "model")
     export_onnx(tokenizer, folder / "exported", n_q=3, streaming=True)
     return tokenizer, folder / "exported"

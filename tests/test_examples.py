@@ -57,10 +57,10 @@ def data(tmp_path: Path, tiny: Callable) -> dict[str, Any]:
 
 def test_audio_lm_trains_speaks_and_goes_on(data: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     train_audio_lm(**data, steps=3, batch_size=3, every=2)
-    told = capsys.readouterr().out
-    assert "train: 7 clips" in told
-    assert "dev: 3 clips" in told
-    assert re.search(r"^step 2: dev/audio \d\.\d+, dev/codebook_0 .*dev/loss", told, re.MULTILINE)
+    printed = capsys.readouterr().out
+    assert "train: 7 clips" in printed
+    assert "dev: 3 clips" in printed
+    assert re.search(r"^step 2: dev/audio \d\.\d+, dev/codebook_0 .*dev/loss", printed, re.MULTILINE)
     common = {"checkpoint": data["out"] / "last.ckpt", "model": data["model"], "seconds": 1.0}
     for name, request in (("said", {"text": "hello"}), ("continued", {"audio": Path(data["root"], "0.wav")})):
         out = Path(data["root"], f"{name}.wav")
@@ -78,11 +78,11 @@ def test_a_conversation_is_built_learnt_and_taken_apart(
 ) -> None:
     clips = [Path(data["root"], name) for name in ("0.wav", "4.wav")]
     train_duplex(clips[0], clips[1], text="Hello.", out=data["out"], model=data["model"], steps=60, answer_seconds=0.2)
-    told = capsys.readouterr().out
-    losses = [float(value) for value in re.findall(r"^step \d+: (\d\.\d+) nats", told, re.MULTILINE)]
+    printed = capsys.readouterr().out
+    losses = [float(value) for value in re.findall(r"^step \d+: (\d\.\d+) nats", printed, re.MULTILINE)]
     assert losses[-1] < 0.5 * losses[0]
-    assert "text: [('Hello.', 0.0)]" in told
-    assert "answer: 100% of the speaker's codes" in told, "learnt by heart"
+    assert "text: [('Hello.', 0.0)]" in printed
+    assert "answer: 100% of the speaker's codes" in printed, "learnt by heart"
     tokenizer = Tokenizer.from_pretrained(data["model"])
     codes = [tokenizer.encode(load_audio(clip, 24_000)) for clip in clips]
     frames = max(each.shape[2] for each in codes)
@@ -112,11 +112,11 @@ def test_words_stand_in_the_conversation_when_they_are_said(
 def test_adapters_train_and_read(data: dict[str, Any], kind, capsys: pytest.CaptureFixture[str]) -> None:
     listens = kind is quantized_items
     command(kind, "any")(**data, steps=2, listen_steps=int(listens), batch_size=4, every=1)
-    told = capsys.readouterr().out
-    assert ("(spelled)" in told) == listens
-    assert len(re.findall(r"^step [12]: .*dev/loss", told, re.MULTILINE)) == 2
-    assert re.search(r"^said: number \d\nread: ", told, re.MULTILINE)
-    assert re.search(r"^dev CER \d\.\d+, WER", told, re.MULTILINE)
+    printed = capsys.readouterr().out
+    assert ("(spelled)" in printed) == listens
+    assert len(re.findall(r"^step [12]: .*dev/loss", printed, re.MULTILINE)) == 2
+    assert re.search(r"^said: number \d\nread: ", printed, re.MULTILINE)
+    assert re.search(r"^dev CER \d\.\d+, WER", printed, re.MULTILINE)
     state = torch.load(data["out"] / "last.ckpt", weights_only=True)["state_dict"]
     assert not [name for name in state if "encoder" in name], "the tokenizer is not part of what is trained"
     read = 256 if listens else 32  # what the adapter reads: a listener's states, or the features

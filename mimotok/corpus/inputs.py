@@ -162,42 +162,42 @@ def _folder(source: str) -> Listing:
     files = {name: size for name, size in sizes.items() if name not in tars}
     sounds = [Item(name, _estimate(name, size), {"path": paths[name]}) for name, size in files.items()]
     inside = _tars([(paths[name], name) for name in tars])
-    told = _Told({}) if is_remote(source) else _told_in(Path(source))
-    sounds = [_with_text(clip, told) for clip in sounds]
-    inside = inside._replace(clips=[_with_text(clip, told) for clip in inside.clips])
-    if told.problem:
-        notes.append(f"{source}: its texts are not read: {told.problem}")
-    elif told.texts:
-        notes = [f"{source}: texts and speakers of {len(told.texts)} recordings are read from its lists"]
+    listed = _ListedTexts({}) if is_remote(source) else _read_listed_texts(Path(source))
+    sounds = [_with_text(clip, listed) for clip in sounds]
+    inside = inside._replace(clips=[_with_text(clip, listed) for clip in inside.clips])
+    if listed.problem:
+        notes.append(f"{source}: its texts are not read: {listed.problem}")
+    elif listed.texts:
+        notes = [f"{source}: texts and speakers of {len(listed.texts)} recordings are read from its lists"]
     if sounds and tars:
         notes.append(f"{source}: {len(sounds)} sound files and {len(tars)} tars, both of which are read")
     return Listing(sounds + inside.clips, inside.failed, notes + inside.notes)
 
 
-class _Told(NamedTuple):
-    """What the lists of a folder tell of its sounds, by path and first byte; and why they cannot be read, or ""."""
+class _ListedTexts(NamedTuple):
+    """Texts of a folder's sounds, by path and first byte, out of its lists; and why these cannot be read, or ""."""
 
     texts: dict[tuple[str, int], dict[str, str]]
     problem: str = ""
 
 
-def _told_in(folder: Path) -> _Told:
+def _read_listed_texts(folder: Path) -> _ListedTexts:
     """Read texts, speakers and languages out of the lists of a corpus in one of the known layouts, or of Shar."""
     try:
         if is_shar(folder):
-            return _Told(dict(_told_by_shar(str(folder))))
+            return _ListedTexts(dict(_shar_texts(str(folder))))
         clips = read_layout(folder, Places(str(folder))) or []
     except (ValueError, OSError, ImportError, tarfile.TarError, EOFError, StopIteration) as error:
-        return _Told({}, one_line(error))
+        return _ListedTexts({}, one_line(error))
     texts = {
         (clip.audio, 0): _known(text=clip.text, speaker=clip.speaker, language=clip.language, split=clip.split or None)
         for clip in clips
         if clip.problem is None
     }
-    return _Told({place: text for place, text in texts.items() if text})
+    return _ListedTexts({place: text for place, text in texts.items() if text})
 
 
-def _told_by_shar(folder: str) -> Iterator[tuple[tuple[str, int], dict[str, str]]]:
+def _shar_texts(folder: str) -> Iterator[tuple[tuple[str, int], dict[str, str]]]:
     for shard in find_shards(folder):
         for cut, packed in packed_cuts(shard):
             yield (packed.path, packed.start), _known(**said_in(cut.to_dict())._asdict())
@@ -207,9 +207,9 @@ def _known(**values: str | None) -> dict[str, str]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _with_text(clip: Item, told: _Told) -> Item:
+def _with_text(clip: Item, listed: _ListedTexts) -> Item:
     place = (os.path.abspath(clip.audio["path"]), clip.audio.get("span", [0])[0])
-    return replace(clip, metadata=clip.metadata | told.texts.get(place, {}))
+    return replace(clip, metadata=clip.metadata | listed.texts.get(place, {}))
 
 
 def _remote_files(source: str, suffixes: Container[str], notes: list[str]) -> dict[str, int]:

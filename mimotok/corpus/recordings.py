@@ -163,7 +163,7 @@ def read_cut(clip: Clip) -> np.ndarray:
 
 
 def with_durations(clips: Iterable[Clip]) -> list[Clip]:
-    """Fill in the durations that no list told, from the headers of the files.
+    """Fill in the durations that no list gives, from the headers of the files.
 
     A clip whose file cannot be read has 0 seconds and the reason as its problem: it must not stop the others.
     """

@@ -71,8 +71,8 @@ def packed_cuts(shard: Shard) -> Iterator[PackedCut]:
     def with_place(row: dict[str, Any]) -> PackedCut | None:
         found = next(recordings)
         if found.name != str(row.get("id")):
-            told = f"the recording at its place in {shard.recording} is {found.name}"
-            raise ValueError(f"cut {excerpt(row.get('id'))}: {told}")
+            mismatch = f"the recording at its place in {shard.recording} is {found.name}"
+            raise ValueError(f"cut {excerpt(row.get('id'))}: {mismatch}")
         if found.about is None:
             return None
         return PackedCut(shar_cut(row, found.about, shard.folder), found.packed)

@@ -210,7 +210,7 @@ def _require_exporter() -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporter's own notes, which do not concern the user."""
+    """Suppress the exporter's own notes, which do not concern the user."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", None)]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

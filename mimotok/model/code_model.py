@@ -142,7 +142,7 @@ class CodeModel:
             temporary.write_bytes(data)
 
     def begin(self, blocks: int, n_q: int) -> Prediction:
-        """Begin to predict blocks of codes of the first `n_q` codebooks, side by side."""
+        """Begin to predict blocks of codes of the first `n_q` codebooks, all at once."""
         return Prediction(self, blocks, min(n_q, len(self.sizes)))
 
 

@@ -65,14 +65,14 @@ def is_known(kind: str) -> bool:
 
 def require_kind(kind: str) -> Make:
     """Return what makes a quantizer of this kind. Raises ValueError, with the remedy, where it is not registered."""
-    made = BUILT_IN.get(kind) or _registered.get(kind)
-    if made is None:
+    found = BUILT_IN.get(kind) or _registered.get(kind)
+    if found is None:
         known = ", ".join([*BUILT_IN, *_registered])
         raise ValueError(
             f"quantizer={shortened(kind)}: known here are {known}; before, in your own process, call "
             f"mimotok.register_quantizer({shortened(kind)}, YourClass) (docs/extend.md)"
         )
-    return made
+    return found
 
 
 def make_quantizer(config: TokenizerConfig) -> nn.Module:

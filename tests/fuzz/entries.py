@@ -70,12 +70,12 @@ def sounds() -> dict[str, bytes]:
         "opus": ("OGG", "OPUS"), "mp3": ("MP3", "MPEG_LAYER_III"), "w64": ("W64", "PCM_16"), "aiff": ("AIFF", "PCM_16"),
         "au": ("AU", "PCM_16"), "caf": ("CAF", "PCM_16"), "rf64": ("RF64", "PCM_16"), "alac": ("CAF", "ALAC_16"),
     }  # fmt: skip
-    made = {}
+    sounds = {}
     for name, (container, encoding) in kinds.items():
         file = io.BytesIO()
         soundfile.write(file, noise, RATE, encoding, format=container)
-        made[name] = file.getvalue()
-    return made
+        sounds[name] = file.getvalue()
+    return sounds
 
 
 def make_audio(rng: random.Random, folder: Path) -> None:
@@ -183,8 +183,8 @@ def code_model() -> CodeModel:
 def mimo_file(frames: int, n_q: int, own_layout: bool, is_coded: bool = False) -> bytes:
     sizes = (*tiny().codebook_sizes, *[16] * 4)[:n_q] if own_layout else (1024, 1024, *[128] * 6)[:n_q]
     codes = np.random.default_rng(0).integers(0, min(sizes), (n_q, frames)).astype(np.uint16)
-    made = CodesFile(codes, frames * 960, RATE, 25.0, sizes, "tiny", "0" * 64)
-    return mimo_bytes(made, code_model() if is_coded else None)
+    original = CodesFile(codes, frames * 960, RATE, 25.0, sizes, "tiny", "0" * 64)
+    return mimo_bytes(original, code_model() if is_coded else None)
 
 
 def make_mimo(rng: random.Random, folder: Path) -> None:

@@ -31,7 +31,7 @@ MODELS: dict[str, Any] = {
 examples = settings(deadline=None, max_examples=6)
 
 
-def pieces(whole: torch.Tensor, sizes: list[int]) -> list[torch.Tensor]:
+def parts_of(whole: torch.Tensor, sizes: list[int]) -> list[torch.Tensor]:
     """`whole` cut along its last dimension, nothing empty."""
     parts, at = [], 0
     for size in sizes:
@@ -47,7 +47,7 @@ def test_encoder(streamable: Callable[..., Tokenizer], name: str, length: int, s
     tokenizer = streamable(**MODELS[name])
     wav = 0.3 * torch.randn(batch, length)
     stream = StreamEncoder(tokenizer, n_q=3)
-    codes = torch.cat([*(stream.push(part) for part in pieces(wav, sizes)), stream.flush()], dim=2)
+    codes = torch.cat([*(stream.push(part) for part in parts_of(wav, sizes)), stream.flush()], dim=2)
     assert torch.equal(codes, tokenizer.encode(wav, n_q=3))
 
 
@@ -58,7 +58,7 @@ def test_decoder(streamable: Callable[..., Tokenizer], name: str, frames: int, s
     tokenizer = streamable(**MODELS[name])
     codes = torch.randint(0, 16, (batch, 4, frames))
     stream = StreamDecoder(tokenizer)
-    wav = torch.cat([*(stream.push(part) for part in pieces(codes, sizes)), stream.flush()], dim=1)
+    wav = torch.cat([*(stream.push(part) for part in parts_of(codes, sizes)), stream.flush()], dim=1)
     torch.testing.assert_close(wav, tokenizer.decode(codes), atol=1e-5, rtol=1e-4)
 
 

@@ -107,7 +107,7 @@ def read_manifest(paths: str | Iterable[str], root: str = ".", *, allow_outside:
 
     Args:
         paths: folders and lists, see `mimotok.corpus.recordings.read_recordings`. A clip without `source` gets the
-            file's or folder's name, one without `split` is for training, and durations that are not told are read in
+            file's or folder's name, one without `split` is for training, and durations that are not given are read from
             the headers of the files.
         root: folder of relative audio paths of manifests.
         allow_outside: audio may lie elsewhere than below `root` or the manifest's folder.

@@ -1,4 +1,4 @@
-"""Sound that a file holds and libsndfile passes over in silence: files joined end to end, several streams in one."""
+"""Sound that a file holds and libsndfile skips without an error: files joined end to end, several streams in one."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class SoundStream:
         elif self._held:
             self._held += source.read(SIGNATURE_BYTES - len(self._held))
             raise ValueError(
-                f"standard input: {_told(self._held)}, not a wav; send wav (ffmpeg -f wav -), or raw 16-bit samples "
+                f"standard input: {_kind_of(self._held)}, not a wav; send wav (ffmpeg -f wav -), or raw 16-bit samples "
                 "with --raw"
             )
 
@@ -159,7 +159,7 @@ class SoundStream:
         return True
 
 
-def _told(start: bytes) -> str:
+def _kind_of(start: bytes) -> str:
     from mimotok.io.sound.signatures import likely_format
 
     return likely_format(start) or f"unknown data that begin with {start[:8]!r}"

@@ -109,7 +109,7 @@ def test_an_empty_wav_before_other_chunks_has_no_sound() -> None:
         (lambda data: data[:12] + data[data.index(b"data") :], "does not tell its format"),
     ],
 )
-def test_a_stream_that_breaks_its_promise_is_told(spoil: Callable[[bytes], bytes], message: str) -> None:
+def test_a_stream_that_breaks_its_promise_is_reported(spoil: Callable[[bytes], bytes], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         heard(spoil(wav(np.zeros(50))))
 

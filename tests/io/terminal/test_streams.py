@@ -128,7 +128,7 @@ def test_output_that_cannot_be_written_is_an_error(codes_file: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ['"$@" 2>&-', '"$@" 2>/dev/full', '"$@" >&- 2>&- <&-', '"$@" 2>&1 >&- | true; exit 2'])
-def test_failure_is_told_by_the_exit_code_where_it_cannot_be_told_in_words(tmp_path: Path, line: str) -> None:
+def test_the_exit_code_shows_a_failure_that_no_message_can(tmp_path: Path, line: str) -> None:
     # an error that is found without torch, whose import takes seconds
     (tmp_path / "damaged.npz").write_text("no codes")
     done = shell(line, "info", tmp_path / "damaged.npz")
