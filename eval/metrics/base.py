@@ -158,7 +158,7 @@ class MetricSpec(NamedTuple):
 
 
 def missing_figures(columns: Sequence[Column]) -> dict[str, float]:
-    """The figures of a clip that cannot be measured: NaN for every column and for the parts of pooled ones."""
+    """Return the figures of a clip that cannot be measured: NaN for every column and for the parts of pooled ones."""
     names = {column.name for column in columns}
     parts = {part for column in columns for part in column.pooled or ()}
     return dict.fromkeys(sorted(names | parts), MISSING)

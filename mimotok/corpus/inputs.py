@@ -109,7 +109,7 @@ def read_input(
 
 
 def _problem(clip: Item) -> str | None:
-    """Why a clip cannot be kept in any shard: its own trouble, which must not stop the others."""
+    """Return why a clip cannot be kept in any shard, or None: that must not stop the others."""
     if "\0" in clip.key or "\0" in str(clip.audio.get("path", "")):
         return "a name with a NUL character"
     return encoding_problem([clip.key, clip.audio, clip.metadata])
@@ -213,7 +213,7 @@ def _with_text(clip: Item, listed: _ListedTexts) -> Item:
 
 
 def _remote_files(source: str, suffixes: Container[str], notes: list[str]) -> dict[str, int]:
-    """Bytes by path below a remote folder, in order; a line goes to `notes` where other files are there too."""
+    """Find the bytes by path below a remote folder, in order; other files there give a line of `notes`."""
     system, inner = file_system(source)
     inner = inner.rstrip("/")
     found = {}
@@ -322,7 +322,7 @@ class _Member(NamedTuple):
 
 
 def _tar_clips(raw: Any, path: str, name: str, others: Counter[str]) -> Iterator[Item]:
-    """The samples of a tar: members with one name up to the first dot; one of them sound, .json and .txt about it.
+    """List the samples of a tar: members with one name up to the first dot, one of them sound, .json and .txt about it.
 
     Several sounds that share a name so far are a sample each, under their whole names; what is said of one of them has
     its name up to the last dot, what is said of all the name that they share. others: counts what is not read.
@@ -370,7 +370,7 @@ def _named(sounds: list[_Member], metadata: dict[str, dict[str, Any]], path: str
 
 
 def _member_stamp(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> str:
-    """By its header and, where that costs nothing, its first bytes: tars are often written without times."""
+    """Make a stamp of the header and, where that costs nothing, the first bytes: tars often lack times."""
     file = None if is_remote(path) or member.issparse() else tar.extractfile(member)
     start = b"" if file is None else file.read(_STAMPED_BYTES)
     return digest_of([member.name, member.size, member.mtime, zlib.crc32(start)])

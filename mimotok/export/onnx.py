@@ -183,7 +183,7 @@ def _write(
 
 
 def _quantize(path: Path) -> None:
-    """Replaces the graph's matrix products by those of onnxruntime's dynamic quantization, a scale per column."""
+    """Replace the graph's matrix products by those of onnxruntime's dynamic quantization, a scale per column."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, _quiet():

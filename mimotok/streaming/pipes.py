@@ -39,7 +39,7 @@ def encode_pipe(
     raw: bool = False,
     entropy: bool = False,
 ) -> None:
-    """Sound from `source` to codes in `target`, each frame written as soon as it is final.
+    """Encode sound from `source` to codes in `target`, each frame written as soon as it is final.
 
     raw: the sound is 16-bit little-endian mono samples at the model's rate, without a header; otherwise it is a wav of
     integers (8 to 32 bits), floats, A-law or mu-law, whose sound ends where its header says, or, where that says
@@ -72,7 +72,7 @@ def encode_pipe(
 
 
 def decode_pipe(tokenizer: Tokenizer, source: BinaryIO, target: BinaryIO, *, force: bool = False) -> None:
-    """Codes from `source` to a wav in `target`, samples written as soon as they are final.
+    """Decode codes from `source` to a wav in `target`, samples written as soon as they are final.
 
     Codes come as `encode_pipe` writes them, or as a whole .mimo file. force: decode codes that other weights made.
     Raises ValueError for what is neither, or not this model's; and, when the sound of all frames before is written,

@@ -122,7 +122,7 @@ def _fingerprint(clips: list[Clip], sample_rate: int) -> str:
 
 
 def _stamp(clips: list[Clip]) -> str:
-    """A hash of the sizes and times of all files that the clips are read from."""
+    """Hash the sizes and times of all files that the clips are read from."""
     files = [file_stamp(path) for clip in clips for path in _files(clip)]
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:8]
 

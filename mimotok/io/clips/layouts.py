@@ -117,7 +117,7 @@ def _lines(path: Path) -> list[tuple[int, str]]:
 
 
 def _placed(path: Path, number: int, audio: Path, places: Places) -> str:
-    """The file that a line of a list names. Raises ValueError with the line's number where it may not lie there."""
+    """Return the file that a line names. Raises ValueError with the line's number where it may not lie there."""
     try:
         return places.file(os.path.abspath(audio) if "\0" not in str(audio) else str(audio))
     except ValueError as error:

@@ -12,6 +12,8 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
+from mimotok.io.codes.bits import byte_count
+
 TOTAL = 1 << 22  # that the frequencies of a codebook's entries add up to
 DIGEST_BYTES = 4  # of the model's digest, in the header of a file
 _TOGETHER = 64  # blocks that are coded at once
@@ -200,7 +202,7 @@ class CodedBlock(NamedTuple):
 
 def _least_bytes(frames: int, n_q: int) -> int:
     # a bit a code, so that a small file does not become a large array
-    return -(-frames * n_q // 8)
+    return byte_count(frames * n_q)
 
 
 def block_to_bytes(index: int, data: bytes, frames: int | None = None) -> bytes:

@@ -10,6 +10,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from mimotok.io.codes.bits import blocks_needed
 from mimotok.io.codes.content import CodesFile
 from mimotok.io.codes.entropy import (
     DIGEST_BYTES,
@@ -170,7 +171,7 @@ def _frames(file: BinaryIO, found: _Found, start: int, stop: int, get_model: Get
     per_block = header.block_frames
     block_size = header.block_bytes(per_block)
     codes = np.empty((len(header.codebook_sizes), stop - start), np.uint16)
-    for index in range(start // per_block, -(-stop // per_block)):
+    for index in range(start // per_block, blocks_needed(stop, per_block)):
         first = index * per_block
         count = min(per_block, found.num_frames - first)
         file.seek(found.start + index * block_size)
@@ -197,7 +198,7 @@ def _coded_frames(found: _Found, start: int, stop: int, model: EntropyModel) -> 
     header = found.header
     full = header.block_frames
     first = start // full
-    wanted = found.coded[first : -(-stop // full)]
+    wanted = found.coded[first : blocks_needed(stop, full)]
     for index, block in enumerate(wanted, first):
         _require_intact(header, index, block)
     # blocks of one length together; only the last one may be shorter
