@@ -73,7 +73,7 @@ if [ "$device" = cpu ]; then
 fi
 if [ -n "$tiny" ]; then
     large+=(--shape train/configs/models/tiny.json --batch 2 --seconds 1 --product 64 --repeats 1 --dtype float32)
-    train+=(--batch_seconds 3 --crop_seconds 1.44 --steps 1 --product 64)
+    train+=(--model train/configs/models/tiny.json --batch_seconds 3 --crop_seconds 1.44 --steps 1 --product 64)
     clips=1
     metrics=(signal)
 fi

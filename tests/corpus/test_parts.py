@@ -35,6 +35,7 @@ def test_batches_hold_every_clip_once_and_no_more_than_their_budget(lengths: lis
         assert len(batch) == 1 or (len(batch) * longest <= budget and shortest >= EVENNESS * longest)
 
 
+@pytest.mark.slow
 @given(lengths=lengths_of_clips, size=st.floats(0.1, 300))
 def test_shards_are_runs_of_clips_in_order(lengths: list[float], size: float) -> None:
     shards = split_shards(lengths, size)

@@ -223,6 +223,7 @@ def test_damage_is_of_its_second_alone(tmp_path: Path) -> None:
         read_mimo(io.BytesIO(data))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(shapes, st.integers(1, 3), st.data())
 def test_flipped_bytes_are_one_line_or_codes_that_fit(shape, flips: int, data) -> None:

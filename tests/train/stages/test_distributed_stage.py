@@ -31,7 +31,11 @@ from train.tools.export import export, read_checkpoint
 
 # two processes start and train three times: half a minute, more on a busy machine
 pytestmark = pytest.mark.slow
-RANKS, CLIPS, SAMPLES, STEPS = 2, 4, 19_200, 3
+RANKS = 2
+CLIPS = 4
+SAMPLES = 19_200
+# one before a run is resumed, and one behind it
+STEPS = 2
 State = dict[str, torch.Tensor]
 
 
