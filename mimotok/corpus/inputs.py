@@ -23,7 +23,6 @@ import soundfile
 from mimotok.corpus.clips import Item, digest_of, stamp_of
 from mimotok.corpus.cuts import is_cut, lhotse
 from mimotok.corpus.ledger import Failure
-from mimotok.corpus.loading import one_line
 from mimotok.corpus.shar import find_shards, is_shar, packed_cuts
 from mimotok.corpus.supervisions import MOST_SECONDS, said_in
 from mimotok.io.audio import AUDIO_SUFFIXES
@@ -34,6 +33,7 @@ from mimotok.io.clips.places import Places
 from mimotok.io.files import open_regular
 from mimotok.io.manifest import MAX_LINE, read_rows
 from mimotok.io.remote import file_system, is_remote, open_file, without_scheme
+from mimotok.io.terminal.streams import error_line
 from mimotok.transcode import files_below
 
 # bytes a second of what is not looked into: only batches and the time left depend on them
@@ -135,7 +135,7 @@ def _listed(source: str, root: str, allow_outside: bool) -> Listing:
     except (OSError, ImportError, EOFError) as error:
         if isinstance(error, ImportError) and "mimotok[" in str(error):
             raise
-        raise ValueError(f"{source}: cannot be read ({one_line(error)})") from error
+        raise ValueError(f"{source}: cannot be read ({error_line(error)})") from error
 
 
 def _absolute(path: str) -> str:
@@ -188,7 +188,7 @@ def _read_listed_texts(folder: Path) -> _ListedTexts:
             return _ListedTexts(dict(_shar_texts(str(folder))))
         clips = read_layout(folder, Places(str(folder))) or []
     except (ValueError, OSError, ImportError, tarfile.TarError, EOFError, StopIteration) as error:
-        return _ListedTexts({}, one_line(error))
+        return _ListedTexts({}, error_line(error))
     texts = {
         (clip.audio, 0): _known(text=clip.text, speaker=clip.speaker, language=clip.language, split=clip.split or None)
         for clip in clips
@@ -300,7 +300,7 @@ def _tars(tars: Sequence[tuple[str, str]]) -> Listing:
             if len(tars) == 1 and not isinstance(error, tarfile.TarError | EOFError):
                 raise
             # the samples before the break are good
-            failed.append(Failure(name, path, f"{path}: damaged tar ({one_line(error)}); get a whole copy"))
+            failed.append(Failure(name, path, f"{path}: damaged tar ({error_line(error)}); get a whole copy"))
         else:
             empty += len(clips) == before
     left_out = [f"{count} {what}" for what, count in others.most_common()]
