@@ -158,6 +158,7 @@ def _checked(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
 
 def _wav_header(sample_rate: int) -> bytes:
     """Return the header of 16-bit mono sound without end."""
+    # by hand: the standard `wave` writes the size that it has counted, and seeks back to mend it
     body = struct.pack("<HHIIHH", PCM, 1, sample_rate, sample_rate * 2, 2, 16)
     chunks = struct.pack("<4sI", b"fmt ", len(body)) + body + struct.pack("<4sI", b"data", UNKNOWN_SIZE)
     return struct.pack("<4sI4s", b"RIFF", UNKNOWN_SIZE, b"WAVE") + chunks

@@ -125,6 +125,7 @@ class SoundStream:
 
     def _read_header(self, big_endian: bool, promised: int) -> WavFormat:
         """Read the chunks before the sound. promised: bytes in all, by the header."""
+        # by hand: the standard `wave` refuses floats, A-law and big-endian files, and believes the sizes of a pipe
         form: WavFormat | None = None
         place = 4
         while True:
