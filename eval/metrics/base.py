@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from eval.codecs.base import Codec, Frames
-from eval.testlists import Clip, LabelledClip
+from eval.testlists import LabelledClip
+from mimotok.io.clips.clip import Clip
 
 MISSING = float("nan")
 AUTO = "auto"  # the default model of a metric

@@ -10,8 +10,8 @@ import torch
 
 from eval.metrics.base import MISSING, Column, missing_figures
 from eval.protocol import SAMPLE_RATE, SILENCE, resample
-from eval.testlists import Clip
 from mimotok.config import TokenizerConfig
+from mimotok.io.clips.clip import Clip
 from mimotok.model.lengths import frames_needed
 from mimotok.model.mel import log_mel
 

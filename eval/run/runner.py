@@ -38,7 +38,8 @@ from eval.run.steps import (
 )
 from eval.run.store import ORIGINAL, audio_path, file_hash
 from eval.run.tasks import Failed, one_thread, run_tasks
-from eval.testlists import Clip, LabelledClip, usable
+from eval.testlists import LabelledClip, usable
+from mimotok.io.clips.clip import Clip
 from mimotok.io.files import file_stamp
 from mimotok.io.terminal.streams import error_line
 

@@ -15,8 +15,8 @@ from eval.metrics.base import AnyMetric, MetricSpec
 from eval.metrics.registry import make_metric
 from eval.run.alignment import align, find_delay
 from eval.run.store import load_wav, save_wav
-from eval.testlists import Clip
 from mimotok.corpus.recordings import load_recording
+from mimotok.io.clips.clip import Clip
 
 Figures = dict[str, Any]
 

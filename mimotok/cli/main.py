@@ -80,7 +80,8 @@ def encode(
             raise ValueError("--raw is for --stream; give files a header, by sox or ffmpeg")
         from mimotok.code_models import code_model_of
         from mimotok.io.audio import AUDIO_SUFFIXES
-        from mimotok.transcode import CODES_SUFFIXES, MIMO_SUFFIX, encode_file
+        from mimotok.io.codes.suffixes import CODES_SUFFIXES, MIMO_SUFFIX
+        from mimotok.transcode import encode_file
 
         written = (MIMO_SUFFIX,) if entropy else CODES_SUFFIXES
         jobs = _jobs(paths or [], out_dir, AUDIO_SUFFIXES, written, overwrite, skip_existing)
@@ -116,7 +117,8 @@ def decode(
             _run_stream(partial(decode_pipe, force=force), paths, model, revision, device, dtype)
             return
         from mimotok.io.audio import WRITABLE
-        from mimotok.transcode import CODES_SUFFIXES, decode_file
+        from mimotok.io.codes.suffixes import CODES_SUFFIXES
+        from mimotok.transcode import decode_file
 
         jobs = _jobs(paths or [], out_dir, CODES_SUFFIXES, list(WRITABLE), overwrite, skip_existing)
         if not jobs:

@@ -6,7 +6,7 @@ No class is ever loaded by a name that a file holds: a kind is in this registry,
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -77,4 +77,4 @@ def require_kind(kind: str) -> Make:
 
 def make_quantizer(config: TokenizerConfig) -> nn.Module:
     """Build a model's quantizer. Raises ValueError for an unknown kind and for settings that do not fit it."""
-    return cast(nn.Module, require_kind(config.quantizer)(config))
+    return require_kind(config.quantizer)(config)

@@ -16,7 +16,7 @@ from eval.codecs.registry import make_codec
 from eval.metrics.base import MISSING, Column, Metric
 from eval.protocol import SAMPLE_RATE
 from eval.run import steps
-from eval.testlists import Clip
+from mimotok.io.clips.clip import Clip
 from tests.helpers.evaluation_speech import speech
 
 

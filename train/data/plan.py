@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from train.data.augment import AugmentConfig, draw_speed
-from train.data.manifest import Clip
+from mimotok.io.clips.clip import Clip
 
 
 class Item(NamedTuple):
