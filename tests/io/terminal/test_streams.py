@@ -203,4 +203,4 @@ def test_workers_end_with_the_process_that_started_them_even_if_it_was_killed(tm
     assert [process.stdout.readline(), process.stdout.readline()] == [b"working\n"] * 2
     process.kill()
     # the pipe is closed when the last process that could write into it has gone
-    assert process.communicate(timeout=100)[0] == b""
+    assert process.communicate(timeout=500)[0] == b""
