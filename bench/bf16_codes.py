@@ -124,8 +124,8 @@ def main(folder: Path, clips: int = 6, model: str | None = None, repeats: int = 
     print(table)
     seconds = sum(wav.shape[1] for wav in wavs) / exact.sample_rate
     has_products = any(flag in Path("/proc/cpuinfo").read_text() for flag in ("avx512_bf16", "amx_bf16"))
-    told = "has" if has_products else "lacks"
-    print(f"\n{len(wavs)} clips, {seconds:.0f} s of sound; this processor {told} products of bf16.")
+    verb = "has" if has_products else "lacks"
+    print(f"\n{len(wavs)} clips, {seconds:.0f} s of sound; this processor {verb} products of bf16.")
 
 
 if __name__ == "__main__":

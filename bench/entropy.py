@@ -25,8 +25,8 @@ from jsonargparse import CLI
 
 from bench.tables import Table
 from mimotok.io.audio import load_audio
-from mimotok.io.bits import byte_count, code_widths
-from mimotok.io.mimo_layout import CHECK_BITS
+from mimotok.io.codes.bits import byte_count, code_widths
+from mimotok.io.codes.mimo_layout import CHECK_BITS
 from mimotok.tokenizer import Tokenizer
 from train.tools.code_model import CodeNetwork, trained
 
@@ -209,7 +209,7 @@ def main(
         }.items():
             rate = second * bits.sum()
             table.add(name, split, *(f"{value:.2f}" for value in bits), f"{rate:.0f}", f"{1 - rate / full:.1%}")
-        # as mimotok.io.mimo_layout has it
+        # as mimotok.io.codes.mimo_layout has it
         file = 8 * byte_count(int(full) + CHECK_BITS)
         coded = second * anew.sum() + BLOCK_BITS
         table.add("seconds of a .mimo file", split, *[""] * n_q, f"{file}", "0.0%")

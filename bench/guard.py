@@ -6,7 +6,7 @@ OMP_NUM_THREADS=1 python -m bench.guard --write true
 A ratio is the time of a peer over ours: coding by EnCodec, and our Transformer stack by torch's own layers of the same
 sizes. Both take turns in one process, so that the machine's load cancels out for the most part; processors differ, so
 that only ratios of one processor are compared. The committed file is bench/ratios.json; what fell by more than a tenth
-is told, and ends with exit code 1.
+is printed, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def stack_ratio(seconds: float, repeats: int) -> float:
 
 def processor() -> str:
     """Name the processor, as far as the system does."""
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text(encoding="utf-8").splitlines() if told.exists() else []
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 

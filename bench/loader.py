@@ -85,7 +85,9 @@ def _row(
     rate = measure(data, batches)
     # workers' CPU time is not this process's
     per_cpu = rate.audio / rate.cpu if not num_workers else float("nan")
-    row = ["decoded" if cache_dir else "files", "on" if augment else "off", f"{rate.audio / rate.wall:.0f}"]
+    source = "decoded" if cache_dir else "files"
+    effects = "on" if augment else "off"
+    row = [source, effects, f"{rate.audio / rate.wall:.0f}"]
     row += [f"{per_cpu:.0f}", f"{1 - rate.audio / rate.padded:.1%}"]
     return row + ([f"{training_rate / per_cpu:.1%}"] if training_rate else [])
 

@@ -54,8 +54,8 @@ def main(folder: Path, clips: int = 20, model: str | None = None, device: str = 
     exact = Tokenizer.from_pretrained(model)
     for dtype in DTYPES:
         other = Tokenizer.from_pretrained(model, device=place, dtype=dtype)
-        told = differences(exact, other, found[:: max(1, len(found) // clips)][:clips])
-        print(f"{str(dtype).removeprefix('torch.'):<9} {told}")
+        summary = differences(exact, other, found[:: max(1, len(found) // clips)][:clips])
+        print(f"{str(dtype).removeprefix('torch.'):<9} {summary}")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from mimotok.io.progress import ProgressBar
-from mimotok.io.terminal import errors_in_one_line, run_command, say, warn
+from mimotok.io.terminal.progress import ProgressBar
+from mimotok.io.terminal.streams import errors_in_one_line, run_command, say, warn
 
 LISTS = ("--codec", "--n-q", "--metric")
 PROGRAM = "eval"
@@ -81,7 +81,7 @@ def run(
     from eval.metrics.registry import checked_kinds
     from eval.report.files import write_report_files
     from eval.report.summary import results_of
-    from eval.report.wavs import check_export_folder, describe_export
+    from eval.report.wavs import check_export_folder, export_message
     from eval.report.wavs import export_wavs as write_wavs
     from eval.run.runner import Settings, evaluate
     from eval.testlists import read_labelled_clips, read_test_list, thin
@@ -108,7 +108,7 @@ def run(
         done = evaluate(settings, notify=notify, progress=_progress)
         say(write_report_files(out, results_of(done, _command())))
         if export_wavs is not None:
-            notify(describe_export(write_wavs(done, export_wavs)))
+            notify(export_message(write_wavs(done, export_wavs)))
     if done.failures:
         raise typer.Exit(FAILURES)
 

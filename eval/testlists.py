@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mimotok.corpus.recordings import read_recordings
-from mimotok.io.alignments import Phone, read_alignments
-from mimotok.io.clips import Clip
-from mimotok.io.encoding import encoding_problem, escaped
+from mimotok.io.clips.alignments import Phone, read_alignments
+from mimotok.io.clips.clip import Clip
+from mimotok.io.clips.encoding import encoding_problem, escaped
 from mimotok.io.files import open_regular
-from mimotok.io.terminal import excerpt
+from mimotok.io.terminal.streams import excerpt
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mimotok import Tokenizer, load_audio
-from mimotok.io.alignments import Phone, Word, read_alignments, read_words
+from mimotok.io.clips.alignments import Phone, Word, read_alignments, read_words
+from mimotok.io.clips.clip import Clip
 from mimotok.io.files import atomic_path
-from train.data.manifest import Clip, read_manifest
+from train.data.manifest import read_manifest
 
 # features(tokenizer, wav [1, T]) -> [1, ...]; `kind` names them in the cache
 Features = Callable[[Tokenizer, Tensor], Tensor]

@@ -6,7 +6,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mimotok.io.entropy import GetModel, coder
+from mimotok.io.codes.entropy import GetModel, coder
 from mimotok.weights import CODE_MODEL_NAME, sha256_of_codes, weights_path
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from mimotok.fields import (
     window,
 )
 from mimotok.io.json_object import read_object
-from mimotok.io.terminal import shortened
+from mimotok.io.terminal.streams import shortened
 
 # Where the official key differs from this project's glossary.
 OFFICIAL_TO_FIELD = {"sampling_rate": "sample_rate", "nfft": "n_fft", "codebook_size": "codebook_sizes"}
@@ -302,7 +302,7 @@ class TokenizerConfig:
     def load(cls, path: str | Path, *, strict: bool = False) -> TokenizerConfig:
         """Read `config.json`.
 
-        A key that looks like a misspelt one is told in a warning: official files hold keys that nothing here needs.
+        A key that looks like a misspelt one gives a warning only: official files hold keys that nothing here needs.
 
         Args:
             path: the file.

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from mimotok.io.terminal import shortened
+from mimotok.io.terminal.streams import shortened
 
 _LIMITS = "limits"
 

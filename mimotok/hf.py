@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mimotok.config import MAX_FFT, TokenizerConfig
-from mimotok.io.terminal import shortened
+from mimotok.io.terminal.streams import shortened
 from mimotok.model.lengths import valid_mask
 from mimotok.model.mel import hann_window, log_mel
 from mimotok.model.quantizer import Codebook, ResidualQuantizer
@@ -89,10 +89,10 @@ class MimoAudioTokenizerConfig(PreTrainedConfig):
             if value != given.get(key, value):
                 raise ValueError(f"{name}={shortened(value)}, but {key}={shortened(given[key])}: give one of them")
             given |= {key: value} if value is not None else {}
-        told = {name: values.pop(name) for name in ("frame_rate", "frame_size", "audio_channels") if name in values}
+        derived = {name: values.pop(name) for name in ("frame_rate", "frame_size", "audio_channels") if name in values}
         official = TokenizerConfig.from_official(given).to_official()
         super().__init__(**{key: official[key] for key in OFFICIAL_KEYS if key in official}, **values)
-        for name, value in told.items():
+        for name, value in derived.items():
             if value != getattr(self, name):
                 raise ValueError(f"{name}={shortened(value)}, but this model's is {getattr(self, name)}: leave it out")
 

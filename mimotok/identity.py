@@ -77,7 +77,7 @@ class Identity:
 
 
 def sha256_of_model(model: nn.Module) -> str:
-    """Hex SHA-256 of a model's tensors by their official names, and of modules of classes that are not ours."""
+    """Hash a model's tensors by their official names, and modules of classes that are not ours: hex SHA-256."""
     digest = hashlib.sha256()
     foreign = [line for line in _structure(model) if ":mimotok." not in line and ":torch.nn." not in line]
     digest.update(repr(foreign).encode())
@@ -89,14 +89,14 @@ def sha256_of_model(model: nn.Module) -> str:
 
 
 def _structure(model: nn.Module) -> tuple[str, ...]:
-    """A line for every module but the model itself: its name and its class."""
+    """Write a line for every module but the model itself: its name and its class."""
     modules = ((name, type(module)) for name, module in model.named_modules())
     lines = (f"{name.replace(_COMPILED, '')}:{kind.__module__}.{kind.__qualname__}" for name, kind in modules if name)
     return tuple(line for line in lines if not line.endswith(".OptimizedModule"))
 
 
 def _values(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """The state by name, and tensors that modules hold without having registered them, as simple adapters do."""
+    """Collect the state by name, and tensors that modules hold without registering them, as simple adapters do."""
     for name, value in model.state_dict().items():
         yield name.replace(_COMPILED, ""), value
     for name, module in model.named_modules():
@@ -139,7 +139,7 @@ def _bytes_of(value: Any) -> bytes:
 
 
 def _file_holds(path: Path, model: nn.Module) -> bool | None:
-    """Whether a file holds the tensors of the model, in the model's dtypes; None where it is not there any more."""
+    """Return whether a file holds the model's tensors, in the model's dtypes; None where the file is gone."""
     try:
         with safe_open(path, framework="pt") as file:
             keys = set(file.keys())

@@ -13,7 +13,7 @@ from mimotok.chunking import Chunking
 from mimotok.codes import check_entries, check_form
 from mimotok.config import TokenizerConfig
 from mimotok.identity import Identity, ModelIdentity
-from mimotok.io.levels import level_problem
+from mimotok.io.sound.levels import level_problem
 from mimotok.model.decoder import Decoder
 from mimotok.model.encoder import Encoder
 from mimotok.model.lengths import Count, checked_lengths, code_frames, valid_mask, zero_padding

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from mimotok.io.codes_suffixes import CODES_SUFFIXES, MIMO_SUFFIX
+from mimotok.io.codes.suffixes import CODES_SUFFIXES, MIMO_SUFFIX
 from mimotok.io.files import StrPath, require_writable, writing
 from mimotok.io.folders import search
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mimotok.config import TokenizerConfig
 from mimotok.io.files import atomic_path, open_regular
-from mimotok.io.terminal import excerpt
+from mimotok.io.terminal.streams import excerpt
 from mimotok.model.mel import hann_window
 from mimotok.model.precision import float32_names
 
@@ -131,7 +131,7 @@ def _tokenizer_folder(folder: Path) -> Path:
 
 
 def looks_like_path(source: str | Path) -> bool:
-    """Whether a source names something on this machine, there or not, rather than a model of the hub.
+    """Return whether a source names something on this machine, there or not, rather than a model of the hub.
 
     It is a Path, begins with / . or ~, has the suffix of a file, is there, or begins in a folder that is there.
     """
@@ -207,7 +207,7 @@ def _numbers(header: Header, prefix: str) -> set[int]:
 
 
 def load_state(folder: Path, model: nn.Module, *, device: torch.device, dtype: torch.dtype) -> None:
-    """Fills `model`, which may be on the meta device, from the folder's safetensors, tensor by tensor.
+    """Fill `model`, which may be on the meta device, from the folder's safetensors, tensor by tensor.
 
     Floating tensors become `dtype`, except those of `KeepsFloat32` modules. Raises ValueError naming missing,
     unexpected and mis-shaped tensors, those that are no floating point numbers, and those that hold NaN or infinity.
@@ -316,7 +316,7 @@ def _on_disk(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 
 def sha256_of_file(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
+    """Hash a file's bytes: hex SHA-256."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
@@ -325,7 +325,7 @@ def sha256_of_file(path: Path) -> str:
 
 
 def sha256_of_codes(path: Path) -> str:
-    """Hex SHA-256 of those weights of a file that decide codes, the encoder's and the codebooks', as float32.
+    """Hash the weights of a file that decide codes, the encoder's and the codebooks', as float32: hex SHA-256.
 
     Models that differ in nothing but the decoder give the same codes and have the same digest.
     """

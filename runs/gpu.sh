@@ -48,8 +48,8 @@ fi
 export PYTHON=${PYTHON:-python} PYTHONUNBUFFERED=1
 mkdir -p "$out"
 
-# told TITLE COMMAND...: the command's output goes into the report, under a title, once
-told() {
+# section TITLE COMMAND...: the command's output goes into the report, under a title, once
+section() {
     local title=$1
     shift
     if ! grep -qsxF "## $title" "$out/report.txt"; then
@@ -73,19 +73,19 @@ if [ "$device" = cpu ]; then
 fi
 if [ -n "$tiny" ]; then
     large+=(--shape train/configs/models/tiny.json --batch 2 --seconds 1 --product 64 --repeats 1 --dtype float32)
-    train+=(--batch_seconds 3 --crop_seconds 1.44 --steps 1 --product 64)
+    train+=(--model train/configs/models/tiny.json --batch_seconds 3 --crop_seconds 1.44 --steps 1 --product 64)
     clips=1
     metrics=(signal)
 fi
 
-told "Parity with the CPU" "$PYTHON" -m bench.parity "$root" --device "$device" --clips "$clips"
+section "Parity with the CPU" "$PYTHON" -m bench.parity "$root" --device "$device" --clips "$clips"
 for mode in "${modes[@]}"; do
-    told "The 1.2 B configuration, $mode" "$PYTHON" -m bench.gpu --mode "$mode" "${large[@]}"
+    section "The 1.2 B configuration, $mode" "$PYTHON" -m bench.gpu --mode "$mode" "${large[@]}"
 done
-told "The 1.2 B configuration, mixed lengths" "$PYTHON" -m bench.gpu --mixed true "${large[@]}"
-told "The embedded configuration" "$PYTHON" -m bench.gpu "${large[@]}" --shape checkpoints/default/config.json
+section "The 1.2 B configuration, mixed lengths" "$PYTHON" -m bench.gpu --mixed true "${large[@]}"
+section "The embedded configuration" "$PYTHON" -m bench.gpu "${large[@]}" --shape checkpoints/default/config.json
 for stage in 1_joint 2_adversarial; do
-    told "A step of $stage" "$PYTHON" -m bench.train --recipe "train/configs/recipe/$stage.yaml" "${train[@]}"
+    section "A step of $stage" "$PYTHON" -m bench.train --recipe "train/configs/recipe/$stage.yaml" "${train[@]}"
 done
 
 # seconds of a step of both stages, from the two tables above, give the share of the recipe's steps that fits the minutes
@@ -109,5 +109,5 @@ if [ ! -e "$out/parts/config.json" ]; then
     split --bytes 15M "$out/model/model.safetensors" "$out/parts/model.safetensors."
     cp "$out"/model/*.json "$out/parts"
 fi
-told "The model on dev" "$PYTHON" -m eval --codec "$out/model" --split dev --metric "${metrics[@]}" \
+section "The model on dev" "$PYTHON" -m eval --codec "$out/model" --split dev --metric "${metrics[@]}" \
     --labels "$run/labels.jsonl" --manifest "${manifests[0]}" --root "$root" --out "$out/eval"

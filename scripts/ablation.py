@@ -38,7 +38,9 @@ class Arm(NamedTuple):
     @property
     def name(self) -> str:
         """Name of its folder."""
-        return f"{'skip' if self.skip else 'no_skip'}-{'meaning' if self.meaning else 'sound'}"
+        shape = "skip" if self.skip else "no_skip"
+        losses = "meaning" if self.meaning else "sound"
+        return f"{shape}-{losses}"
 
     @property
     def configs(self) -> list[Path]:
@@ -99,14 +101,12 @@ def rows(results: dict[str, Any]) -> list[list[str]]:
         mean, low, high = (f"{summary[name]:.3f}" for name in ("mean", "low", "high"))
         return f"{mean} [{low}, {high}]"
 
-    return [
-        [
-            "skip" if arm.skip else "no skip",
-            "for sound and meaning" if arm.meaning else "for sound",
-            *(cell(measured[arm.name][name]) for name in FIGURES),
-        ]
-        for arm in ARMS
-    ]
+    def row(arm: Arm) -> list[str]:
+        shape = "skip" if arm.skip else "no skip"
+        losses = "for sound and meaning" if arm.meaning else "for sound"
+        return [shape, losses, *(cell(measured[arm.name][name]) for name in FIGURES)]
+
+    return [row(arm) for arm in ARMS]
 
 
 def report(out: Path, budget: str, command: str) -> str:

@@ -29,8 +29,8 @@ import typer
 
 from mimotok.io.files import atomic_path
 from mimotok.io.manifest import read_rows
-from mimotok.io.progress import ProgressBar
-from mimotok.io.terminal import errors_in_one_line, run_command, say
+from mimotok.io.terminal.progress import ProgressBar
+from mimotok.io.terminal.streams import errors_in_one_line, run_command, say
 
 SAMPLE_RATE = 24000
 # a voice is read at other speeds and with a shorter or longer vocal tract, which makes many speakers of a few

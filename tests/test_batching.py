@@ -45,6 +45,7 @@ def test_autocast_is_not_lost() -> None:
     assert {part.dtype for part in parts} == {torch.bfloat16}
 
 
+@pytest.mark.slow
 def test_a_batch_gives_what_each_clip_gives(
     streamable: Callable[..., Tokenizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:

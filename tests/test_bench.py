@@ -37,8 +37,8 @@ def test_gpu_bench_runs_on_a_cpu(tiny_config: Path, mixed: bool, capsys: pytest.
         "repeats": 1,
     }
     gpu.main(mixed=mixed, dtype="float32", **options)
-    told = capsys.readouterr().out
-    assert [line.split(":")[0] for line in told.splitlines()[1:]] == ["peak", "encode", "decode"]
+    printed = capsys.readouterr().out
+    assert [line.split(":")[0] for line in printed.splitlines()[1:]] == ["peak", "encode", "decode"]
 
 
 def test_gpu_bench_refuses_graphs_without_cuda(tiny_config: Path) -> None:
@@ -66,7 +66,7 @@ def test_batches_give_the_codes_of_each_clip() -> None:
         assert torch.equal(codes, tokenizer.encode(clip[None])[0])
 
 
-def test_a_ratio_that_fell_by_more_than_a_tenth_is_told() -> None:
+def test_a_ratio_that_fell_by_more_than_a_tenth_is_reported() -> None:
     committed = {"encode": 10.0, "decode": 5.0}
     assert guard.falls({"encode": 8.9, "decode": 4.6, "new": 0.1}, committed) == ["encode: 8.90, it was 10.00"]
     assert set(json.loads(guard.COMMITTED.read_text())) == {"processor", "ratios"}

@@ -35,7 +35,8 @@ def assert_one_result(tokenizer: Tokenizer, wavs: list[Tensor], threads: int, bl
     assert torch.equal(streamed(tokenizer, wavs[0], block), alone[0])
 
 
-@settings(deadline=None, max_examples=10)
+@pytest.mark.slow
+@settings(deadline=None, max_examples=8)
 @given(
     lengths=st.lists(st.integers(1, 9_000), min_size=1, max_size=5),
     threads=st.integers(1, 3),

@@ -41,7 +41,7 @@ from examples.corpus import Corpus
 from examples.duplex.train import main as train_duplex
 from examples.training import SimilarLengths, run
 from mimotok import Tokenizer, load_audio
-from mimotok.io.alignments import PHONES, SILENCE, Phone, Word
+from mimotok.io.clips.alignments import PHONES, SILENCE, Phone, Word
 from mimotok.lm import InterleavedLayout
 from mimotok.lm.audio_lm import pad_sequences
 from mimotok.lm.sampling import Sampling
@@ -97,10 +97,10 @@ def test_audio_lm_trains_speaks_and_goes_on(
     data: dict[str, Any], labels: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train_audio_lm(**data, labels=labels, steps=3, batch_size=3, every=2)
-    told = capsys.readouterr().out
-    assert re.search(r"^train: 7 clips, .* 6 with words$", told, re.MULTILINE)
-    assert re.search(r"^dev: 3 clips, .* 1 with words$", told, re.MULTILINE)
-    assert re.search(r"^step 2: dev/audio \d\.\d+, dev/codebook_0 .*dev/loss", told, re.MULTILINE)
+    printed = capsys.readouterr().out
+    assert re.search(r"^train: 7 clips, .* 6 with words$", printed, re.MULTILINE)
+    assert re.search(r"^dev: 3 clips, .* 1 with words$", printed, re.MULTILINE)
+    assert re.search(r"^step 2: dev/audio \d\.\d+, dev/codebook_0 .*dev/loss", printed, re.MULTILINE)
     common = {"checkpoint": data["out"] / "last.ckpt", "model": data["model"], "seconds": 1.0}
     for name, request in (("said", {"text": "hello there"}), ("continued", {"audio": Path(data["root"], "0.wav")})):
         out = Path(data["root"], f"{name}.wav")
@@ -183,11 +183,11 @@ def test_an_audio_lm_is_measured(
     monkeypatch.setattr(evaluate, "SpeakerSimilarity", lambda: deaf)
     options = {**data, "checkpoint": data["out"] / "last.ckpt", "out": data["out"] / "spoken"}
     evaluate.main(**options, labels=labels, prompt_seconds=0.32)
-    told = capsys.readouterr().out
-    assert re.search(r"^somebody: 3 texts, WER 0\.500 \(the clips after the codec: 0\.500\)", told, re.MULTILINE)
+    printed = capsys.readouterr().out
+    assert re.search(r"^somebody: 3 texts, WER 0\.500 \(the clips after the codec: 0\.500\)", printed, re.MULTILINE)
     # of whom one clip alone has words
-    assert "nobody: " not in told
-    assert "SIM to their beginnings 1.000, to other speakers' 1.000" in told
+    assert "nobody: " not in printed
+    assert "SIM to their beginnings 1.000, to other speakers' 1.000" in printed
     assert len(list((data["out"] / "spoken").glob("*.wav"))) == 3
     assert set(deaf.asked) == {"de"}
 
@@ -242,11 +242,11 @@ def test_a_conversation_is_built_learnt_and_taken_apart(
 ) -> None:
     clips = [Path(data["root"], name) for name in ("0.wav", "4.wav")]
     train_duplex(clips[0], clips[1], text="Hello.", out=data["out"], model=data["model"], steps=60, answer_seconds=0.2)
-    told = capsys.readouterr().out
-    losses = [float(value) for value in re.findall(r"^step \d+: (\d\.\d+) nats", told, re.MULTILINE)]
+    printed = capsys.readouterr().out
+    losses = [float(value) for value in re.findall(r"^step \d+: (\d\.\d+) nats", printed, re.MULTILINE)]
     assert losses[-1] < 0.5 * losses[0]
-    assert "text: [('Hello.', 0.0)]" in told
-    assert "answer: 100% of the speaker's codes" in told, "learnt by heart"
+    assert "text: [('Hello.', 0.0)]" in printed
+    assert "answer: 100% of the speaker's codes" in printed, "learnt by heart"
     tokenizer = Tokenizer.from_pretrained(data["model"])
     codes = [tokenizer.encode(load_audio(clip, 24_000)) for clip in clips]
     frames = max(each.shape[2] for each in codes)
@@ -276,12 +276,12 @@ def test_words_stand_in_the_conversation_when_they_are_said(
 def test_adapters_train_and_read(data: dict[str, Any], kind, capsys: pytest.CaptureFixture[str]) -> None:
     listens = kind is quantized_items
     command(kind, "any")(**data, steps=2, listen_steps=int(listens), batch_size=4, every=1)
-    told = capsys.readouterr().out
-    assert ("(spelled, 3 clips)" in told) == listens
-    assert len(re.findall(r"^step [12]: .*dev/loss", told, re.MULTILINE)) == 2
-    assert re.search(r"^said: number \d\nread: ", told, re.MULTILINE)
+    printed = capsys.readouterr().out
+    assert ("(spelled, 3 clips)" in printed) == listens
+    assert len(re.findall(r"^step [12]: .*dev/loss", printed, re.MULTILINE)) == 2
+    assert re.search(r"^said: number \d\nread: ", printed, re.MULTILINE)
     for part in ("3 clips of made", "3 clips"):
-        assert re.search(rf"^dev CER \d\.\d+, WER \d\.\d+ \(read, {part}\)$", told, re.MULTILINE)
+        assert re.search(rf"^dev CER \d\.\d+, WER \d\.\d+ \(read, {part}\)$", printed, re.MULTILINE)
     state = torch.load(data["out"] / "last.ckpt", weights_only=True)["state_dict"]
     assert not [name for name in state if "encoder" in name], "the tokenizer is not part of what is trained"
     read = 512 if listens else 32  # what the adapter reads: a listener's states, or the features

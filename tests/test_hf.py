@@ -155,7 +155,7 @@ def test_every_auto_class_finds_ours() -> None:
 
 
 def test_audio_processors_are_found_where_transformers_has_them() -> None:
-    """The stand-in has the one method of the drafts that counts; a version without any is told by None."""
+    """The stand-in has the one method of the drafts that counts; for a version without any it returns None."""
     registered: list[tuple[Any, ...]] = []
 
     class AutoAudioProcessor:
@@ -299,8 +299,8 @@ def test_other_models_names_of_the_sizes() -> None:
         "frame_rate=12.5, but this model's is 25.0": {"frame_rate": 12.5},
         "audio_channels=2": {"audio_channels": 2},
     }
-    for told, values in refused.items():
-        with pytest.raises(ValueError, match=told):
+    for message, values in refused.items():
+        with pytest.raises(ValueError, match=message):
             hf.MimoAudioTokenizerConfig(**values)
 
 
@@ -332,9 +332,9 @@ def test_a_second_generation_folder(tmp_path: Path) -> None:
         TINY, hybrid_attention=True, swa_per_block=2, encoder_causal=True, encoder_attn_window_size=(8, 0),
         num_quantizers=5, codebook_sizes=(32, 32, 24, 16), extra={"hybrid_block_size": 8, "max_audio_seconds": 300},
     )  # fmt: skip
-    made = make_tokenizer(config)
+    official = make_tokenizer(config)
     inner = tmp_path / "audio_tokenizer"
-    made.save_pretrained(inner, dtype=torch.bfloat16)
+    official.save_pretrained(inner, dtype=torch.bfloat16)
     (inner / PREPROCESSOR_NAME).unlink()
     (tmp_path / "config.json").write_text('{"model_type": "mimo_v2", "hidden_size": 4096}')
     plain = Tokenizer.from_pretrained(tmp_path)
@@ -352,7 +352,7 @@ def test_a_second_generation_folder(tmp_path: Path) -> None:
     assert not torch.allclose(heard[:, 7:], latents[:, 7:], atol=1e-3)
 
 
-def test_bad_input_is_told_in_one_line(streamable: Callable[..., Tokenizer], tmp_path: Path) -> None:
+def test_bad_input_is_reported_in_one_line(streamable: Callable[..., Tokenizer], tmp_path: Path) -> None:
     streamable().save_pretrained(tmp_path)
     model = auto(tmp_path)
     wav, mask = batch([3000, 2000])

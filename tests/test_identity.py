@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from mimotok import Tokenizer, encode_file, save_audio
 from mimotok.corpus.run import settings_of
+from mimotok.io.codes.mimo_stream import read_header
 from mimotok.io.codes_file import load_codes
-from mimotok.io.mimo_stream import read_header
 from mimotok.streaming.pipes import encode_pipe
 from mimotok.weights import WEIGHTS_NAME
-from tests.io.test_wav_stream import wav
+from tests.io.sound.test_wav_stream import wav
 
 Model = Callable[..., Tokenizer]
 
@@ -37,8 +37,8 @@ def digest_of(folder: Path) -> str:
     return hashlib.sha256((folder / WEIGHTS_NAME).read_bytes()).hexdigest()
 
 
-def told(tokenizer: Tokenizer, folder: Path) -> tuple[str, str]:
-    """The model's name and digest, as codes files, streams and corpora are told them."""
+def recorded(tokenizer: Tokenizer, folder: Path) -> tuple[str, str]:
+    """The model's name and digest, as codes files, streams and corpora record them."""
     save_audio(folder / "a.wav", torch.zeros(1, 2000), tokenizer.sample_rate)
     encode_file(tokenizer, folder / "a.wav", folder / "a.npz", overwrite=True)
     codes_file = load_codes(folder / "a.npz")
@@ -76,7 +76,7 @@ def test_a_relative_folder_is_known_from_another_working_directory(
     (other / "model").mkdir(parents=True)
     (other / "model" / WEIGHTS_NAME).write_bytes(b"of another model")
     os.chdir(other)
-    assert told(tokenizer, tmp_path) == ("model", digest_of(folder))
+    assert recorded(tokenizer, tmp_path) == ("model", digest_of(folder))
 
 
 def in_place(tokenizer: Tokenizer) -> None:
@@ -127,9 +127,9 @@ def test_weights_that_changed_after_loading_are_no_longer_those_of_the_file(
     tokenizer = Tokenizer.from_pretrained(folder)
     before = copy.deepcopy(tokenizer.state_dict())
     if asked_before:
-        assert told(tokenizer, tmp_path) == ("model", digest_of(folder))
+        assert recorded(tokenizer, tmp_path) == ("model", digest_of(folder))
     change(tokenizer)
-    name, sha256 = told(tokenizer, tmp_path)
+    name, sha256 = recorded(tokenizer, tmp_path)
     assert name == "model (changed)"
     assert sha256 != digest_of(folder)
     again = Tokenizer.from_pretrained(folder)
@@ -137,7 +137,7 @@ def test_weights_that_changed_after_loading_are_no_longer_those_of_the_file(
     assert again.weights_sha256 == sha256
     if change is not adapted:
         tokenizer.load_state_dict(before)
-        assert told(tokenizer, tmp_path) == ("model", digest_of(folder))
+        assert recorded(tokenizer, tmp_path) == ("model", digest_of(folder))
 
 
 def test_two_adapters_are_two_models(folder: Path) -> None:
@@ -158,9 +158,9 @@ def test_another_file_in_the_place_of_the_loaded_one_is_not_named(
     other = streamable()
     in_place(other)
     other.save_pretrained(folder)
-    assert told(tokenizer, tmp_path)[0] == "model (changed)"
+    assert recorded(tokenizer, tmp_path)[0] == "model (changed)"
     assert digest_of(folder) != tokenizer.weights_sha256 != was
-    assert told(known, tmp_path) == ("model", was)  # its weights are still what that file held
+    assert recorded(known, tmp_path) == ("model", was)  # its weights are still what that file held
 
 
 def test_a_model_whose_folder_is_gone_keeps_what_is_known_of_it(folder: Path) -> None:

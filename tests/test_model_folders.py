@@ -46,10 +46,10 @@ def folder_of(tmp_path: Path, changes: dict[str, Any] | None = None, text: str |
 def refusal(call: Callable[[], Any]) -> str:
     """The one line of a refusal that costs less than 300 MB."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(ValueError, match=r".") as told:
+    with pytest.raises(ValueError, match=r".") as caught:
         call()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 << 10
-    line = str(told.value)
+    line = str(caught.value)
     assert "\n" not in line
     assert len(line) < 1000
     return line
@@ -64,8 +64,8 @@ def test_no_field_takes_what_makes_no_model(key: str, tmp_path: Path) -> None:
     """A value is refused by the field's name, or makes a model that fits its weights: no other error, no bomb."""
     values = [value for value in HOSTILE if not may_be(key, value)]
     for value in values:
-        told = refusal(partial(TokenizerConfig.load, folder_of(tmp_path, {key: value}) / "config.json"))
-        assert key in told, (value, told)
+        message = refusal(partial(TokenizerConfig.load, folder_of(tmp_path, {key: value}) / "config.json"))
+        assert key in message, (value, message)
     assert len(values) >= 18
 
 
@@ -248,9 +248,9 @@ HEADER = {"format": "mimotok-stream-1", "model": "a", "sha256": "0" * 64, "n_q":
 )
 def test_headers_of_streams_of_codes(header: Any, streamable: Callable[..., Tokenizer]) -> None:
     text = header if isinstance(header, str) else json.dumps(header)
-    with pytest.raises(ValueError, match=r"not a stream of codes|n_q=") as told:
+    with pytest.raises(ValueError, match=r"not a stream of codes|n_q=") as caught:
         decode_pipe(streamable(), io.BytesIO(text.encode() + b"\n" + bytes(64)), io.BytesIO(), force=True)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_what_looks_like_a_path_is_not_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,14 +267,14 @@ def test_what_looks_like_a_path_is_not_asked_of_the_hub(tmp_path: Path, monkeypa
         assert "hub id" in refusal(partial(Tokenizer.from_pretrained, name)) or name == "runs"
 
 
-def test_a_misspelt_key_is_told(tmp_path: Path) -> None:
+def test_a_misspelt_key_is_reported(tmp_path: Path) -> None:
     """In a config.json that we train from strictly; elsewhere by a warning, where the right key is not there."""
     path = tmp_path / "config.json"
     for wrong, right in (("d_modle", "d_model"), ("sample_rate", "sampling_rate"), ("decoder_layer", "decoder_layers")):
         official = {key: value for key, value in CONFIG.items() if key != right}
         path.write_text(json.dumps(official | {wrong: CONFIG[right]}))
-        told = f"config.json: unknown key '{wrong}': did you mean {right}[?]"
-        with pytest.raises(ValueError, match=told):
+        message = f"config.json: unknown key '{wrong}': did you mean {right}[?]"
+        with pytest.raises(ValueError, match=message):
             TokenizerConfig.load(path, strict=True)
         with pytest.warns(UserWarning, match=f"'{wrong}' has no effect: did you mean {right}[?]"):
             TokenizerConfig.load(path)

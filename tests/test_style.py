@@ -10,7 +10,8 @@ import pytest
 
 from tests.helpers.paths import ROOT
 
-SOURCES = [path for folder in ("mimotok", "train", "eval") for path in sorted((ROOT / folder).rglob("*.py"))]
+FOLDERS = ("mimotok", "train", "eval", "bench", "scripts", "examples")
+SOURCES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 COMPOUND = (ast.FunctionDef, ast.ClassDef, ast.If, ast.For, ast.While, ast.With, ast.Try)
 
 

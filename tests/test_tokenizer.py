@@ -134,9 +134,9 @@ def test_unknown_config_keys_survive(tmp_path: Path, tiny: Callable[..., Tokeniz
 def test_bad_configs_are_refused_by_name(parity_dir: Path, tmp_path: Path, changes: dict, message: str) -> None:
     values = json.loads((parity_dir / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(values | changes))
-    with pytest.raises(ValueError, match=message) as told:
+    with pytest.raises(ValueError, match=message) as caught:
         Tokenizer.from_pretrained(tmp_path)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_wrong_weights_are_named(parity_dir: Path, tmp_path: Path) -> None:
@@ -155,9 +155,9 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
         (tmp_path, "config.json: cannot be read"),
         ("no/such-model-anywhere", "no such folder, and the hub did not give it"),
     ):
-        with pytest.raises(ValueError, match=message) as told:
+        with pytest.raises(ValueError, match=message) as caught:
             Tokenizer.from_pretrained(source)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(caught.value)
 
 
 def test_pickles_are_not_read(parity_dir: Path, tmp_path: Path) -> None:

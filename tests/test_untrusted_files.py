@@ -236,7 +236,7 @@ def skipped_clips(place: Place) -> Any:
 
 
 def cached_sound(place: Place) -> Any:
-    from mimotok.io.clips import Clip, Pcm
+    from mimotok.io.clips.clip import Clip, Pcm
     from train.data.manifest import BadClipError, read
 
     place.put("shard.wav")
@@ -403,9 +403,9 @@ def test_training_goes_on_from_no_checkpoint_that_runs_something(
         (named, "not one that a run of ours wrote"),
         ("ftp://127.0.0.1/evil.ckpt", "protocol not allowed"),
     ]
-    for path, told in cases:
+    for path, message in cases:
         assert run_train("fit", "--config", config, "--ckpt_path", path) == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     # the run's own last one
     (tmp_path / "run" / "checkpoints").mkdir(exist_ok=True)
     (tmp_path / "run" / "checkpoints" / "last.ckpt").write_bytes(evil)
@@ -421,9 +421,9 @@ def test_a_checkpoint_that_is_cut_anywhere_is_named_with_the_remedy(tmp_path: Pa
     for cut in (0, 1, 4, 30, *range(100, len(whole), 97), len(whole) - 1):
         (tmp_path / "last.ckpt").write_bytes(whole[:cut])
         for read in (read_plain, require_plain):
-            with pytest.raises(ValueError, match=r"last\.ckpt: not a readable checkpoint: remove it, or") as told:
+            with pytest.raises(ValueError, match=r"last\.ckpt: not a readable checkpoint: remove it, or") as caught:
                 read(tmp_path / "last.ckpt")
-            assert "\n" not in str(told.value)
+            assert "\n" not in str(caught.value)
 
 
 def huggingface_loaders() -> dict[str, Callable[[str], Any]]:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from mimotok.io.terminal import errors_in_one_line, run_command, say
+from mimotok.io.terminal.streams import errors_in_one_line, run_command, say
 
 TOOLS = ("align", "average", "clean", "code-model", "export", "prepare", "prune", "runs", "transcribe", "transfer")
 # Lightning's, which read their own arguments; they stand here for the list of commands.

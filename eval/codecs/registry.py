@@ -56,7 +56,7 @@ def expand_specs(names: list[str], n_q: list[int]) -> list[CodecSpec]:
 
 
 def is_custom(name: str) -> bool:
-    """Whether a name is that of somebody's class, `package.module:Class`."""
+    """Return whether a name is that of somebody's class, `package.module:Class`."""
     return name.partition(":")[0] not in WITH_ARGUMENT and CUSTOM_NAME.fullmatch(name) is not None
 
 

@@ -11,8 +11,8 @@ from eval.local_files import local_files
 from eval.metrics.base import AUTO, MISSING, Column, missing_figures
 from eval.metrics.normalizers import PACKAGE, WhisperNormalizers, load_whisper_normalizers
 from eval.protocol import SAMPLE_RATE, resample
-from eval.testlists import Clip
 from eval.whisper import BASE, RATE, load_whisper
+from mimotok.io.clips.clip import Clip
 from mimotok.text import ErrorCounts, error_counts, normalize_text
 
 TRANSFORMERS = "transformers:"

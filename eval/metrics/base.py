@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from eval.codecs.base import Codec, Frames
-from eval.testlists import Clip, LabelledClip
+from eval.testlists import LabelledClip
+from mimotok.io.clips.clip import Clip
 
 MISSING = float("nan")
 AUTO = "auto"  # the default model of a metric
@@ -158,7 +159,7 @@ class MetricSpec(NamedTuple):
 
 
 def missing_figures(columns: Sequence[Column]) -> dict[str, float]:
-    """The figures of a clip that cannot be measured: NaN for every column and for the parts of pooled ones."""
+    """Return the figures of a clip that cannot be measured: NaN for every column and for the parts of pooled ones."""
     names = {column.name for column in columns}
     parts = {part for column in columns for part in column.pooled or ()}
     return dict.fromkeys(sorted(names | parts), MISSING)

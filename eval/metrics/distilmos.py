@@ -14,7 +14,7 @@ import torch
 
 from eval.metrics.base import MISSING, Column
 from eval.protocol import SAMPLE_RATE, SILENCE, resample
-from eval.testlists import Clip
+from mimotok.io.clips.clip import Clip
 
 RATE = 16000  # Hz
 INSTALL = "pip install --no-deps distillmos xls-r-sqa"

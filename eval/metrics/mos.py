@@ -9,7 +9,7 @@ import numpy as np
 from eval.metrics.base import AUTO, Column, Metric, missing_figures
 from eval.metrics.distilmos import DistilMos
 from eval.protocol import SAMPLE_RATE, SILENCE, resample
-from eval.testlists import Clip
+from mimotok.io.clips.clip import Clip
 
 RATE = 16000  # Hz
 

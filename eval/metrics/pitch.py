@@ -9,7 +9,7 @@ import numpy as np
 
 from eval.metrics.base import MISSING, Column, missing_figures
 from eval.protocol import SAMPLE_RATE, SILENCE, resample
-from eval.testlists import Clip
+from mimotok.io.clips.clip import Clip
 
 RATE = 16000  # Hz
 HOP = 320  # samples, 20 ms

@@ -10,8 +10,9 @@ import torch
 
 from eval.metrics.base import MISSING, Column, missing_figures
 from eval.protocol import SAMPLE_RATE, SILENCE, resample
-from eval.testlists import Clip
 from mimotok.config import TokenizerConfig
+from mimotok.io.clips.clip import Clip
+from mimotok.model.lengths import frames_needed
 from mimotok.model.mel import log_mel
 
 # Longer clips have PESQ by parts of this at most. The package has room for 50 utterances and writes past it: a clip of
@@ -93,7 +94,7 @@ def pesq_score(original: np.ndarray, reconstruction: np.ndarray, band: str) -> f
     Returns:
         PESQ, or NaN where it finds no utterance.
     """
-    count = -(-len(original) // (PESQ_SECONDS * SAMPLE_RATE))
+    count = frames_needed(len(original), PESQ_SECONDS * SAMPLE_RATE)
     parts = zip(np.array_split(original, count), np.array_split(reconstruction, count), strict=True)
     scores = [_pesq_of_part(*pair, band) for pair in parts]
     # a piece without speech has no score, and takes nothing from those that have

@@ -13,7 +13,7 @@ import torch
 from eval.local_files import local_files
 from eval.metrics.base import AUTO, MISSING, Column
 from eval.protocol import SAMPLE_RATE, SILENCE, resample
-from eval.testlists import Clip
+from mimotok.io.clips.clip import Clip
 from mimotok.weights import require_source, sha256_of_file
 
 RATE = 16000  # Hz, of all the speaker models here

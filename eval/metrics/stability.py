@@ -11,7 +11,7 @@ import soundfile
 from eval.codecs.base import Codec, TokenCodec
 from eval.metrics.base import MISSING, Column
 from eval.protocol import SAMPLE_RATE, resample
-from eval.testlists import Clip
+from mimotok.io.clips.clip import Clip
 
 SECONDS = 10  # of each clip at most: seven encodings of it are what the metric costs
 GAIN_DB = -6.0  # softer, since louder would pass full scale

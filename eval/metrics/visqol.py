@@ -10,7 +10,7 @@ import numpy as np
 
 from eval.metrics.base import MISSING, Column
 from eval.protocol import SAMPLE_RATE, SILENCE, resample
-from eval.testlists import Clip
+from mimotok.io.clips.clip import Clip
 
 RATE = 16000  # Hz, of ViSQOL's mode for speech
 MIN_SECONDS = 1.0  # below it there are hardly any patches to compare

@@ -13,7 +13,7 @@ from eval.report.tables import Table, markdown, with_interval
 from eval.run.feedback import Notify, Progress
 from eval.run.frames import encode_clips
 from eval.run.steps import has_frames, null_for_nan, open_codec
-from eval.testlists import Clip
+from mimotok.io.clips.clip import Clip
 from mimotok.text import normalize_text
 
 

@@ -28,7 +28,7 @@ def check_export_folder(folder: Path) -> None:
         raise ValueError(f"{folder}: is a file; give --export-wavs a folder")
 
 
-def describe_export(exported: ExportedWavs) -> str:
+def export_message(exported: ExportedWavs) -> str:
     """Say in a line what was written."""
     folders = ", ".join(str(path) for path in (exported.originals, *exported.codecs.values()))
     missing = f"; {exported.left_out} that some codec failed on are left out" if exported.left_out else ""

@@ -8,7 +8,7 @@ from eval.codecs.base import CodecSpec, Frames
 from eval.run.feedback import Notify, Progress
 from eval.run.steps import Framing, encode_frames
 from eval.run.tasks import Failed, run_tasks
-from eval.testlists import Clip
+from mimotok.io.clips.clip import Clip
 
 
 def encode_clips(

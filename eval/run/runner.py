@@ -18,7 +18,7 @@ from eval.codecs.base import Codec, CodecSpec
 from eval.metrics.base import Column, MetricSpec
 from eval.metrics.registry import CODES_KINDS, FRAME_KINDS, TOKEN_KINDS
 from eval.run.cache import Cache
-from eval.run.feedback import Notify, Progress, one_line
+from eval.run.feedback import Notify, Progress
 from eval.run.frames import encode_clips
 from eval.run.steps import (
     Coding,
@@ -38,8 +38,10 @@ from eval.run.steps import (
 )
 from eval.run.store import ORIGINAL, audio_path, file_hash
 from eval.run.tasks import Failed, one_thread, run_tasks
-from eval.testlists import Clip, LabelledClip, usable
+from eval.testlists import LabelledClip, usable
+from mimotok.io.clips.clip import Clip
 from mimotok.io.files import file_stamp
+from mimotok.io.terminal.streams import error_line
 
 # what a codec or a metric raises that cannot be used
 UNUSABLE = (ValueError, OSError, ImportError, RuntimeError)
@@ -184,7 +186,7 @@ class _Evaluation:
             try:
                 codec: Codec = open_codec(spec, self.run.settings.device)
             except UNUSABLE as error:
-                self._failed(f"{spec.label}: {one_line(error)}")
+                self._failed(f"{spec.label}: {error_line(error)}")
                 continue
             self.run.codecs.append(
                 CodecRun(
@@ -206,7 +208,7 @@ class _Evaluation:
             try:
                 metric = open_metric(spec, self.run.settings.device)
             except UNUSABLE as error:
-                line = f"{spec.kind}: not measured: {one_line(error)}"
+                line = f"{spec.kind}: not measured: {error_line(error)}"
                 if spec.optional and isinstance(error, ImportError):
                     # nobody named it: a report without it is complete
                     self._note(line)
@@ -360,7 +362,7 @@ class _Evaluation:
                 with one_thread():
                     figures = metric.measure_frames(kept, [frames[clip.clip.id] for clip in kept])
             except UNUSABLE as error:
-                self._failed(f"{codec.spec.label}: {spec.kind}: {one_line(error)}")
+                self._failed(f"{codec.spec.label}: {spec.kind}: {error_line(error)}")
                 return
             known = {clip.clip.id: null_for_nan(row) for clip, row in zip(kept, figures, strict=True)}
             # with clips missing, the next run is to report them again

@@ -15,8 +15,8 @@ from eval.metrics.base import AnyMetric, MetricSpec
 from eval.metrics.registry import make_metric
 from eval.run.alignment import align, find_delay
 from eval.run.store import load_wav, save_wav
-from eval.testlists import Clip
 from mimotok.corpus.recordings import load_recording
+from mimotok.io.clips.clip import Clip
 
 Figures = dict[str, Any]
 
@@ -137,12 +137,12 @@ def open_metric(spec: MetricSpec, device: str) -> AnyMetric:
 
 
 def has_frames(codec: Codec) -> bool:
-    """Whether a codec's frames can be read without decoding."""
+    """Return whether a codec's frames can be read without decoding."""
     return isinstance(codec, FrameCodec)
 
 
 def has_tokens(codec: Codec) -> bool:
-    """Whether a codec's tokens can be read without decoding."""
+    """Return whether a codec's tokens can be read without decoding."""
     # in this order: the second looks at frame_size, which a codec without codebooks cannot find out
     return bool(codec.codebook_sizes) and isinstance(codec, TokenCodec)
 

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from eval.run.feedback import one_line
-from mimotok.io.terminal import begin_worker
-from mimotok.io.workers import process_pool
+from mimotok.io.terminal.streams import begin_worker, error_line
+from mimotok.io.terminal.workers import process_pool
 
 Item = TypeVar("Item")
 
@@ -112,4 +111,4 @@ def _guarded(function: Callable[[Item], Any], item: Item) -> Any:
     try:
         return function(item)
     except Exception as error:  # codecs and metrics may raise any error, and none of them may stop a run
-        return Failed(one_line(error))
+        return Failed(error_line(error))

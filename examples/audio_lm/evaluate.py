@@ -22,7 +22,7 @@ from examples.audio_lm.speaking import continue_speech, speak
 from examples.corpus import Corpus, Item, codes_of, load_items
 from examples.training import run
 from mimotok import Tokenizer, save_audio
-from mimotok.io.clips import Clip
+from mimotok.io.clips.clip import Clip
 from mimotok.lm.audio_lm import AudioLM
 from mimotok.lm.sampling import Sampling
 from mimotok.text import error_rates

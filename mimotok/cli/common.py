@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mimotok.io.progress import ProgressBar
-from mimotok.io.terminal import errors_in_one_line, one_line, warn
+from mimotok.io.terminal.progress import ProgressBar
+from mimotok.io.terminal.streams import errors_in_one_line, one_line, warn
 
 if TYPE_CHECKING:
     from mimotok.tokenizer import Tokenizer

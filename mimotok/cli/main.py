@@ -25,7 +25,7 @@ from mimotok.cli.common import (
 from mimotok.cli.export import export
 from mimotok.cli.page import page
 from mimotok.cli.tokenize import tokenize
-from mimotok.io.terminal import USER_ERROR, binary_output, run_command, say
+from mimotok.io.terminal.streams import USER_ERROR, binary_output, run_command, say
 
 if TYPE_CHECKING:
     from mimotok.io.codes_file import CodesFile
@@ -80,7 +80,8 @@ def encode(
             raise ValueError("--raw is for --stream; give files a header, by sox or ffmpeg")
         from mimotok.code_models import code_model_of
         from mimotok.io.audio import AUDIO_SUFFIXES
-        from mimotok.transcode import CODES_SUFFIXES, MIMO_SUFFIX, encode_file
+        from mimotok.io.codes.suffixes import CODES_SUFFIXES, MIMO_SUFFIX
+        from mimotok.transcode import encode_file
 
         written = (MIMO_SUFFIX,) if entropy else CODES_SUFFIXES
         jobs = _jobs(paths or [], out_dir, AUDIO_SUFFIXES, written, overwrite, skip_existing)
@@ -116,7 +117,8 @@ def decode(
             _run_stream(partial(decode_pipe, force=force), paths, model, revision, device, dtype)
             return
         from mimotok.io.audio import WRITABLE
-        from mimotok.transcode import CODES_SUFFIXES, decode_file
+        from mimotok.io.codes.suffixes import CODES_SUFFIXES
+        from mimotok.transcode import decode_file
 
         jobs = _jobs(paths or [], out_dir, CODES_SUFFIXES, list(WRITABLE), overwrite, skip_existing)
         if not jobs:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mimotok.cli.common import Model, Revision, make_tokenizer, one_line_errors
-from mimotok.io.terminal import say
+from mimotok.io.terminal.streams import say
 
 DEFAULT_PORT = 8000
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mimotok.cli.common import Device, Dtype, Model, Revision, make_tokenizer, one_line_errors, report_error
-from mimotok.io.progress import ProgressBar
-from mimotok.io.terminal import USER_ERROR, say
+from mimotok.io.terminal.progress import ProgressBar
+from mimotok.io.terminal.streams import USER_ERROR, say
 
 if TYPE_CHECKING:
     from mimotok.corpus.run import Progress

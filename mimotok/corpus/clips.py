@@ -76,7 +76,7 @@ def read_clip(clip: Item, sample_rate: int) -> Iterator[Tensor]:
 
 
 def stamp_of(clip: Item) -> str:
-    """What tells later that a clip's sound is not the same any more; "" where its file is not there.
+    """Return a stamp that differs once a clip's sound is not the same any more; "" where it has no file.
 
     Of a file it is its size and time of modification, of a tar's member what the listing saw of it, of a cut its JSON
     too, and of what lies behind an address that alone.
@@ -100,7 +100,7 @@ def _stamp_of_cut(cut: dict[str, Any], root: str) -> str:
 
 
 def digest_of(value: Any) -> str:
-    """A short digest of JSON values."""
+    """Return a short digest of JSON values."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=repr).encode()).hexdigest()[:16]
 
 

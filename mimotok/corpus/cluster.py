@@ -13,7 +13,7 @@ from typing import Any
 
 from mimotok.corpus.encode import Finished, Options, Part, run_parts
 from mimotok.corpus.ledger import Settings
-from mimotok.io.terminal import excerpt
+from mimotok.io.terminal.streams import excerpt
 from mimotok.tokenizer import Tokenizer
 
 _TRIES = -1  # Ray's word for "as often as it takes"

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from mimotok.io.clips.places import Places
 from mimotok.io.files import open_regular
-from mimotok.io.levels import level_problem
-from mimotok.io.places import Places
 from mimotok.io.remote import checked_address, fetch, is_remote
-from mimotok.io.terminal import excerpt, shortened
+from mimotok.io.sound.levels import level_problem
+from mimotok.io.terminal.streams import excerpt, shortened
 
 _DATA_CUTS = ("MonoCut", "MultiCut", "Cut")
 _MIXED = "MixedCut"

@@ -16,7 +16,8 @@ import torch
 from mimotok.corpus.clips import Item, NoRoomError, ahead, read_clip
 from mimotok.corpus.formats import Record
 from mimotok.corpus.ledger import Entry, Failure, Settings, write_shard
-from mimotok.corpus.loading import Batch, decoded_loads, one_line
+from mimotok.corpus.loading import Batch, decoded_loads
+from mimotok.io.terminal.streams import error_line
 from mimotok.streaming.blocks import encode_blocks
 from mimotok.tokenizer import Tokenizer
 
@@ -96,9 +97,9 @@ def run_parts(
                 records[i] = encode_long(tokenizer, settings.n_q, part.clips[i])
             except (NoRoomError, MemoryError, torch.OutOfMemoryError) as error:
                 # the machine's trouble, not the clip's: another run may succeed
-                raise ValueError(f"{part.clips[i].place}: {one_line(error)}") from None
+                raise ValueError(f"{part.clips[i].place}: {error_line(error)}") from None
             except Exception as error:  # as in a worker: file systems and decoders have errors of their own
-                failures[i] = Failure(part.clips[i].key, part.clips[i].place, one_line(error))
+                failures[i] = Failure(part.clips[i].key, part.clips[i].place, error_line(error))
             report(1, part.clips[i].seconds)
         left[load.shard] -= len(load.clips)
         if left[load.shard] == 0:

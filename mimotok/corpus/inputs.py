@@ -23,17 +23,17 @@ import soundfile
 from mimotok.corpus.clips import Item, digest_of, stamp_of
 from mimotok.corpus.cuts import is_cut, lhotse
 from mimotok.corpus.ledger import Failure
-from mimotok.corpus.loading import one_line
 from mimotok.corpus.shar import find_shards, is_shar, packed_cuts
 from mimotok.corpus.supervisions import MOST_SECONDS, said_in
 from mimotok.io.audio import AUDIO_SUFFIXES
-from mimotok.io.clips import clip_of
-from mimotok.io.encoding import encoding_problem
+from mimotok.io.clips.clip import clip_of
+from mimotok.io.clips.encoding import encoding_problem
+from mimotok.io.clips.layouts import read_layout
+from mimotok.io.clips.places import Places
 from mimotok.io.files import open_regular
-from mimotok.io.layouts import read_layout
 from mimotok.io.manifest import MAX_LINE, read_rows
-from mimotok.io.places import Places
 from mimotok.io.remote import file_system, is_remote, open_file, without_scheme
+from mimotok.io.terminal.streams import error_line
 from mimotok.transcode import files_below
 
 # bytes a second of what is not looked into: only batches and the time left depend on them
@@ -74,7 +74,7 @@ def read_input(
         source: a folder or address of sound files (key: path below it; texts and speakers are read where a local
             folder has the layout of a corpus, see `mimotok.corpus.recordings`) and of tars of WebDataset or Shar (key:
             tar and sample),
-            one tar, a JSONL manifest (key: id, or else audio; see `mimotok.io.clips`), or a Lhotse CutSet in JSONL
+            one tar, a JSONL manifest (key: id, or else audio; see `mimotok.io.clips.clip`), or a Lhotse CutSet in JSONL
             (key: the cut's id); .gz too.
         root: folder or address of a manifest's relative paths.
         known: keys to leave out.
@@ -109,7 +109,7 @@ def read_input(
 
 
 def _problem(clip: Item) -> str | None:
-    """Why a clip cannot be kept in any shard: its own trouble, which must not stop the others."""
+    """Return why a clip cannot be kept in any shard, or None: that must not stop the others."""
     if "\0" in clip.key or "\0" in str(clip.audio.get("path", "")):
         return "a name with a NUL character"
     return encoding_problem([clip.key, clip.audio, clip.metadata])
@@ -135,7 +135,7 @@ def _listed(source: str, root: str, allow_outside: bool) -> Listing:
     except (OSError, ImportError, EOFError) as error:
         if isinstance(error, ImportError) and "mimotok[" in str(error):
             raise
-        raise ValueError(f"{source}: cannot be read ({one_line(error)})") from error
+        raise ValueError(f"{source}: cannot be read ({error_line(error)})") from error
 
 
 def _absolute(path: str) -> str:
@@ -162,42 +162,42 @@ def _folder(source: str) -> Listing:
     files = {name: size for name, size in sizes.items() if name not in tars}
     sounds = [Item(name, _estimate(name, size), {"path": paths[name]}) for name, size in files.items()]
     inside = _tars([(paths[name], name) for name in tars])
-    told = _Told({}) if is_remote(source) else _told_in(Path(source))
-    sounds = [_with_text(clip, told) for clip in sounds]
-    inside = inside._replace(clips=[_with_text(clip, told) for clip in inside.clips])
-    if told.problem:
-        notes.append(f"{source}: its texts are not read: {told.problem}")
-    elif told.texts:
-        notes = [f"{source}: texts and speakers of {len(told.texts)} recordings are read from its lists"]
+    listed = _ListedTexts({}) if is_remote(source) else _read_listed_texts(Path(source))
+    sounds = [_with_text(clip, listed) for clip in sounds]
+    inside = inside._replace(clips=[_with_text(clip, listed) for clip in inside.clips])
+    if listed.problem:
+        notes.append(f"{source}: its texts are not read: {listed.problem}")
+    elif listed.texts:
+        notes = [f"{source}: texts and speakers of {len(listed.texts)} recordings are read from its lists"]
     if sounds and tars:
         notes.append(f"{source}: {len(sounds)} sound files and {len(tars)} tars, both of which are read")
     return Listing(sounds + inside.clips, inside.failed, notes + inside.notes)
 
 
-class _Told(NamedTuple):
-    """What the lists of a folder tell of its sounds, by path and first byte; and why they cannot be read, or ""."""
+class _ListedTexts(NamedTuple):
+    """Texts of a folder's sounds, by path and first byte, out of its lists; and why these cannot be read, or ""."""
 
     texts: dict[tuple[str, int], dict[str, str]]
     problem: str = ""
 
 
-def _told_in(folder: Path) -> _Told:
+def _read_listed_texts(folder: Path) -> _ListedTexts:
     """Read texts, speakers and languages out of the lists of a corpus in one of the known layouts, or of Shar."""
     try:
         if is_shar(folder):
-            return _Told(dict(_told_by_shar(str(folder))))
+            return _ListedTexts(dict(_shar_texts(str(folder))))
         clips = read_layout(folder, Places(str(folder))) or []
     except (ValueError, OSError, ImportError, tarfile.TarError, EOFError, StopIteration) as error:
-        return _Told({}, one_line(error))
+        return _ListedTexts({}, error_line(error))
     texts = {
         (clip.audio, 0): _known(text=clip.text, speaker=clip.speaker, language=clip.language, split=clip.split or None)
         for clip in clips
         if clip.problem is None
     }
-    return _Told({place: text for place, text in texts.items() if text})
+    return _ListedTexts({place: text for place, text in texts.items() if text})
 
 
-def _told_by_shar(folder: str) -> Iterator[tuple[tuple[str, int], dict[str, str]]]:
+def _shar_texts(folder: str) -> Iterator[tuple[tuple[str, int], dict[str, str]]]:
     for shard in find_shards(folder):
         for cut, packed in packed_cuts(shard):
             yield (packed.path, packed.start), _known(**said_in(cut.to_dict())._asdict())
@@ -207,13 +207,13 @@ def _known(**values: str | None) -> dict[str, str]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _with_text(clip: Item, told: _Told) -> Item:
+def _with_text(clip: Item, listed: _ListedTexts) -> Item:
     place = (os.path.abspath(clip.audio["path"]), clip.audio.get("span", [0])[0])
-    return replace(clip, metadata=clip.metadata | told.texts.get(place, {}))
+    return replace(clip, metadata=clip.metadata | listed.texts.get(place, {}))
 
 
 def _remote_files(source: str, suffixes: Container[str], notes: list[str]) -> dict[str, int]:
-    """Bytes by path below a remote folder, in order; a line goes to `notes` where other files are there too."""
+    """Find the bytes by path below a remote folder, in order; other files there give a line of `notes`."""
     system, inner = file_system(source)
     inner = inner.rstrip("/")
     found = {}
@@ -300,7 +300,7 @@ def _tars(tars: Sequence[tuple[str, str]]) -> Listing:
             if len(tars) == 1 and not isinstance(error, tarfile.TarError | EOFError):
                 raise
             # the samples before the break are good
-            failed.append(Failure(name, path, f"{path}: damaged tar ({one_line(error)}); get a whole copy"))
+            failed.append(Failure(name, path, f"{path}: damaged tar ({error_line(error)}); get a whole copy"))
         else:
             empty += len(clips) == before
     left_out = [f"{count} {what}" for what, count in others.most_common()]
@@ -322,7 +322,7 @@ class _Member(NamedTuple):
 
 
 def _tar_clips(raw: Any, path: str, name: str, others: Counter[str]) -> Iterator[Item]:
-    """The samples of a tar: members with one name up to the first dot; one of them sound, .json and .txt about it.
+    """List the samples of a tar: members with one name up to the first dot, one of them sound, .json and .txt about it.
 
     Several sounds that share a name so far are a sample each, under their whole names; what is said of one of them has
     its name up to the last dot, what is said of all the name that they share. others: counts what is not read.
@@ -370,7 +370,7 @@ def _named(sounds: list[_Member], metadata: dict[str, dict[str, Any]], path: str
 
 
 def _member_stamp(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> str:
-    """By its header and, where that costs nothing, its first bytes: tars are often written without times."""
+    """Make a stamp of the header and, where that costs nothing, the first bytes: tars often lack times."""
     file = None if is_remote(path) or member.issparse() else tar.extractfile(member)
     start = b"" if file is None else file.read(_STAMPED_BYTES)
     return digest_of([member.name, member.size, member.mtime, zlib.crc32(start)])

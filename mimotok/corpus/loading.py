@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mimotok.corpus.clips import Item, NoRoomError, load_clip
 from mimotok.corpus.plan import split_batches
+from mimotok.io.terminal.streams import error_line
 
 # longer recordings are encoded block by block
 LONG_SECONDS = 120.0
@@ -56,11 +57,6 @@ class Decoded(NamedTuple):
     trouble: str | None = None
 
 
-def one_line(error: BaseException) -> str:
-    """Return an error as one line of bounded length."""
-    return " ".join(str(error).split())[:500] or type(error).__name__
-
-
 class _Loads(Dataset[Decoded]):
     def __init__(self, shards: Sequence[Sequence[Item]], loads: list[Load], sample_rate: int, budget: float) -> None:
         self.shards = shards
@@ -81,9 +77,9 @@ class _Loads(Dataset[Decoded]):
             try:
                 wav = load_clip(shard[i], self.sample_rate, LONG_SECONDS)
             except NoRoomError as error:
-                return Decoded([], [], [], one_line(error))
+                return Decoded([], [], [], error_line(error))
             except Exception as error:  # every file system and decoder has its own, and none may stop a run
-                failed.append((i, one_line(error)))
+                failed.append((i, error_line(error)))
             else:
                 if wav is None:
                     long.append(i)
@@ -159,7 +155,7 @@ def _with_worker_errors(items: Iterator[Decoded]) -> Iterator[Decoded]:
             return
         except RuntimeError as error:
             raise ValueError(
-                f"a decoding worker ended ({one_line(error)}); run again, with fewer --workers or --batch-seconds "
+                f"a decoding worker ended ({error_line(error)}); run again, with fewer --workers or --batch-seconds "
                 "if memory was short"
             ) from error
         yield item

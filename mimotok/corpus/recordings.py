@@ -19,13 +19,13 @@ from mimotok.corpus.cuts import is_cut, load_cut, make_cut, with_sound
 from mimotok.corpus.shar import find_shards, is_shar, packed_cuts, read_packed
 from mimotok.corpus.supervisions import said_in
 from mimotok.io.audio import declared_seconds, load_audio, resample
-from mimotok.io.clips import Clip, clip_of, require_seconds
-from mimotok.io.encoding import encoding_problem, escaped
-from mimotok.io.layouts import LISTS, read_folder, read_list
+from mimotok.io.clips.clip import Clip, clip_of, require_seconds
+from mimotok.io.clips.encoding import encoding_problem, escaped
+from mimotok.io.clips.layouts import LISTS, read_folder, read_list
+from mimotok.io.clips.places import Places
 from mimotok.io.manifest import read_rows
-from mimotok.io.places import Places
 from mimotok.io.remote import is_remote, without_scheme
-from mimotok.io.terminal import excerpt, one_line
+from mimotok.io.terminal.streams import error_line, excerpt
 
 _PROBES = 8  # headers read at a time
 
@@ -101,7 +101,7 @@ def _shar(folder: str) -> Iterator[Clip]:
         try:
             yield from (replace(clip_of_cut(cut), packed=packed) for cut, packed in packed_cuts(shard))
         except (tarfile.TarError, EOFError, OSError, StopIteration, RuntimeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{shard.recording}: damaged ({one_line(error)}); get a whole copy") from error
+            raise ValueError(f"{shard.recording}: damaged ({error_line(error)}); get a whole copy") from error
 
 
 def clip_of_cut(cut: Any) -> Clip:
@@ -145,7 +145,7 @@ def load_recording(clip: Clip, sample_rate: int) -> np.ndarray:
     try:
         wav = read_cut(clip)
     except Exception as error:  # Lhotse and the file systems behind it have errors of their own
-        raise ValueError(f"cut {excerpt(clip.id)}: cannot be read ({one_line(error)})") from error
+        raise ValueError(f"cut {excerpt(clip.id)}: cannot be read ({error_line(error)})") from error
     if not len(wav):
         raise ValueError(f"cut {excerpt(clip.id)}: no audio in it (0 samples)")
     return resample(wav, clip.cut.sampling_rate, sample_rate)
@@ -163,7 +163,7 @@ def read_cut(clip: Clip) -> np.ndarray:
 
 
 def with_durations(clips: Iterable[Clip]) -> list[Clip]:
-    """Fill in the durations that no list told, from the headers of the files.
+    """Fill in the durations that no list gives, from the headers of the files.
 
     A clip whose file cannot be read has 0 seconds and the reason as its problem: it must not stop the others.
     """
@@ -183,5 +183,5 @@ def _timed(clip: Clip) -> Clip:
         if seconds is None:
             seconds = soundfile.info(clip.audio).duration
     except Exception as error:  # decoders have errors of their own
-        return replace(clip, duration=0.0, problem=f"corrupt: {one_line(error)[:200]}")
+        return replace(clip, duration=0.0, problem=f"corrupt: {excerpt(error, 200)}")
     return replace(clip, duration=seconds)

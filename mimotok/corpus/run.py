@@ -113,8 +113,8 @@ def tokenize_corpus(
     with open_ledger(out, settings) as ledger:
         parts = _plan(source, root, ledger, shard_hours, allow_outside=allow_outside, notify=notify)
         reporter = _Reporter(parts, progress)
-        run = _runner(tokenizer, options, ray, reporter)
-        for finished in run(parts, settings, Path(out)):
+        encode_parts = _runner(tokenizer, options, ray, reporter)
+        for finished in encode_parts(parts, settings, Path(out)):
             ledger.add(finished.entry, finished.failures)
             reporter.finished(finished.part)
     return summarize(out)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from mimotok.corpus.cuts import shar_cut, with_sound
-from mimotok.io.clips import Packed
+from mimotok.io.clips.clip import Packed
 from mimotok.io.files import open_regular
 from mimotok.io.manifest import read_rows
-from mimotok.io.terminal import excerpt
+from mimotok.io.terminal.streams import excerpt
 
 
 class Shard(NamedTuple):
@@ -71,8 +71,8 @@ def packed_cuts(shard: Shard) -> Iterator[PackedCut]:
     def with_place(row: dict[str, Any]) -> PackedCut | None:
         found = next(recordings)
         if found.name != str(row.get("id")):
-            told = f"the recording at its place in {shard.recording} is {found.name}"
-            raise ValueError(f"cut {excerpt(row.get('id'))}: {told}")
+            mismatch = f"the recording at its place in {shard.recording} is {found.name}"
+            raise ValueError(f"cut {excerpt(row.get('id'))}: {mismatch}")
         if found.about is None:
             return None
         return PackedCut(shar_cut(row, found.about, shard.folder), found.packed)

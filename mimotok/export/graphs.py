@@ -72,7 +72,7 @@ class DecoderGraph(nn.Module):
 
 
 def dft_kernels(n_fft: int, window_size: int) -> Tensor:
-    """Real and imaginary parts of the windowed Fourier basis: fp32 [2 * (n_fft // 2 + 1), n_fft]."""
+    """Compute real and imaginary parts of the windowed Fourier basis: fp32 [2 * (n_fft // 2 + 1), n_fft]."""
     bins = torch.arange(n_fft // 2 + 1, dtype=torch.float64)
     # exact in whole numbers: the angle of bin b at sample t is that of b * t modulo n_fft
     turns = (bins[:, None] * torch.arange(n_fft)) % n_fft

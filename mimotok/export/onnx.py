@@ -183,7 +183,7 @@ def _write(
 
 
 def _quantize(path: Path) -> None:
-    """Replaces the graph's matrix products by those of onnxruntime's dynamic quantization, a scale per column."""
+    """Replace the graph's matrix products by those of onnxruntime's dynamic quantization, a scale per column."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, _quiet():
@@ -210,7 +210,7 @@ def _require_exporter() -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporter's own notes, which do not concern the user."""
+    """Suppress the exporter's own notes, which do not concern the user."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", None)]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

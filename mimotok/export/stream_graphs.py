@@ -38,7 +38,7 @@ class StreamGraph(nn.Module):
         """Return the state of streams that nothing has entered."""
         return tuple(torch.zeros(batch, *shape) for shape in self.shapes)
 
-    def _describe(self, used: Mapping[str, Tensor]) -> None:
+    def _note_buffers(self, used: Mapping[str, Tensor]) -> None:
         """Note the buffers that a first step has made; an empty one holds nothing between steps."""
         kept = {name: tensor for name, tensor in used.items() if tensor.numel()}
         self.names = tuple(kept)
@@ -66,7 +66,7 @@ class EncoderStreamGraph(StreamGraph):
         state = StreamState()
         with torch.no_grad():
             self._step(torch.zeros(1, overlap + config.frame_size), torch.ones(1, dtype=torch.int64), state)
-        self._describe(state.tensors())
+        self._note_buffers(state.tensors())
 
     def forward(self, wav: Tensor, lengths: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """Encode the next F code frames of B streams.
@@ -115,7 +115,7 @@ class DecoderStreamGraph(StreamGraph):
         state = StreamState()
         with torch.no_grad():
             self._step(torch.zeros(1, n_q, 1, dtype=torch.int64), torch.ones(1, dtype=torch.int64), state)
-        self._describe(state.tensors())
+        self._note_buffers(state.tensors())
 
     def forward(self, codes: Tensor, lengths: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """Decode the next F code frames of B streams.

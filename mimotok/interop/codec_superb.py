@@ -90,7 +90,7 @@ class Codec:
         self.setting = f"mimotok_{self.n_q}q"
 
     def is_1d(self) -> bool:
-        """Whether a frame is a single code."""
+        """Return whether a frame is a single code."""
         return self.n_q == 1
 
     def extract_unit(self, data: Item) -> ExtractedUnit:

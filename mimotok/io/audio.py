@@ -16,12 +16,13 @@ import soxr
 import torch
 from torch import Tensor
 
-from mimotok.io.decoded import Decoded, decoded_channels
 from mimotok.io.files import StrPath, atomic_path, open_regular, writing
-from mimotok.io.joined import find_more_sound
-from mimotok.io.levels import level_problem
-from mimotok.io.ogg import with_end_mark
-from mimotok.io.truncation import declares_exact_length, find_truncation, mp3_tag
+from mimotok.io.sound.declared_lengths import mp3_tag
+from mimotok.io.sound.decoded import Decoded, decoded_channels
+from mimotok.io.sound.joined import find_more_sound
+from mimotok.io.sound.levels import level_problem
+from mimotok.io.sound.ogg import with_end_mark
+from mimotok.io.truncation import declares_exact_length, find_truncation
 
 RESAMPLER = "VHQ"
 MIN_RATE = 8_000

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mimotok.io.codes_content import CodesFile
-from mimotok.io.codes_npz import npz_bytes, read_codes_npz
-from mimotok.io.codes_suffixes import MIMO_SUFFIX
-from mimotok.io.entropy import EntropyModel, GetModel
+from mimotok.io.codes.content import CodesFile
+from mimotok.io.codes.entropy import EntropyModel, GetModel
+from mimotok.io.codes.mimo import MAGIC, mimo_bytes, read_mimo
+from mimotok.io.codes.packed_npz import npz_bytes, read_codes_npz
+from mimotok.io.codes.suffixes import MIMO_SUFFIX
 from mimotok.io.files import StrPath, atomic_path, open_regular, writing
-from mimotok.io.mimo import MAGIC, mimo_bytes, read_mimo
 
 __all__ = ["CodesFile", "load_codes", "save_codes"]
 

@@ -20,7 +20,7 @@ class Search(NamedTuple):
     links: int
 
     def left_out(self) -> str | None:
-        """What was left out, in words; None where nothing was."""
+        """Say what was left out; None where nothing was."""
         parts = [f"{count} {suffix or 'without a suffix'}" for suffix, count in self.others.most_common()]
         if self.links:
             parts.append(f"{self.links} links to folders that are searched anyway")

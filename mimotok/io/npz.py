@@ -20,7 +20,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 
-from mimotok.io.terminal import excerpt
+from mimotok.io.terminal.streams import excerpt
 
 MAX_DIRECTORY = 1 << 12  # bytes of the archive's directory; zipfile makes an object of each entry
 _END = struct.Struct("<4s4H2LH")  # what closes an archive without a comment

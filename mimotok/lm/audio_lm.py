@@ -292,7 +292,7 @@ class AudioLM(nn.Module):
         return text, patches
 
     def _grammar(self, last: int, remaining: int, device: torch.device) -> Tensor:
-        """What is added to the logits, [ids]: -inf for a text id that may not follow `last`."""
+        """Return what is added to the logits, [ids]: -inf for a text id that may not follow `last`."""
         audio, start, end = self.special
         mask = torch.zeros(self.lm.get_output_embeddings().weight.shape[0], device=device)
         if last in (start, audio):

@@ -50,7 +50,7 @@ class PatchConfig:
 
     @classmethod
     def published(cls) -> PatchConfig:
-        """8 channels, patches of 4, delays 0 to 7, 6 and 16 layers of width 1024; heads and ffn_dim as usual there."""
+        """Return the published sizes: 8 channels, patches of 4, delays 0 to 7, 6 and 16 layers of width 1024."""
         sizes = (1024, 1024, *[128] * 6)
         return cls(sizes, dim=1024, heads=16, ffn_dim=4096, encoder_layers=6, decoder_layers=16)
 
@@ -60,7 +60,7 @@ class PatchConfig:
         return self.patch_size + max(self.delays)
 
     def stack(self, layers: int, window: Window) -> Stack:
-        """A Transformer of these sizes."""
+        """Make a Transformer of these sizes."""
         shape = StackShape(
             dim=self.dim,
             ffn_dim=self.ffn_dim,

@@ -78,7 +78,7 @@ def read_sentences(stream: Tensor, *, pad_id: int, wait_id: int, frame_rate: flo
 
 
 def _placed(spans: Sequence[Span], frames: int, frame_rate: float, special: Collection[int]) -> list[tuple[int, Span]]:
-    """Each span with the frame of its first text id."""
+    """Yield each span with the frame of its first text id."""
     placed = []
     free = 0
     last = float("-inf")

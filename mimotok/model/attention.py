@@ -211,7 +211,7 @@ def _traced(x: Tensor) -> bool:
 
 
 def _attend_traced(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan) -> Tensor:
-    """No Python loop over blocks, all of them in one product.
+    """Attend in all blocks by one product, without a Python loop, for a traced graph.
 
     Linear in length where both sides of the window are limited, dense where one is not.
     """

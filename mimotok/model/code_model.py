@@ -16,9 +16,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from mimotok.io.entropy import normalized
+from mimotok.io.codes.entropy import normalized
 from mimotok.io.files import atomic_path, open_regular
-from mimotok.io.terminal import excerpt
+from mimotok.io.terminal.streams import excerpt
 
 FORMAT = "1"
 WEIGHT_UNIT = 1 << 20  # of weights and biases
@@ -142,7 +142,7 @@ class CodeModel:
             temporary.write_bytes(data)
 
     def begin(self, blocks: int, n_q: int) -> Prediction:
-        """Begin to predict blocks of codes of the first `n_q` codebooks, side by side."""
+        """Begin to predict blocks of codes of the first `n_q` codebooks, all at once."""
         return Prediction(self, blocks, min(n_q, len(self.sizes)))
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mimotok.config import MAX_CODEBOOK_SIZE, TokenizerConfig
-from mimotok.io.terminal import shortened
+from mimotok.io.terminal.streams import shortened
 from mimotok.model.precision import KeepsFloat32
 
 MAX_NUMBERS = 16  # of a frame's numbers in one codebook

@@ -53,7 +53,7 @@ def activated(layer: nn.Module, x: Tensor, activation: str) -> Tensor:
 
 
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a module is of exactly this class and computed by its `forward` alone: then its parts may be used."""
+    """Return whether a module is of exactly this class and computed by its `forward` alone: its parts will do."""
     if torch.compiler.is_compiling():  # a graph has no hooks
         return type(module) is kind
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
@@ -66,7 +66,7 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:
-    """The dtype that a module computes in: that of its first floating point parameter, whatever stands around it."""
+    """Return the dtype that a module computes in: that of its first floating point parameter."""
     return next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), torch.float32)
 
 

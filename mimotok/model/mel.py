@@ -77,13 +77,13 @@ def reflect_pad(wav: Tensor, lengths: Tensor | None, left: int, right: int) -> T
 
 
 def hann_window(size: int, device: torch.device) -> Tensor:
-    """Periodic Hann window [size], fp32."""
+    """Make a periodic Hann window [size], fp32."""
     # what a graph computes is no tensor to keep
     return _window(size, device) if torch.compiler.is_compiling() else _kept_window(size, device)
 
 
 def mel_filterbank(n_mels: int, n_fft: int, sample_rate: int, fmin: float, fmax: float) -> Tensor:
-    """HTK triangular filters [n_fft // 2 + 1, n_mels] on the CPU, fp32, without area normalisation."""
+    """Make HTK's triangular filters [n_fft // 2 + 1, n_mels] on the CPU, fp32, without area normalisation."""
     make = _bank if torch.compiler.is_compiling() else _kept_bank
     return make(n_mels, n_fft, sample_rate, fmin, fmax)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mimotok.config import TokenizerConfig
-from mimotok.io.terminal import shortened
+from mimotok.io.terminal.streams import shortened
 from mimotok.model.precision import KeepsFloat32
 
 

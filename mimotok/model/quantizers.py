@@ -6,12 +6,12 @@ No class is ever loaded by a name that a file holds: a kind is in this registry,
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Protocol
 
 from torch import Tensor, nn
 
 from mimotok.config import TokenizerConfig
-from mimotok.io.terminal import shortened
+from mimotok.io.terminal.streams import shortened
 from mimotok.model.fsq import FiniteScalarQuantizer
 from mimotok.model.quantizer import ResidualQuantizer
 
@@ -65,16 +65,16 @@ def is_known(kind: str) -> bool:
 
 def require_kind(kind: str) -> Make:
     """Return what makes a quantizer of this kind. Raises ValueError, with the remedy, where it is not registered."""
-    made = BUILT_IN.get(kind) or _registered.get(kind)
-    if made is None:
+    found = BUILT_IN.get(kind) or _registered.get(kind)
+    if found is None:
         known = ", ".join([*BUILT_IN, *_registered])
         raise ValueError(
             f"quantizer={shortened(kind)}: known here are {known}; before, in your own process, call "
             f"mimotok.register_quantizer({shortened(kind)}, YourClass) (docs/extend.md)"
         )
-    return made
+    return found
 
 
 def make_quantizer(config: TokenizerConfig) -> nn.Module:
     """Build a model's quantizer. Raises ValueError for an unknown kind and for settings that do not fit it."""
-    return cast(nn.Module, require_kind(config.quantizer)(config))
+    return require_kind(config.quantizer)(config)

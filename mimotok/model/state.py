@@ -54,7 +54,7 @@ class StreamState:
         self._tensors.clear()
         self._tensors.update((name, tensor.clone()) for name, tensor in tensors.items())
 
-    def reset(self, rows: Tensor) -> None:
-        """Make rows, bool [B], of the batch ready for new streams; what is still inside them is lost."""
+    def reset(self, items: Tensor) -> None:
+        """Make items of the batch ready for new streams; what is still inside them is lost. items: bool [B]."""
         for tensor in self._tensors.values():
-            tensor[rows] = 0
+            tensor[items] = 0

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from mimotok.code_models import code_model_of, get_model_of
 from mimotok.io.audio import MAX_RATE, MIN_RATE, resample_blocks
-from mimotok.io.entropy import GetModel
-from mimotok.io.levels import level_problem
-from mimotok.io.mimo import coded_header
-from mimotok.io.mimo_layout import UNKNOWN, MimoHeader
-from mimotok.io.mimo_stream import MimoWriter, read_header, stream_frames
-from mimotok.io.wav_stream import BLOCK_BYTES, SoundStream
+from mimotok.io.codes.entropy import GetModel
+from mimotok.io.codes.mimo import coded_header
+from mimotok.io.codes.mimo_layout import UNKNOWN, MimoHeader
+from mimotok.io.codes.mimo_stream import MimoWriter, read_header, stream_frames
+from mimotok.io.sound.levels import level_problem
+from mimotok.io.sound.wav_stream import BLOCK_BYTES, SoundStream
 from mimotok.streaming.streams import StreamDecoder, StreamEncoder
 from mimotok.tokenizer import Tokenizer
 
@@ -39,7 +39,7 @@ def encode_pipe(
     raw: bool = False,
     entropy: bool = False,
 ) -> None:
-    """Sound from `source` to codes in `target`, each frame written as soon as it is final.
+    """Encode sound from `source` to codes in `target`, each frame written as soon as it is final.
 
     raw: the sound is 16-bit little-endian mono samples at the model's rate, without a header; otherwise it is a wav of
     integers (8 to 32 bits), floats, A-law or mu-law, whose sound ends where its header says, or, where that says
@@ -72,7 +72,7 @@ def encode_pipe(
 
 
 def decode_pipe(tokenizer: Tokenizer, source: BinaryIO, target: BinaryIO, *, force: bool = False) -> None:
-    """Codes from `source` to a wav in `target`, samples written as soon as they are final.
+    """Decode codes from `source` to a wav in `target`, samples written as soon as they are final.
 
     Codes come as `encode_pipe` writes them, or as a whole .mimo file. force: decode codes that other weights made.
     Raises ValueError for what is neither, or not this model's; and, when the sound of all frames before is written,
@@ -158,6 +158,7 @@ def _checked(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
 
 def _wav_header(sample_rate: int) -> bytes:
     """Return the header of 16-bit mono sound without end."""
+    # by hand: the standard `wave` writes the size that it has counted, and seeks back to mend it
     body = struct.pack("<HHIIHH", PCM, 1, sample_rate, sample_rate * 2, 2, 16)
     chunks = struct.pack("<4sI", b"fmt ", len(body)) + body + struct.pack("<4sI", b"data", UNKNOWN_SIZE)
     return struct.pack("<4sI4s", b"RIFF", UNKNOWN_SIZE, b"WAVE") + chunks

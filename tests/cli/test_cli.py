@@ -73,16 +73,16 @@ def sound(path: Path, num_samples: int = 7000, rate: int = 24000, channels: int 
 
 
 @pytest.fixture(scope="module")
-def made(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def encoded(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with in.wav and its in.npz; copy it before changing anything."""
-    folder = tmp_path_factory.mktemp("made")
+    folder = tmp_path_factory.mktemp("encoded")
     encode_file(tokenizer, sound(folder / "in.wav"), folder / "in.npz")
     return folder
 
 
 @pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
-    shutil.copytree(made, tmp_path / "w")
+def folder(encoded: Path, tmp_path: Path) -> Path:
+    shutil.copytree(encoded, tmp_path / "w")
     return tmp_path / "w"
 
 
@@ -90,10 +90,10 @@ def contents(folder: Path) -> dict[Path, bytes | None]:
     return {path: path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
 
 
-def assert_refused(result: Result, told: str) -> None:
+def assert_refused(result: Result, message: str) -> None:
     assert result.code == 2
     assert result.out == ""
-    assert told in result.err
+    assert message in result.err
     assert result.err.startswith("mimotok: ")
     assert result.err.count("\n") == 1
 
@@ -128,9 +128,9 @@ def test_a_mimo_file_holds_what_the_npz_does(mimotok, folder: Path) -> None:
     assert np.array_equal(held.codes, other.codes)
     assert held.num_samples == other.num_samples
     assert (folder / "c.mimo").stat().st_size < (folder / "in.npz").stat().st_size
-    told = mimotok("info", folder / "c.mimo").out
+    printed = mimotok("info", folder / "c.mimo").out
     for part in ("mimo, version 2", other.model_sha256[:8], "7000 samples at 24000 Hz", "8 at 25 Hz", "700 bit/s"):
-        assert part in told
+        assert part in printed
     assert mimotok("decode", folder / "in.npz", folder / "a.wav", "--model", MODEL) == (0, "", "")
     assert mimotok("decode", folder / "c.mimo", folder / "b.wav", "--model", MODEL) == (0, "", "")
     assert (folder / "a.wav").read_bytes() == (folder / "b.wav").read_bytes()
@@ -141,13 +141,13 @@ def test_a_cut_mimo_file_is_decoded_up_to_its_last_whole_frame(mimotok, folder: 
     (folder / "c.mimo").write_bytes((folder / "c.mimo").read_bytes()[:-8])
     assert "6 at 25 Hz; 2 more are missing: the file was cut short" in mimotok("info", folder / "c.mimo").out
     result = mimotok("decode", folder / "c.mimo", folder / "o.wav", "--model", MODEL)
-    told = f"mimotok: {folder / 'c.mimo'}: cut short; 6 of its 8 frames were decoded\n"
-    assert result == (0, "", told)
+    message = f"mimotok: {folder / 'c.mimo'}: cut short; 6 of its 8 frames were decoded\n"
+    assert result == (0, "", message)
     assert load_audio(folder / "o.wav", 24000).shape == (1, 6 * 960)
 
 
-def test_the_default_number_of_codebooks_is_the_models(made: Path, tokenizer: Tokenizer) -> None:
-    held = load_codes(made / "in.npz")
+def test_the_default_number_of_codebooks_is_the_models(encoded: Path, tokenizer: Tokenizer) -> None:
+    held = load_codes(encoded / "in.npz")
     assert held.n_q == tokenizer.n_q
     assert (held.model_name, held.model_sha256) == ("a", tokenizer.weights_sha256)
 
@@ -215,17 +215,17 @@ def test_existing_outputs_are_refused_before_any_work(mimotok, folder: Path) -> 
 def test_existing_outputs_are_skipped_when_asked(mimotok, folder: Path, command: str) -> None:
     sources = folder / "sources"
     suffix = ".wav" if command == "encode" else ".npz"
-    made = ".npz" if command == "encode" else ".wav"
+    target_suffix = ".npz" if command == "encode" else ".wav"
     sources.mkdir()
     for name in ("a", "b"):
         shutil.copy(folder / f"in{suffix}", sources / f"{name}{suffix}")
     out = folder / "out"
     out.mkdir()
-    (out / f"a{made}").write_text("kept")
+    (out / f"a{target_suffix}").write_text("kept")
     arguments = [command, sources, "--out-dir", out, "--skip-existing", "--model", MODEL]
     assert mimotok(*arguments) == (0, "", "mimotok: 1 of 2 outputs exist already and are kept\n")
-    assert (out / f"a{made}").read_text() == "kept"
-    assert (out / f"b{made}").stat().st_size > 100
+    assert (out / f"a{target_suffix}").read_text() == "kept"
+    assert (out / f"b{target_suffix}").stat().st_size > 100
     # nothing is left to do, and no model is loaded for it
     arguments[-1] = "no/such/model/is/loaded"
     assert mimotok(*arguments) == (0, "", "mimotok: 2 of 2 outputs exist already and are kept\n")
@@ -324,13 +324,13 @@ USER_ERRORS = [
 ]
 
 
-@pytest.mark.parametrize(("command", "told"), USER_ERRORS)
-def test_user_errors(mimotok, folder: Path, monkeypatch: pytest.MonkeyPatch, command, told) -> None:
+@pytest.mark.parametrize(("command", "message"), USER_ERRORS)
+def test_user_errors(mimotok, folder: Path, monkeypatch: pytest.MonkeyPatch, command, message) -> None:
     bad_inputs(folder)
     monkeypatch.chdir(folder)
     before = contents(folder)
     model = [] if "--model" in command or command.startswith("info") else ["--model", MODEL]
-    assert_refused(mimotok(*command.split(), *model), told)
+    assert_refused(mimotok(*command.split(), *model), message)
     assert contents(folder) == before
 
 
@@ -341,9 +341,9 @@ def test_every_help_shows_an_example(mimotok, command: str) -> None:
     assert f"Example: mimotok {command} " in result.out
 
 
-def test_info_gives_the_facts_of_tokens_as_json(mimotok, made: Path, tokenizer: Tokenizer) -> None:
+def test_info_gives_the_facts_of_tokens_as_json(mimotok, encoded: Path, tokenizer: Tokenizer) -> None:
     sizes = list(tokenizer.codebook_sizes[: tokenizer.n_q])
-    for source in (MODEL, made / "in.npz"):
+    for source in (MODEL, encoded / "in.npz"):
         facts = json.loads(mimotok("info", source, "--json").out)
         assert facts["codebook_sizes"] == sizes
         assert facts["vocabulary"] == sum(sizes)
@@ -354,14 +354,14 @@ def test_info_gives_the_facts_of_tokens_as_json(mimotok, made: Path, tokenizer: 
     assert facts["num_frames"] == tokenizer.num_frames(facts["num_samples"])
 
 
-def test_info_on_codes_and_models(mimotok, made: Path, tokenizer: Tokenizer) -> None:
-    told = mimotok("info", made / "in.npz").out
-    size = (made / "in.npz").stat().st_size
+def test_info_on_codes_and_models(mimotok, encoded: Path, tokenizer: Tokenizer) -> None:
+    printed = mimotok("info", encoded / "in.npz").out
+    size = (encoded / "in.npz").stat().st_size
     for part in (tokenizer.weights_sha256, "7000 samples at 24000 Hz", "0.292 s", "700 bit/s", f"{size} bytes"):
-        assert part in told
-    told = mimotok("info", MODEL).out
+        assert part in printed
+    printed = mimotok("info", MODEL).out
     for part in (tokenizer.weights_sha256, "24000 Hz", "25 Hz", "6 (2 x 64 + 4 x 16 entries)", "700 bit/s"):
-        assert part in told
+        assert part in printed
 
 
 def test_a_broken_encoder_leaves_nothing(folder: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -444,7 +444,7 @@ def test_interrupted(folder: Path, signal: str, code: int, lines: int) -> None:
     assert contents(folder) == before
 
 
-def test_help_and_codes_files_do_not_wait_for_torch(made: Path) -> None:
+def test_help_and_codes_files_do_not_wait_for_torch(encoded: Path) -> None:
     code = """
 import sys
 from mimotok.cli.main import app
@@ -453,12 +453,12 @@ for arguments in (["--help"], ["encode", "--help"], ["--version"], ["info", sys.
     app(arguments, standalone_mode=False)
 assert not {"torch", "rich", "soundfile", "huggingface_hub"} & set(sys.modules)
 """
-    done = python(code, made / "in.npz")
+    done = python(code, encoded / "in.npz")
     assert done.returncode == 0, done.stderr
     assert "mimotok 0" in done.stdout
 
 
-def test_an_unknown_hub_id_is_told_at_once_without_a_network(folder: Path) -> None:
+def test_an_unknown_hub_id_is_reported_at_once_without_a_network(folder: Path) -> None:
     code = "from mimotok.cli.main import main; main()"
     arguments = ["encode", folder / "in.wav", folder / "o.npz", "--model", "nobody/no-such-model"]
     done = python(code, *arguments, HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(folder / "hub"))

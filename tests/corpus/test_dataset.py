@@ -190,7 +190,7 @@ def test_several_folders(corpus: tuple[Path, dict[str, np.ndarray]], tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"mode": "cut"}, "length=None"),
         ({"mode": "whole", "length": 3}, "length=3"),
@@ -200,8 +200,8 @@ def test_several_folders(corpus: tuple[Path, dict[str, np.ndarray]], tmp_path: P
         ({"rank": 2, "world_size": 2}, "rank=2"),
     ],
 )
-def test_bad_options(corpus: tuple[Path, dict[str, np.ndarray]], options, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_bad_options(corpus: tuple[Path, dict[str, np.ndarray]], options, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         TokenDataset(corpus[0], **options)
 
 
@@ -219,22 +219,22 @@ def test_a_state_of_another_dataset_is_refused(corpus: tuple[Path, dict[str, np.
 
 @pytest.mark.parametrize("cutting", CUTTING, ids=["whole", "cut", "pack"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_lengths_are_told_beforehand(cutting: dict[str, Any], workers: int, tmp_path: Path) -> None:
+def test_lengths_are_reported_beforehand(cutting: dict[str, Any], workers: int, tmp_path: Path) -> None:
     """Also from a ledger of an earlier version, which does not say the frames of each clip."""
     folder = tmp_path / "t"
     fake_corpus(folder, [[5, 20, 9], [1, 14], [8]])
     ledger = folder / "ledger.jsonl"
     rows = [json.loads(line) for line in ledger.read_text().splitlines()]
     assert [row.pop("clip_frames") for row in rows] == [[5, 20, 9], [1, 14], [8]]
-    told = []
+    counts = []
     for _ in range(2):
         data = TokenDataset(folder, **cutting)
         loader = TokenLoader(data, 2, num_workers=workers)
-        told.append((len(data), len(loader)))
+        counts.append((len(data), len(loader)))
         assert len(data) == len(list(TokenDataset(folder, **cutting)))
         assert len(loader) == len(list(loader))
         ledger.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert told[0] == told[1]
+    assert counts[0] == counts[1]
 
 
 def test_a_plain_dataloader_pads(tmp_path: Path) -> None:

@@ -37,10 +37,10 @@ def codes_of(tokenizer: Tokenizer, sound: dict[str, Any]) -> np.ndarray:
 
 
 def test_a_batch_gives_what_each_sound_alone_does(tmp_path: Path) -> None:
-    made = make_tokenizer(STREAMABLE)
-    made.save_pretrained(tmp_path)
+    original = make_tokenizer(STREAMABLE)
+    original.save_pretrained(tmp_path)
     loaded = Tokenizer.from_pretrained(tmp_path)
-    for tokenizer in (made, loaded):
+    for tokenizer in (original, loaded):
         encoder = BatchEncoder(tokenizer, audio="sound", codes="tokens")
         for each in (encoder, pickle.loads(pickle.dumps(encoder))):
             batch = each({"sound": sounds()})
@@ -87,6 +87,6 @@ def test_datasets_map_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(BatchEncoder, "__call__", lambda *_: pytest.fail("computed again"))
     assert mapped()["codes"] == first["codes"]
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "model")]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    assert told[::2] == [Hasher.hash(encoder), Hasher.hash(load_audio)]
+    hashes = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert hashes[::2] == [Hasher.hash(encoder), Hasher.hash(load_audio)]
     assert Hasher.hash(BatchEncoder(encoder.tokenizer, n_q=1)) != Hasher.hash(encoder)

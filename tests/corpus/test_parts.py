@@ -35,6 +35,7 @@ def test_batches_hold_every_clip_once_and_no_more_than_their_budget(lengths: lis
         assert len(batch) == 1 or (len(batch) * longest <= budget and shortest >= EVENNESS * longest)
 
 
+@pytest.mark.slow
 @given(lengths=lengths_of_clips, size=st.floats(0.1, 300))
 def test_shards_are_runs_of_clips_in_order(lengths: list[float], size: float) -> None:
     shards = split_shards(lengths, size)
@@ -103,12 +104,12 @@ def test_verify_finds_a_damaged_and_a_missing_shard(done: Path, tokenizer) -> No
     (done / SHARDS / "stray.parquet").touch()
     problems = verify_corpus(done, tokenizer, sample=0).problems
     assert len(problems) == 3
-    for name, told in (
+    for name, message in (
         (first.name, "SHA-256"),
         (second.name, "cannot be read"),
         ("stray.parquet", "not in the ledger"),
     ):
-        assert any(name in problem and told in problem for problem in problems)
+        assert any(name in problem and message in problem for problem in problems)
 
 
 @pytest.mark.slow
@@ -129,10 +130,10 @@ def test_verify_sees_codes_that_cannot_be_and_clips_that_are_there_twice(out: Pa
     with (out / LEDGER).open("a") as ledger:
         ledger.write(json.dumps({**json.loads((out / LEDGER).read_text().splitlines()[0]), "number": 2}) + "\n")
     (out / FAILED).write_text(json.dumps({"key": "1-0", "audio": "x", "reason": "y"}) + "\n")
-    told = " ".join(verify_corpus(out).problems)
-    assert "codes beyond their codebooks" in told
-    assert "0-0: occurs 2 times" in told
-    assert "1-0: encoded, and listed as failed" in told
+    problems = " ".join(verify_corpus(out).problems)
+    assert "codes beyond their codebooks" in problems
+    assert "0-0: occurs 2 times" in problems
+    assert "1-0: encoded, and listed as failed" in problems
 
 
 def test_verify_refuses_other_weights(done: Path, tiny) -> None:
@@ -164,12 +165,12 @@ def run_command(*arguments: object) -> tuple[int, str, str]:
 @pytest.mark.slow
 def test_the_command_line(sounds, tmp_path: Path) -> None:
     model = ["--model", MODEL, "--workers", 0]
-    code, told, _ = run_command(sounds.manifest, tmp_path / "t", "--root", sounds.folder, "--n-q", 2, *model)
+    code, printed, _ = run_command(sounds.manifest, tmp_path / "t", "--root", sounds.folder, "--n-q", 2, *model)
     assert code == 0
-    assert told.startswith(f"{CLIPS} clips, ")
-    code, told, _ = run_command("--verify", tmp_path / "t", "--model", MODEL)
+    assert printed.startswith(f"{CLIPS} clips, ")
+    code, printed, _ = run_command("--verify", tmp_path / "t", "--model", MODEL)
     assert code == 0
-    assert told == f"{CLIPS} clips in 1 shards; 20 encoded again\n"
+    assert printed == f"{CLIPS} clips in 1 shards; 20 encoded again\n"
     shard = next((tmp_path / "t" / SHARDS).iterdir())
     shard.write_bytes(shard.read_bytes()[:-9])
     code, _, complaint = run_command("--verify", tmp_path / "t", "--model", MODEL)
@@ -182,7 +183,7 @@ def test_user_errors_of_the_command_line(sounds, tmp_path: Path) -> None:
     (tmp_path / "sounds").mkdir()
     (tmp_path / "sounds" / "a.wav").write_text("no sound")
     nothing, out = tmp_path / "nothing", tmp_path / "t"
-    for arguments, told in (
+    for arguments, message in (
         ([sounds.manifest], "give INPUT and OUT"),
         ([sounds.manifest, out, "--verify"], "give INPUT and OUT"),
         (["--verify", nothing], "no folder of tokens"),
@@ -194,6 +195,6 @@ def test_user_errors_of_the_command_line(sounds, tmp_path: Path) -> None:
     ):
         code, _, complaint = run_command(*arguments, "--model", MODEL, "--workers", 0)
         assert code == 2, arguments
-        assert told in complaint
+        assert message in complaint
         assert complaint.startswith("mimotok: ")
         assert complaint.count("\n") == 1

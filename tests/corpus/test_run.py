@@ -158,7 +158,7 @@ def test_long_recordings_go_block_by_block(
 
 
 def spoil(folder: Path) -> dict[str, str]:
-    """Adds clips that cannot be read; returns what must be told of each."""
+    """Adds clips that cannot be read; returns the reason that must be given for each."""
     (folder / "text.wav").write_text("no sound at all\n" * 99)
     (folder / "empty.flac").touch()
     soundfile.write(folder / "nan.wav", np.full(5000, np.nan), 24000, subtype="FLOAT")
@@ -173,13 +173,13 @@ def test_unreadable_clips_go_to_failed_jsonl(
 ) -> None:
     folder = tmp_path / "audio"
     shutil.copytree(sounds.folder, folder)
-    told = spoil(folder)
+    reasons = spoil(folder)
     done = tokenize_corpus(str(folder), out, tokenizer, **QUICK | {"workers": workers})
     assert_complete(out, sounds.codes)
     failures = {failure.key: failure for failure in read_failures(out)}
-    assert failures.keys() == told.keys()
-    assert all(told[key] in failures[key].reason for key in told)
-    assert (done.clips, done.failed) == (CLIPS, len(told))
+    assert failures.keys() == reasons.keys()
+    assert all(reasons[key] in failures[key].reason for key in reasons)
+    assert (done.clips, done.failed) == (CLIPS, len(reasons))
 
     shutil.copy(folder / "s0" / "clip 00.wav", folder / "nan.wav")
     before = (out / FAILED).read_bytes()
@@ -187,7 +187,7 @@ def test_unreadable_clips_go_to_failed_jsonl(
     assert (out / FAILED).read_bytes() == before
     (out / FAILED).unlink()  # which asks for another try
     done = tokenize_corpus(str(folder), out, tokenizer, **QUICK)
-    assert (done.clips, done.failed) == (CLIPS + 1, len(told) - 1)
+    assert (done.clips, done.failed) == (CLIPS + 1, len(reasons) - 1)
     assert_complete(out, sounds.codes | {"nan.wav": sounds.codes["s0/clip 00.wav"]})
 
 
@@ -207,8 +207,11 @@ def test_other_weights_or_settings_are_refused(sounds: Sounds, tokenizer: Tokeni
     run: dict[str, Any] = {"root": str(sounds.folder), **QUICK}
     tokenize_corpus(str(sounds.manifest), out, tokenizer, **run)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    for changed, told in (({"n_q": 2}, "n_q 6, not 2"), ({"format": "webdataset"}, "format parquet, not webdataset")):
-        with pytest.raises(ValueError, match=told):
+    for changed, message in (
+        ({"n_q": 2}, "n_q 6, not 2"),
+        ({"format": "webdataset"}, "format parquet, not webdataset"),
+    ):
+        with pytest.raises(ValueError, match=message):
             tokenize_corpus(str(sounds.manifest), out, tokenizer, **run | changed)
     with pytest.raises(ValueError, match="sha256"):
         tokenize_corpus(str(sounds.manifest), out, tiny(), **run)
@@ -258,7 +261,7 @@ def test_a_torn_ledger_line_and_shards_it_does_not_know_are_made_again(
 
 
 @pytest.mark.parametrize(
-    ("lines", "told"),
+    ("lines", "message"),
     [
         (["{"], "1: not JSON"),
         (["[]"], "JSON object"),
@@ -269,17 +272,19 @@ def test_a_torn_ledger_line_and_shards_it_does_not_know_are_made_again(
         (None, "cannot be read"),
     ],
 )
-def test_manifests_that_are_not_understood(tokenizer: Tokenizer, out: Path, tmp_path: Path, lines, told: str) -> None:
+def test_manifests_that_are_not_understood(
+    tokenizer: Tokenizer, out: Path, tmp_path: Path, lines, message: str
+) -> None:
     path = tmp_path / "m.jsonl"
     if lines is not None:
         path.write_text("".join(line + "\n" for line in lines))
-    with pytest.raises(ValueError, match=told) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         tokenize_corpus(str(path), out, tokenizer, **QUICK)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"workers": -1}, "workers=-1"),
         ({"batch_seconds": 0}, "batch_seconds=0"),
@@ -288,7 +293,7 @@ def test_manifests_that_are_not_understood(tokenizer: Tokenizer, out: Path, tmp_
         ({"n_q": 99}, "n_q=99"),
     ],
 )
-def test_bad_options(sounds: Sounds, tokenizer: Tokenizer, out: Path, options, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_bad_options(sounds: Sounds, tokenizer: Tokenizer, out: Path, options, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         tokenize_corpus(str(sounds.manifest), out, tokenizer, **QUICK | options)
     assert not out.exists()

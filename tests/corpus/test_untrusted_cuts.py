@@ -131,9 +131,9 @@ NAMES = list(bad_cuts(Path("marker")))
 @pytest.mark.parametrize("name", NAMES)
 def test_a_bad_cut_is_refused_in_one_line_and_nothing_runs(name, folder: Path, tmp_path: Path) -> None:
     row = bad_cuts(tmp_path / "marker")[name]
-    with pytest.raises(ValueError, match=r"^cut [cm]: .+") as told:
+    with pytest.raises(ValueError, match=r"^cut [cm]: .+") as caught:
         make_cut(row, str(folder), str(folder))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
     assert not (tmp_path / "marker").exists()
 
 
@@ -277,9 +277,9 @@ PLACEHOLDER = {"type": "shar", "source": ""}
 
 
 def test_shar_as_lhotse_writes_it_is_read(folder: Path) -> None:
-    made = lhotse.CutSet.from_cuts([make_cut(cut(id=f"c{i}.x"), str(folder)) for i in range(3)])
+    cut_set = lhotse.CutSet.from_cuts([make_cut(cut(id=f"c{i}.x"), str(folder)) for i in range(3)])
     (folder / "shar").mkdir()
-    made.to_shar(folder / "shar", fields={"recording": "wav"}, shard_size=2)
+    cut_set.to_shar(folder / "shar", fields={"recording": "wav"}, shard_size=2)
     cuts = [cut for shard in find_shards(str(folder / "shar")) for cut in shar_cuts(shard)]
     assert [cut.id for cut in cuts] == ["c0.x", "c1.x", "c2.x"]
     for one in cuts:

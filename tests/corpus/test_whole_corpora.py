@@ -1,4 +1,4 @@
-"""Nothing of a corpus is lost in silence: what cannot be kept is told, and costs no other clip."""
+"""Nothing of a corpus is lost without a word: what cannot be kept is reported, and costs no other clip."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_name_or_text_that_cannot_be_kept_costs_its_own_clip_alone(
     assert "UTF-8" in failure.reason or "NUL" in failure.reason
 
 
-def test_sounds_and_tars_links_and_hidden_files_are_all_read_and_the_rest_is_told(tmp_path: Path) -> None:
+def test_sounds_and_tars_links_and_hidden_files_are_all_read_and_the_rest_is_reported(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     elsewhere = tmp_path / "elsewhere"
     for path in (folder / ".hidden", folder / "sub", elsewhere):
@@ -118,9 +118,9 @@ def test_sounds_and_tars_links_and_hidden_files_are_all_read_and_the_rest_is_tol
         "sub/c.wav",
         "t.tar/x",
     ]
-    told = "; ".join(listing.notes)
+    message = "; ".join(listing.notes)
     for part in ("1 .m4a", "1 .jsonl", "1 without a suffix", "2 links to folders", "4 sound files and 1 tars"):
-        assert part in told
+        assert part in message
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar", "tars"])

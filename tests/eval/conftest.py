@@ -16,7 +16,7 @@ from eval.codecs.registry import make_codec
 from eval.metrics.base import MISSING, Column, Metric
 from eval.protocol import SAMPLE_RATE
 from eval.run import steps
-from eval.testlists import Clip
+from mimotok.io.clips.clip import Clip
 from tests.helpers.evaluation_speech import speech
 
 
@@ -60,10 +60,10 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, Callable[[n
     """fake(name, change): from now on `name` is a codec that does `change` to a recording."""
     fakes: dict[str, FakeCodec] = {}
 
-    def made(spec: CodecSpec, device: str) -> Codec:
+    def fake_codec(spec: CodecSpec, device: str) -> Codec:
         return fakes.get(spec.name) or make_codec(spec, device)
 
-    monkeypatch.setattr(steps, "make_codec", made)
+    monkeypatch.setattr(steps, "make_codec", fake_codec)
     steps.open_codec.cache_clear()
 
     def add(name: str, change: Callable[[np.ndarray], np.ndarray]) -> FakeCodec:
@@ -95,10 +95,10 @@ class FakeMetric:
 def fake_metric(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every metric is the fake one, until the test is over."""
 
-    def made(*_: object) -> Metric:
+    def fake_metric(*_: object) -> Metric:
         return FakeMetric()
 
-    monkeypatch.setattr(steps, "make_metric", made)
+    monkeypatch.setattr(steps, "make_metric", fake_metric)
     steps.open_metric.cache_clear()
     yield
     steps.open_metric.cache_clear()

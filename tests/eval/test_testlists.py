@@ -34,15 +34,15 @@ def test_a_manifest_gives_the_rows_of_its_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize("split", ["te\n", "s" * 5000], ids=["of two lines", "long"])
 def test_what_a_manifest_says_is_quoted_in_one_short_line(split: str, tmp_path: Path) -> None:
     path = write(tmp_path / "m.jsonl", json.dumps({"audio": "a.wav", "split": split, "id": split}))
-    with pytest.raises(ValueError, match="no recordings of split test") as told:
+    with pytest.raises(ValueError, match="no recordings of split test") as caught:
         read_test_list(path)
-    assert len(str(told.value).splitlines()) == 1
-    assert len(str(told.value)) < 300 + len(str(path))
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 300 + len(str(path))
     path.write_text(2 * (json.dumps({"audio": "a.wav", "split": "test", "id": split}) + "\n"))
-    with pytest.raises(ValueError, match="two recordings are called") as told:
+    with pytest.raises(ValueError, match="two recordings are called") as caught:
         read_test_list(path)
-    assert len(str(told.value).splitlines()) == 1
-    assert len(str(told.value)) < 300 + len(str(path))
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 300 + len(str(path))
 
 
 def test_seed_tts_eval_gives_each_real_recording_once(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_unlimited_attention_stops_where_the_official_pipeline_cuts(exported: tu
         graphs.decode(np.zeros((1, graphs.n_q, 1501), np.int64))
 
 
-def test_bad_input_of_the_graphs_is_told_in_one_line(exported: tuple[Tokenizer, Path], tmp_path: Path) -> None:
+def test_bad_input_of_the_graphs_is_reported_in_one_line(exported: tuple[Tokenizer, Path], tmp_path: Path) -> None:
     _, folder = exported
     graphs = OnnxTokenizer(folder)
     codes = np.zeros((1, graphs.n_q, 3), np.int64)

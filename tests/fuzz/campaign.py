@@ -31,10 +31,10 @@ RESULT = "result.json"
 
 
 class Outcome(NamedTuple):
-    """What became of one input. kind: read, refused, or a fault: traceback, hang, excess, death; told: its message."""
+    """What became of one input. kind: read, refused, or a fault (traceback, hang, excess, death)."""
 
     kind: str
-    told: str
+    message: str
 
     @property
     def is_fault(self) -> bool:
@@ -54,20 +54,20 @@ class Report:
     def add(self, seed: str, outcome: Outcome) -> None:
         self.inputs += 1
         if outcome.is_fault:
-            self.faults.setdefault(f"{outcome.kind}: {outcome.told}", []).append(seed)
+            self.faults.setdefault(f"{outcome.kind}: {outcome.message}", []).append(seed)
         elif outcome.kind == "read":
             self.read += 1
         else:
-            self.refused[outcome.told] += 1
+            self.refused[outcome.message] += 1
 
     def lines(self) -> Iterable[str]:
         """The report in words: counts, refusals by message, and each fault with the seeds that repeat it."""
         refused = self.refused.total()
         yield f"{self.entry}: {self.inputs} inputs, {self.read} read, {refused} refused, {len(self.faults)} faults"
-        yield from (f"  {count:7} {told}" for told, count in self.refused.most_common())
-        for told, seeds in self.faults.items():
+        yield from (f"  {count:7} {message}" for message, count in self.refused.most_common())
+        for message, seeds in self.faults.items():
             yield f"FAULT {len(seeds)} times; python -m tests.fuzz --entry {self.entry} --repeat {seeds[0]}"
-            yield from (f"    {line}" for line in told.splitlines())
+            yield from (f"    {line}" for line in message.splitlines())
 
 
 def run_entry(entry: Entry, *, seed: str, seconds: float = float("inf"), inputs: float = float("inf")) -> Report:
@@ -104,7 +104,7 @@ def run_input(entry: Entry, seed: str, folder: Path) -> Outcome:
         return Outcome("death", f"exit code {os.waitstatus_to_exitcode(status)}")
     grown = usage.ru_maxrss * 1024 - _status("VmHWM")
     if grown > MEMORY and not outcome.is_fault:
-        return Outcome("excess", f"more than {MEMORY >> 20} MB; {outcome.told}")
+        return Outcome("excess", f"more than {MEMORY >> 20} MB; {outcome.message}")
     return outcome
 
 
@@ -125,9 +125,9 @@ def _wait(child: int) -> tuple[int, resource.struct_rusage]:
 def _read_and_exit(entry: Entry, seed: str, folder: Path) -> NoReturn:
     """In the child: read the input, write what became of it, and end without any of the parent's clearing up."""
     try:
-        silence = os.open(os.devnull, os.O_RDWR)
+        null = os.open(os.devnull, os.O_RDWR)
         for number in range(3):
-            os.dup2(silence, number)
+            os.dup2(null, number)
         entry.make(random.Random(f"{entry.name} {seed}"), folder)
         unlimited = resource.getrlimit(resource.RLIMIT_DATA)
         resource.setrlimit(resource.RLIMIT_DATA, (_status("VmData") + MEMORY, unlimited[1]))
@@ -135,7 +135,7 @@ def _read_and_exit(entry: Entry, seed: str, folder: Path) -> NoReturn:
         outcome = _outcome(entry, folder)
         resource.setrlimit(resource.RLIMIT_DATA, unlimited)
     except BaseException as error:
-        outcome = Outcome("death", f"the campaign itself failed: {_told(error)}")
+        outcome = Outcome("death", f"the campaign itself failed: {_in_one_line(error)}")
     (folder / RESULT).write_text(json.dumps(outcome))
     os._exit(0)
 
@@ -144,17 +144,19 @@ def _outcome(entry: Entry, folder: Path) -> Outcome:
     try:
         entry.read(folder)
     except ValueError as error:
-        told = str(error)
-        if "\n" in told or len(told) > 2000 or not told.strip():
-            return Outcome("traceback", f"a refusal of {len(told)} characters or of several lines: {told[:300]!r}")
+        message = str(error)
+        if "\n" in message or len(message) > 2000 or not message.strip():
+            return Outcome(
+                "traceback", f"a refusal of {len(message)} characters or of several lines: {message[:300]!r}"
+            )
         # a ValueError that no code of ours raised tells nobody what to do
         if not _is_ours(error):
-            return Outcome("traceback", _told(error))
-        return Outcome("refused", _general(told, folder))
+            return Outcome("traceback", _in_one_line(error))
+        return Outcome("refused", _general(message, folder))
     except MemoryError as error:
-        return Outcome("excess", f"more than {MEMORY >> 20} MB: {_told(error)}")
+        return Outcome("excess", f"more than {MEMORY >> 20} MB: {_in_one_line(error)}")
     except BaseException as error:
-        return Outcome("traceback", _told(error))
+        return Outcome("traceback", _in_one_line(error))
     return Outcome("read", "")
 
 
@@ -163,18 +165,18 @@ def _is_ours(error: BaseException) -> bool:
     return any(part in frames[-1].filename for part in ("/mimotok/", "/train/", "/eval/", "/tests/"))
 
 
-def _told(error: BaseException) -> str:
+def _in_one_line(error: BaseException) -> str:
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/tests/fuzz/" not in frame.filename]
     places = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames[-4:]]
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}\n" + "\n".join(places)
 
 
-def _general(told: str, folder: Path) -> str:
+def _general(message: str, folder: Path) -> str:
     """A message without what differs from input to input: paths, quotations, numbers."""
-    told = told.replace(str(folder), "")
-    told = re.sub(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", "'…'", told)
-    told = re.sub(r"[^\x20-\x7e…]+", "?", told)
-    return re.sub(r"\d[\d.e+]*", "N", told)[:160]
+    message = message.replace(str(folder), "")
+    message = re.sub(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", "'…'", message)
+    message = re.sub(r"[^\x20-\x7e…]+", "?", message)
+    return re.sub(r"\d[\d.e+]*", "N", message)[:160]
 
 
 def _status(key: str) -> int:

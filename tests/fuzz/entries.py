@@ -27,10 +27,10 @@ from mimotok.corpus.clips import read_clip
 from mimotok.corpus.inputs import read_input
 from mimotok.info import read_info
 from mimotok.io.audio import declared_seconds, read_blocks
+from mimotok.io.codes.mimo import append_codes, mimo_bytes
+from mimotok.io.codes.mimo_layout import header_size, layout_size
+from mimotok.io.codes.mimo_stream import read_header, stream_frames
 from mimotok.io.codes_file import CodesFile, load_codes, save_codes
-from mimotok.io.mimo import append_codes, mimo_bytes
-from mimotok.io.mimo_layout import header_size, layout_size
-from mimotok.io.mimo_stream import read_header, stream_frames
 from mimotok.model.code_model import CodeModel
 from mimotok.streaming.pipes import decode_pipe, encode_pipe
 from mimotok.transcode import decode_file
@@ -70,12 +70,12 @@ def sounds() -> dict[str, bytes]:
         "opus": ("OGG", "OPUS"), "mp3": ("MP3", "MPEG_LAYER_III"), "w64": ("W64", "PCM_16"), "aiff": ("AIFF", "PCM_16"),
         "au": ("AU", "PCM_16"), "caf": ("CAF", "PCM_16"), "rf64": ("RF64", "PCM_16"), "alac": ("CAF", "ALAC_16"),
     }  # fmt: skip
-    made = {}
+    sounds = {}
     for name, (container, encoding) in kinds.items():
         file = io.BytesIO()
         soundfile.write(file, noise, RATE, encoding, format=container)
-        made[name] = file.getvalue()
-    return made
+        sounds[name] = file.getvalue()
+    return sounds
 
 
 def make_audio(rng: random.Random, folder: Path) -> None:
@@ -183,8 +183,8 @@ def code_model() -> CodeModel:
 def mimo_file(frames: int, n_q: int, own_layout: bool, is_coded: bool = False) -> bytes:
     sizes = (*tiny().codebook_sizes, *[16] * 4)[:n_q] if own_layout else (1024, 1024, *[128] * 6)[:n_q]
     codes = np.random.default_rng(0).integers(0, min(sizes), (n_q, frames)).astype(np.uint16)
-    made = CodesFile(codes, frames * 960, RATE, 25.0, sizes, "tiny", "0" * 64)
-    return mimo_bytes(made, code_model() if is_coded else None)
+    original = CodesFile(codes, frames * 960, RATE, 25.0, sizes, "tiny", "0" * 64)
+    return mimo_bytes(original, code_model() if is_coded else None)
 
 
 def make_mimo(rng: random.Random, folder: Path) -> None:

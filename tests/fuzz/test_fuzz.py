@@ -15,7 +15,7 @@ from tests.fuzz.found import FOUND
 from tests.fuzz.mutations import changed_value, damaged
 from tests.helpers.paths import ROOT
 
-INPUTS = 12
+INPUTS = 6
 
 
 @pytest.mark.slow

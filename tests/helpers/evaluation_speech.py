@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from eval.protocol import SAMPLE_RATE
-from eval.testlists import Clip
+from mimotok.io.clips.clip import Clip
 
 CLIP = Clip("clip", audio="", text="Hello there.", language="en")
 

@@ -30,5 +30,5 @@ def spoilt_codes(draw: st.DrawFn) -> tuple[Tensor, tuple[int, ...], str]:
     item, book, frame = (draw(st.integers(0, n - 1)) for n in codes.shape)
     value = draw(st.sampled_from([-1, books[book], books[book] + 7]))
     codes[item, book, frame] = value
-    told = f"codes[{item}, {book}, {frame}]={value}, but codebook {book} has {books[book]} entries"
-    return codes, books, told
+    message = f"codes[{item}, {book}, {frame}]={value}, but codebook {book} has {books[book]} entries"
+    return codes, books, message

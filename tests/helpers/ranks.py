@@ -16,5 +16,5 @@ def run_ranks(worker: Callable[..., None], folder: object, *arguments: object, r
     commands = [[warm_python(), "-c", code.format(rank)] for rank in range(ranks)]
     started = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for command in commands]
     for process in started:
-        _, told = process.communicate()
-        assert process.returncode == 0, told[-3000:]
+        _, printed = process.communicate()
+        assert process.returncode == 0, printed[-3000:]

@@ -80,18 +80,18 @@ class WarmPython:
         with socket.socket(socket.AF_UNIX) as listening:
             listening.bind(address)
             listening.listen(64)
-            # the memory that forks share stays shared
+            # the memory that forks share stays shared, and no collection looks through all that was imported
             gc.collect()
             gc.freeze()
             self.process = os.fork()
             if self.process == 0:
                 _serve(listening)
-        gc.unfreeze()
         _started.append(self)
 
     def close(self) -> None:
         """End the server."""
         _started.remove(self)
+        gc.unfreeze()
         os.kill(self.process, signal.SIGKILL)
         os.waitpid(self.process, 0)
         for path in self.folder.iterdir():

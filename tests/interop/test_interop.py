@@ -117,6 +117,7 @@ def test_audiocodecs_draws_other_tokens_of_the_same_codebooks(folder: Path, opti
         codec.resample(toks, top_k=1, top_p=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", audiocodecs.MODES)
 def test_audiocodecs_does_what_its_mode_says_at_any_rate(folder: Path, mode: str) -> None:
     codec = audiocodecs.MimoCodec(10000, mode, source=folder)

@@ -160,7 +160,7 @@ def bad_file(folder: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("kind", "message"),
     [
         ("missing", "No such file"),
         ("folder", "not a regular file"),
@@ -175,9 +175,9 @@ def bad_file(folder: Path, kind: str) -> Path:
         ("rate 192001", "192001 Hz is outside"),
     ],
 )
-def test_bad_files_are_told_in_one_line(tmp_path: Path, kind: str, told: str) -> None:
+def test_bad_files_are_reported_in_one_line(tmp_path: Path, kind: str, message: str) -> None:
     path = bad_file(tmp_path, kind)
-    with pytest.raises(ValueError, match=told) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         load_audio(path, 24000)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
@@ -246,7 +246,7 @@ def test_a_link_is_written_through(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
-def test_a_full_disk_is_told(tmp_path: Path, suffix: str) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path, suffix: str) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
     try:
@@ -258,7 +258,7 @@ def test_a_full_disk_is_told(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("nowhere/out.wav", "does not exist"),
         ("file/out.wav", "not a folder"),
@@ -269,11 +269,11 @@ def test_a_full_disk_is_told(tmp_path: Path, suffix: str) -> None:
         ("out.opus", "Opus only supports"),
     ],
 )
-def test_unwritable_outputs(tmp_path: Path, name, told: str) -> None:
+def test_unwritable_outputs(tmp_path: Path, name, message: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder.wav").mkdir()
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(ValueError, match=f"(?i){told}") as caught:
+    with pytest.raises(ValueError, match=f"(?i){message}") as caught:
         save_audio(tmp_path / name, torch.zeros(100), 22050)
     assert "\n" not in str(caught.value)
     assert sorted(tmp_path.iterdir()) == before

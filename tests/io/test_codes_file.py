@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimotok.io.bits import code_widths, pack_codes, unpack_codes
+from mimotok.io.codes.bits import code_widths, pack_codes, unpack_codes
+from mimotok.io.codes.packed_npz import MAX_INFLATED
 from mimotok.io.codes_file import CodesFile, load_codes, save_codes
-from mimotok.io.codes_npz import MAX_INFLATED
 from tests.helpers.paths import ROOT
 
 SHA = "0123456789abcdef" * 4
@@ -277,10 +277,10 @@ def test_every_field_is_checked(tmp_path: Path, field, value) -> None:
     path = forge(tmp_path / "in.npz", **{field: value})
     with pytest.raises(ValueError, match=r"in\.npz: ") as caught:
         load_codes(path)
-    told = str(caught.value)
-    assert field in told or "expected 7" in told
-    assert "\n" not in told
-    assert "\x1b" not in told
+    message = str(caught.value)
+    assert field in message or "expected 7" in message
+    assert "\n" not in message
+    assert "\x1b" not in message
 
 
 @pytest.mark.parametrize(("field", "value"), BAD_HEADERS)
@@ -295,7 +295,7 @@ def test_every_value_of_the_header_is_checked(tmp_path: Path, field: str, value:
 
 
 @pytest.mark.parametrize(
-    ("packed", "told"),
+    ("packed", "message"),
     [
         (b"", "0 bytes of codes, but 5 frames of 30 bits take 19"),
         (bytes(18), "18 bytes"),
@@ -303,8 +303,8 @@ def test_every_value_of_the_header_is_checked(tmp_path: Path, field: str, value:
         (bytes(18) + b"\1", "bits follow the last code"),
     ],
 )
-def test_packed_codes_are_exactly_those_of_their_frames(tmp_path: Path, packed: bytes, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_packed_codes_are_exactly_those_of_their_frames(tmp_path: Path, packed: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         load_codes(forge_2(tmp_path / "in.npz", packed))
 
 
@@ -326,17 +326,17 @@ def test_a_file_is_hardly_larger_than_its_codes(tmp_path: Path, seconds: int, fa
     sizes = (1024, 1024, *[128] * 6)
     rng = np.random.default_rng(0)
     codes = np.stack([rng.integers(0, size, 25 * seconds + 1) for size in sizes]).astype(np.uint16)
-    made = codes_file(codes=codes, codebook_sizes=sizes, num_samples=24000 * seconds, model_name="mimotok-default")
-    save_codes(tmp_path / "out.npz", made)
-    assert 8 * (tmp_path / "out.npz").stat().st_size <= factor * made.bitrate * seconds
-    assert_same(load_codes(tmp_path / "out.npz"), made)
+    original = codes_file(codes=codes, codebook_sizes=sizes, num_samples=24000 * seconds, model_name="mimotok-default")
+    save_codes(tmp_path / "out.npz", original)
+    assert 8 * (tmp_path / "out.npz").stat().st_size <= factor * original.bitrate * seconds
+    assert_same(load_codes(tmp_path / "out.npz"), original)
 
 
 def test_codes_that_repeat_are_deflated(tmp_path: Path) -> None:
-    made = codes_file(num_frames=10_000, codes=np.full((3, 10_000), 7, np.uint16))
-    save_codes(tmp_path / "out.npz", made)
+    original = codes_file(num_frames=10_000, codes=np.full((3, 10_000), 7, np.uint16))
+    save_codes(tmp_path / "out.npz", original)
     assert (tmp_path / "out.npz").stat().st_size < 1000
-    assert_same(load_codes(tmp_path / "out.npz"), made)
+    assert_same(load_codes(tmp_path / "out.npz"), original)
 
 
 def test_what_inflates_beyond_the_limit_is_refused_before_it_does(tmp_path: Path) -> None:
@@ -360,7 +360,7 @@ def test_the_last_frame_may_reach_past_the_recording() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (None, "No such file"),
         (b"", "empty"),
@@ -369,11 +369,11 @@ def test_the_last_frame_may_reach_past_the_recording() -> None:
         (b"PK\5\6" + bytes(18), "0 fields"),
     ],
 )
-def test_no_codes_file_at_all(tmp_path: Path, content, told: str) -> None:
+def test_no_codes_file_at_all(tmp_path: Path, content, message: str) -> None:
     path = tmp_path / "in.npz"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         load_codes(path)
     with pytest.raises(ValueError, match="not a regular file"):
         load_codes(tmp_path)
@@ -405,8 +405,8 @@ def test_flipped_bytes_are_noticed_or_change_nothing(
         content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
     path = tmp_path_factory.getbasetemp() / "flipped.npz"
     path.write_bytes(content)
-    told, loaded = outcome(path)
-    assert "\n" not in told
+    message, loaded = outcome(path)
+    assert "\n" not in message
     if loaded is not None:
         assert_same(loaded, codes_file())
 
@@ -440,10 +440,10 @@ def outcome(path: Path) -> tuple[str, CodesFile | None]:
 
 def assert_refused_or_sound(path: Path) -> None:
     tracemalloc.start()
-    told, _ = outcome(path)
+    message, _ = outcome(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert "\n" not in told
+    assert "\n" not in message
     # one bit of a file may be a code, which takes two bytes
     assert peak < 40 * path.stat().st_size + 200_000
 
@@ -533,9 +533,9 @@ def test_many_members_are_not_even_listed(tmp_path: Path) -> None:
 
 
 def test_checksums_are_compared(tmp_path: Path) -> None:
-    made = codes_file(num_frames=1000)
+    original = codes_file(num_frames=1000)
     path = tmp_path / "in.npz"
-    save_codes(path, made)
+    save_codes(path, original)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)

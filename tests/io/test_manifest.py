@@ -27,7 +27,7 @@ def test_rows_come_with_their_line_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         (b"{", "not JSON"),
         (b"[1]", "a clip is a JSON object"),
@@ -39,9 +39,9 @@ def test_rows_come_with_their_line_numbers(tmp_path: Path) -> None:
         (b'\x1b]0;title\x07"', "not JSON"),
     ],
 )
-def test_a_bad_line_is_told_with_its_number(tmp_path: Path, line: bytes, told: str) -> None:
+def test_a_bad_line_is_reported_with_its_number(tmp_path: Path, line: bytes, message: str) -> None:
     (tmp_path / "m.jsonl").write_bytes(b'{"a": 1}\n' + line + b"\n")
-    with pytest.raises(ValueError, match=rf"m\.jsonl:2: .*{told}") as raised:
+    with pytest.raises(ValueError, match=rf"m\.jsonl:2: .*{message}") as raised:
         rows_of(tmp_path / "m.jsonl")
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) < 300
@@ -81,7 +81,7 @@ def test_a_plausible_manifest_is_not_taken_for_a_bomb(tmp_path: Path) -> None:
     assert len(rows_of(tmp_path / "m.jsonl.gz")) == 30_000
 
 
-def test_a_damaged_or_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_damaged_or_missing_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "half.jsonl.gz").write_bytes(gzip.compress(b"".join(b'{"a": %d}\n' % i for i in range(999)))[:500])
     (tmp_path / "text.jsonl.gz").write_bytes(b'{"audio": "a"}')
     for name in ("half.jsonl.gz", "text.jsonl.gz", "missing.jsonl"):
@@ -132,9 +132,9 @@ def test_every_allowed_protocol_is_a_plain_store_of_bytes() -> None:
     known = pytest.importorskip("fsspec.registry").known_implementations
     for name in PROTOCOLS:
         assert checked_address(f"{name}://bucket/x") == f"{name}://bucket/x"
-        told = str(known.get(name, {}).get("class", ""))
+        known_class = str(known.get(name, {}).get("class", ""))
         wrong = ("reference", "cached", "zip", "tar", "libarchive", "local", "sftp", "smb", "git", "jupyter", "dask")
-        assert not any(f".{word}." in told for word in wrong), told
+        assert not any(f".{word}." in known_class for word in wrong), known_class
 
 
 def test_an_allowed_address_is_read() -> None:

@@ -71,7 +71,7 @@ def test_a_cross_fade_has_no_step_and_moves_nothing() -> None:
 @settings(max_examples=30, deadline=None)
 @given(sizes=st.lists(st.tuples(st.integers(1, 5000), st.integers(0, 2000), st.integers(0, 3)), min_size=1, max_size=4))
 def test_concatenation_tells_where_each_clip_begins(sizes: list[tuple[int, int, int]]) -> None:
-    """Sound is the number of its clip: at the told places it is the right one, and it is late by a frame at most."""
+    """Sound is the number of its clip: at the given places it is the right one, and it is late by a frame at most."""
     clips = []
     for number, (count, start, context) in enumerate(sizes, 1):
         frames = -(-(start + count) // 960)
@@ -105,9 +105,9 @@ def test_a_clip_of_n_samples_decodes_to_up_to_a_frame_more() -> None:
         assert 1 <= TOKENIZER.num_frames(count) * SIZE - count <= SIZE
 
 
-def test_bad_edits_are_told_in_one_line() -> None:
+def test_bad_edits_are_reported_in_one_line() -> None:
     clip = CodedClip(CODES, SIZE, num_samples=1000)
-    for told, call in {
+    for message, call in {
         r"cut\(5, 5": lambda: clip.cut(5, 5),
         r"the clip has 1000 samples": lambda: clip.cut(0, 1001),
         r"pad\(-1, 0\)": lambda: clip.pad(-1, 0, CODES[:, 0]),
@@ -118,5 +118,5 @@ def test_bad_edits_are_told_in_one_line() -> None:
         r"40 frames hold": lambda: CodedClip(CODES, SIZE, num_samples=SIZE * 41),
         r"give \[n_q, frames\]": lambda: CodedClip(CODES[None], SIZE),
     }.items():
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             call()

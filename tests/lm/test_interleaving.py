@@ -93,10 +93,10 @@ def test_the_sequence_as_the_module_draws_it() -> None:
 @pytest.mark.slow
 @given(spoilt_codes())
 def test_invalid_codes_are_refused_by_position(drawn) -> None:
-    codes, sizes, told = drawn
-    with pytest.raises(ValueError, match=re.escape(told)):
+    codes, sizes, message = drawn
+    with pytest.raises(ValueError, match=re.escape(message)):
         PatchLayout(sizes).encode(codes)
-    with pytest.raises(ValueError, match=re.escape(told)):
+    with pytest.raises(ValueError, match=re.escape(message)):
         PatchLayout(sizes).decode(codes[:, None])
 
 
@@ -115,7 +115,7 @@ def test_wrong_shapes_and_counts_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("segments", "told"),
+    ("segments", "message"),
     [
         ([], "no segments"),
         ([torch.tensor([1]), torch.tensor([2])], "segments 0 and 1 are both text"),
@@ -125,13 +125,13 @@ def test_wrong_shapes_and_counts_are_refused() -> None:
         ([torch.tensor([1]), torch.tensor([[0, 8], [0, 0]])], r"codes\[0, 0, 1\]=8"),
     ],
 )
-def test_segments_that_make_no_sequence(segments, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_segments_that_make_no_sequence(segments, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         LAYOUT.encode(segments)
 
 
 @pytest.mark.parametrize(
-    ("ids", "told"),
+    ("ids", "message"),
     [
         ([1, 101, 102], r"text\[1\] starts audio, but at text\[2\]"),
         ([101, 100], r"text\[0\] starts audio, but at text\[2\]"),
@@ -139,11 +139,11 @@ def test_segments_that_make_no_sequence(segments, told: str) -> None:
         ([102], r"text\[0\]=102 belongs to audio"),
     ],
 )
-def test_broken_sequences_are_refused_by_position(ids, told: str) -> None:
+def test_broken_sequences_are_refused_by_position(ids, message: str) -> None:
     text = torch.tensor(ids)
     patches = LAYOUT.empty_patches(len(ids))
     patches[text == SPECIAL.audio] = 0
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         LAYOUT.decode(Positions(text, patches))
 
 

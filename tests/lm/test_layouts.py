@@ -42,8 +42,8 @@ def test_ids_of_another_codebook_are_refused_by_position(drawn, chunk, data) -> 
     book = next(q for q in range(len(sizes)) if ids[item, at] < sum(sizes[: q + 1]))
     low, high = sum(sizes[:book]), sum(sizes[: book + 1])
     ids[item, at] = data.draw(st.sampled_from([low - 1, high]))
-    told = f"ids[{item}, {at}]={int(ids[item, at])}, but this position belongs to codebook {book}"
-    with pytest.raises(ValueError, match=re.escape(told) + f".* {low} to {high - 1}"):
+    message = f"ids[{item}, {at}]={int(ids[item, at])}, but this position belongs to codebook {book}"
+    with pytest.raises(ValueError, match=re.escape(message) + f".* {low} to {high - 1}"):
         layout.decode(ids)
 
 
@@ -72,15 +72,15 @@ def test_streams_and_back(drawn, acoustic_delay, pad_id) -> None:
 @pytest.mark.slow
 @given(spoilt_codes())
 def test_invalid_codes_are_refused_by_position(drawn) -> None:
-    codes, sizes, told = drawn
-    with pytest.raises(ValueError, match=re.escape(told)):
+    codes, sizes, message = drawn
+    with pytest.raises(ValueError, match=re.escape(message)):
         FlatLayout(sizes).encode(codes)
     text, fine = torch.zeros_like(codes[:, 0]), torch.zeros_like(codes)
     for duplex in (Duplex(text, codes, fine), Duplex(text, fine, codes)):
-        with pytest.raises(ValueError, match=re.escape(told)):
+        with pytest.raises(ValueError, match=re.escape(message)):
             DuplexLayout(sizes).encode(duplex)
         rows = torch.cat((duplex.text[:, None], duplex.speaker, duplex.other), dim=1)
-        with pytest.raises(ValueError, match=re.escape(told)):
+        with pytest.raises(ValueError, match=re.escape(message)):
             DuplexLayout(sizes, acoustic_delay=0).decode(rows)
 
 

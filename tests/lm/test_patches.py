@@ -67,8 +67,7 @@ def test_step_by_step_equals_teacher_forcing(sampling, monkeypatch: pytest.Monke
     decoder, hidden = Both().decoder, hidden_states(5)
     seen: list[Tensor] = []
     from mimotok.lm import patches as patches_module
-
-    real = patches_module.sample
+    from mimotok.lm.sampling import sample as real
 
     def sample(logits: Tensor, *rest: Any) -> Tensor:
         seen.append(logits)

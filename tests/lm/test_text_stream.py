@@ -71,7 +71,7 @@ def test_a_sentence_that_begins_early_cuts_the_waiting_short() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ([Span((5,), 0, 1), Span((6, EPAD), 2, 3)], r"spans\[1\].ids\[1\]=1"),
         ([Span((-4,), 0, 1)], r"spans\[0\].ids\[0\]=-4"),
@@ -80,6 +80,6 @@ def test_a_sentence_that_begins_early_cuts_the_waiting_short() -> None:
         ([Span((5, 5), 0.36, 2)], r"spans\[0\]: its text ends at frame 11, but the stream has 10"),
     ],
 )
-def test_spans_that_cannot_be_placed(words, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_spans_that_cannot_be_placed(words, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         align_words(words, 10, pad_id=PAD, epad_id=EPAD)

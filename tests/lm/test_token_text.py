@@ -28,7 +28,7 @@ def test_text_gives_the_codes_back(drawn, chunk, template) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("<a0_1><a1_2>,<a0_1><a1_2>", r"text\[12\]: ',<a0_1><a1_2>' begins with no token"),
         ("<a0_1><a1_5>", r"text\[6\]: <a1_5>, but codebook 1 has 5 entries"),
@@ -38,8 +38,8 @@ def test_text_gives_the_codes_back(drawn, chunk, template) -> None:
         ("", r"text holds 0 tokens"),
     ],
 )
-def test_errors_name_the_character(text: str, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_errors_name_the_character(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         text_to_codes(text, FlatLayout(SIZES))
 
 

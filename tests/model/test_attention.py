@@ -66,7 +66,7 @@ def test_no_call_sees_more_keys_than_a_block_needs(monkeypatch: pytest.MonkeyPat
         calls.append((q.shape, k.shape, options["attn_mask"].shape))
         return kernel(q, k, v, **options)
 
-    monkeypatch.setattr(module.F, "scaled_dot_product_attention", spy)
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
     x = torch.zeros(1, 1, 20_000, 8)
     attend(x, x, x, (40, 10))
     blocks, block, keys = 20_000 // module.BLOCK, module.BLOCK, module.BLOCK + 50

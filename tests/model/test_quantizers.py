@@ -54,14 +54,14 @@ def test_finite_scalars_pass_through_all_that_holds_codes(tmp_path: Path) -> Non
     from mimotok.io.audio import save_audio
     from mimotok.transcode import decode_file, encode_file
 
-    made = make_tokenizer(FSQ)
-    made.save_pretrained(tmp_path / "model", dtype=torch.float16)
+    original = make_tokenizer(FSQ)
+    original.save_pretrained(tmp_path / "model", dtype=torch.float16)
     stored = json.loads((tmp_path / "model" / "config.json").read_text())
     assert stored["quantizer"] == "fsq"
     assert stored["quantizer_settings"] == {"levels": [8, 5, 3]}
     # decisive layers stay as they are, also where the model is half precision
     half = Tokenizer.from_pretrained(tmp_path / "model", dtype=torch.bfloat16)
-    for name, tensor in made.encoder.quantizer.state_dict().items():
+    for name, tensor in original.encoder.quantizer.state_dict().items():
         assert torch.equal(half.half().encoder.quantizer.state_dict()[name], tensor), name
     tokenizer = Tokenizer.from_pretrained(tmp_path / "model")
     wav = torch.sin(torch.arange(24_000) * 0.05)[None] * torch.linspace(0, 0.5, 24_000)
@@ -132,8 +132,8 @@ def test_an_own_kind_lives_where_it_is_registered_and_is_refused_elsewhere(
     wav = torch.sin(torch.arange(9_600) * 0.05)[None]
     assert torch.equal(Tokenizer.from_pretrained(tmp_path).encode(wav), tokenizer.encode(wav))
     quantizers._registered.clear()
-    told = r"quantizer='sign': known here are residual_vq, fsq; .*register_quantizer\('sign'"
-    with pytest.raises(ValueError, match=told):
+    message = r"quantizer='sign': known here are residual_vq, fsq; .*register_quantizer\('sign'"
+    with pytest.raises(ValueError, match=message):
         Tokenizer.from_pretrained(tmp_path)
     assert read_info(tmp_path)["quantizer"] == "sign (not known here)"
     with pytest.raises(ValueError, match="mimotok has one of this name"):
@@ -141,7 +141,7 @@ def test_an_own_kind_lives_where_it_is_registered_and_is_refused_elsewhere(
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"quantizer": "os.system"}, "quantizer='os.system': known here are"),
         ({"quantizer_settings": {"levels": [2, 5]}}, r"levels=\[2, 5\]: give 1 to 16 whole numbers of at least 3"),
@@ -155,8 +155,8 @@ def test_an_own_kind_lives_where_it_is_registered_and_is_refused_elsewhere(
         ({"quantizer": 3}, "quantizer=3: give 1 to 64 printable characters"),
     ],
 )
-def test_configurations_of_strangers_are_refused_in_one_line(changes: dict, told: str) -> None:
-    with pytest.raises(ValueError, match=told) as refused:
+def test_configurations_of_strangers_are_refused_in_one_line(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as refused:
         Tokenizer(replace(FSQ, **changes))
     assert "\n" not in str(refused.value)
 

@@ -14,8 +14,8 @@ import pytest
 import soundfile
 import torch
 
+from mimotok.io.codes.packed_npz import MAX_INFLATED
 from mimotok.io.codes_file import load_codes
-from mimotok.io.codes_npz import MAX_INFLATED
 from mimotok.page.serve import address, make_server
 from mimotok.transcode import decode_file, encode_file
 from tests.helpers.browser import Watched, chromium

@@ -96,7 +96,7 @@ def command(capsys: pytest.CaptureFixture[str]):
     return run
 
 
-def test_a_missing_or_foreign_runtime_is_told_with_its_remedy(
+def test_a_missing_or_foreign_runtime_is_reported_with_its_remedy(
     command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -35,19 +35,19 @@ def read_by_page(node: str, files: list[Path]) -> list[str]:
 @pytest.mark.slow
 def test_page_and_python_read_and_write_the_same_files(node: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    made = {}
+    written = {}
     for i, sizes in enumerate(SHAPES):
         for frames in (1, 9, 500):
             codes = np.stack([rng.integers(0, size, frames) for size in sizes]).astype(np.uint16)
             for name, held in ((f"{i}-{frames}", codes), (f"{i}-{frames}-still", codes * np.uint16(0))):
                 path = tmp_path / f"{name}.npz"
-                made[path] = CodesFile(held, frames * 960 - 5, 24000, 25.0, sizes, "Näme 漢 \U0001f600", SHA)
-                save_codes(path, made[path])
+                written[path] = CodesFile(held, frames * 960 - 5, 24000, 25.0, sizes, "Näme 漢 \U0001f600", SHA)
+                save_codes(path, written[path])
     old = tmp_path / "old.npz"
-    made[old] = next(iter(made.values()))
-    np.savez(old, **arrays_of_format_1(next(iter(made))))
-    assert read_by_page(node, list(made)) == ["read"] * len(made)
-    for path, expected in made.items():
+    written[old] = next(iter(written.values()))
+    np.savez(old, **arrays_of_format_1(next(iter(written))))
+    assert read_by_page(node, list(written)) == ["read"] * len(written)
+    for path, expected in written.items():
         found = load_codes(Path(f"{path}.again"))
         assert np.array_equal(found.codes, expected.codes)
         for field in ("num_samples", "sample_rate", "frame_rate", "codebook_sizes", "model_name", "model_sha256"):
@@ -73,6 +73,6 @@ def test_the_page_refuses_damage_in_one_line(node: str, tmp_path: Path) -> None:
             damaged[place] ^= 255
             files.append(tmp_path / f"{name}-{place}.npz")
             files[-1].write_bytes(damaged)
-    told = read_by_page(node, files)
-    assert len(told) == len(files)
-    assert "read" not in told
+    facts = read_by_page(node, files)
+    assert len(facts) == len(files)
+    assert "read" not in facts

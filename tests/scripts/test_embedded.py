@@ -89,10 +89,10 @@ def test_one_command_makes_a_model_and_goes_on_where_it_was(
     assert run_script("gpu.sh", *arguments, folder=tmp_path).returncode == 0
     assert times_of(out) == written
     run_benchmarks((tmp_path / "benchmarks").read_text().splitlines(), monkeypatch)
-    told = capsys.readouterr().out
-    assert "float32   codes that differ, by codebook: 0.00%" in told
-    assert told.count("encode: ") == 3
-    assert told.count("| the step |") == 2
+    printed = capsys.readouterr().out
+    assert "float32   codes that differ, by codebook: 0.00%" in printed
+    assert printed.count("encode: ") == 3
+    assert printed.count("| the step |") == 2
 
 
 def times_of(out: Path) -> dict[Path, int]:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from mimotok import Tokenizer, chunking
 from mimotok.model.mel import log_mel
-from mimotok.streaming.blocks import MelStream, decode_blocks, encode_blocks
+from mimotok.streaming.blocks import decode_blocks, encode_blocks
+from mimotok.streaming.mel_stream import MelStream
 
 pytestmark = pytest.mark.slow
 

@@ -15,9 +15,9 @@ import soxr
 import torch
 
 from mimotok import Tokenizer
+from mimotok.io.codes.mimo import mimo_bytes, read_mimo
+from mimotok.io.codes.mimo_layout import MimoHeader
 from mimotok.io.codes_file import CodesFile
-from mimotok.io.mimo import mimo_bytes, read_mimo
-from mimotok.io.mimo_layout import MimoHeader
 from mimotok.streaming.pipes import decode_pipe, encode_pipe
 from tests.helpers.warm_python import warm_python
 

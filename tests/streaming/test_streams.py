@@ -1,4 +1,4 @@
-"""A stream gives what the whole file gives, however it is cut, and the rows of a batch do not affect each other."""
+"""A stream gives what the whole file gives, however it is cut, and the items of a batch do not affect each other."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MODELS: dict[str, Any] = {
 examples = settings(deadline=None, max_examples=6)
 
 
-def pieces(whole: torch.Tensor, sizes: list[int]) -> list[torch.Tensor]:
+def parts_of(whole: torch.Tensor, sizes: list[int]) -> list[torch.Tensor]:
     """`whole` cut along its last dimension, nothing empty."""
     parts, at = [], 0
     for size in sizes:
@@ -47,7 +47,7 @@ def test_encoder(streamable: Callable[..., Tokenizer], name: str, length: int, s
     tokenizer = streamable(**MODELS[name])
     wav = 0.3 * torch.randn(batch, length)
     stream = StreamEncoder(tokenizer, n_q=3)
-    codes = torch.cat([*(stream.push(part) for part in pieces(wav, sizes)), stream.flush()], dim=2)
+    codes = torch.cat([*(stream.push(part) for part in parts_of(wav, sizes)), stream.flush()], dim=2)
     assert torch.equal(codes, tokenizer.encode(wav, n_q=3))
 
 
@@ -58,7 +58,7 @@ def test_decoder(streamable: Callable[..., Tokenizer], name: str, frames: int, s
     tokenizer = streamable(**MODELS[name])
     codes = torch.randint(0, 16, (batch, 4, frames))
     stream = StreamDecoder(tokenizer)
-    wav = torch.cat([*(stream.push(part) for part in pieces(codes, sizes)), stream.flush()], dim=1)
+    wav = torch.cat([*(stream.push(part) for part in parts_of(codes, sizes)), stream.flush()], dim=1)
     torch.testing.assert_close(wav, tokenizer.decode(codes), atol=1e-5, rtol=1e-4)
 
 
@@ -170,8 +170,8 @@ def test_a_refused_push_leaves_the_stream_as_it_was(
     assert torch.equal(torch.cat(blocks, 2), model.encode(wav))
 
 
-def test_rows_begin_and_end_at_any_time(streamable: Callable[..., Tokenizer]) -> None:
-    """Five streams of different lengths over two rows; each row takes the next stream once it has drained."""
+def test_items_of_a_batch_begin_and_end_at_any_time(streamable: Callable[..., Tokenizer]) -> None:
+    """Five streams of different lengths over two items of a batch; each takes the next stream once it has drained."""
     tokenizer = streamable()
     waiting = [torch.randint(0, 16, (4, frames)) for frames in (7, 1, 12, 3, 5)]
     wanted = [tokenizer.decode(codes[None])[0] for codes in waiting]
@@ -183,20 +183,20 @@ def test_rows_begin_and_end_at_any_time(streamable: Callable[..., Tokenizer]) ->
     left = [0, 0]
     for _ in range(80):
         codes, valid = torch.zeros(2, 4, 1, dtype=torch.int64), torch.zeros(2, 1, dtype=torch.bool)
-        for row in (0, 1):
-            if left[row] == 0 and queue:
-                active[row] = queue.pop(0)
-                left[row] = waiting[active[row]].shape[1] + drain
-                streams.state.reset(torch.arange(2) == row)
-            stream = active[row]
-            at = waiting[stream].shape[1] + drain - left[row]
+        for item in (0, 1):
+            if left[item] == 0 and queue:
+                active[item] = queue.pop(0)
+                left[item] = waiting[active[item]].shape[1] + drain
+                streams.state.reset(torch.arange(2) == item)
+            stream = active[item]
+            at = waiting[stream].shape[1] + drain - left[item]
             if stream >= 0 and at < waiting[stream].shape[1]:
-                codes[row, :, 0], valid[row, 0] = waiting[stream][:, at], True
+                codes[item, :, 0], valid[item, 0] = waiting[stream][:, at], True
         wav, known = streams.step(codes, valid)
-        for row in (0, 1):
-            if left[row]:
-                out[active[row]].append(wav[row, known[row]].flatten())
-                left[row] -= 1
+        for item in (0, 1):
+            if left[item]:
+                out[active[item]].append(wav[item, known[item]].flatten())
+                left[item] -= 1
     for stream, expected in enumerate(wanted):
         torch.testing.assert_close(torch.cat(out[stream]), expected, atol=1e-5, rtol=1e-4)
 

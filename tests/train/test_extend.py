@@ -140,7 +140,7 @@ def test_an_own_kind_is_exported_where_it_is_registered_and_refused_elsewhere(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("--model.init_args.model.d_modle", 64), "d_modle': unknown key: did you mean d_model?"),
         (("--model.init_args.model.d_model", 50), "d_model=50 does not split into encoder_attention_heads=2"),
@@ -150,14 +150,14 @@ def test_an_own_kind_is_exported_where_it_is_registered_and_refused_elsewhere(
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
-def test_what_does_not_fit_is_told_in_one_line(
-    words: tuple[object, ...], told: str, capsys: pytest.CaptureFixture[str]
+def test_what_does_not_fit_is_reported_in_one_line(
+    words: tuple[object, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert fit("tiny.yaml", "--name", "wrong", *words) == 2
-    assert told in capsys.readouterr().err.splitlines()[-1]
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_discriminators_and_losses_that_return_something_else_are_told() -> None:
+def test_discriminators_and_losses_that_return_something_else_are_reported() -> None:
     from torch import nn
 
     from train.losses.discriminators import judge
@@ -174,15 +174,15 @@ def test_discriminators_and_losses_that_return_something_else_are_told() -> None
     logits = [torch.zeros(2, 1, 5, 1)]
     wav = torch.zeros(2, 9)
     assert judge(Returns((logits, [])), wav, features=False).logits == logits
-    for what, told in (
+    for what, message in (
         (logits[0], "returned a Tensor; return Judgements"),
         (([], []), "returned a tuple; return Judgements"),
         (([torch.zeros(2, 1, 5)], [[]]), r"returned \[2, 1, 5\]; return \[batch, channels, time, width\]"),
         ((logits, []), "shows no features"),
         ((logits, [[]]), "shows no features"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             judge(Returns(what), wav)
-    for value, told in ((torch.zeros(2), r"power returned \[2\]"), (0.5, "power returned float")):
-        with pytest.raises(ValueError, match=told):
+    for value, message in ((torch.zeros(2), r"power returned \[2\]"), (0.5, "power returned float")):
+        with pytest.raises(ValueError, match=message):
             _checked_loss("power", value)

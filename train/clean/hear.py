@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 
 from mimotok.io.audio import resample
-from mimotok.io.clips import Clip
+from mimotok.io.clips.clip import Clip
 from train.clean.measure import bandwidth, clipping_share, estimate_snr, fingerprint, levels_of
 from train.clean.segments import Span, cut_at_pauses
 from train.clean.settings import Hearing

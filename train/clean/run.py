@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from mimotok.corpus.cuts import files_in
-from mimotok.io.clips import Clip
+from mimotok.io.clips.clip import Clip
 from mimotok.io.files import atomic_path, file_stamp, writing
-from mimotok.io.progress import with_progress
-from mimotok.io.terminal import excerpt
-from mimotok.io.workers import process_pool
+from mimotok.io.terminal.progress import with_progress
+from mimotok.io.terminal.streams import excerpt
+from mimotok.io.terminal.workers import process_pool
 from train.clean.duplicates import find_duplicates
 from train.clean.hear import hear
 from train.clean.report import Histogram, write_page

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mimotok.io.alignments import UNKNOWN, frame_labels
 from mimotok.io.audio import resample
-from mimotok.io.clips import Clip
+from mimotok.io.clips.alignments import UNKNOWN, frame_labels
+from mimotok.io.clips.clip import Clip
 from train.data.augment import AugmentConfig, augment
 from train.data.cache import skipped_table
 from train.data.manifest import BadClipError, read
@@ -34,7 +34,7 @@ class Batch(NamedTuple):
         lengths: int64 [B], valid samples.
         text: the transcript of exactly this audio, or None where it is unknown or the audio is a crop.
         ids: the clips' ids.
-        phones: int64 [B, F], the phone at the middle of each frame (see `mimotok.io.alignments.frame_labels`), also of
+        phones: int64 [B, F], the phone at the middle of each frame (see `mimotok.io.clips.alignments.frame_labels`), also of
             crops; None where no labels are read.
     """
 

@@ -23,12 +23,12 @@ import numpy as np
 
 from mimotok.corpus.cuts import files_in
 from mimotok.io.audio import resample
-from mimotok.io.clips import Clip, Pcm
+from mimotok.io.clips.clip import Clip, Pcm
 from mimotok.io.files import atomic_path, file_stamp
 from mimotok.io.manifest import read_rows
-from mimotok.io.progress import with_progress
-from mimotok.io.terminal import one_line
-from mimotok.io.workers import process_pool
+from mimotok.io.terminal.progress import with_progress
+from mimotok.io.terminal.streams import one_line
+from mimotok.io.terminal.workers import process_pool
 from train.data.manifest import BadClipError, check_root, decode, read_manifest
 
 log = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ def _fingerprint(clips: list[Clip], sample_rate: int) -> str:
 
 
 def _stamp(clips: list[Clip]) -> str:
-    """A hash of the sizes and times of all files that the clips are read from."""
+    """Hash the sizes and times of all files that the clips are read from."""
     files = [file_stamp(path) for clip in clips for path in _files(clip)]
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:8]
 

@@ -15,12 +15,12 @@ import soundfile as sf
 
 from mimotok.corpus.cuts import files_in
 from mimotok.corpus.recordings import read_cut, read_recordings, with_durations
-from mimotok.io.alignments import Phone, read_alignments
 from mimotok.io.audio import load_audio
-from mimotok.io.clips import Clip
-from mimotok.io.encoding import escaped
+from mimotok.io.clips.alignments import Phone, read_alignments
+from mimotok.io.clips.clip import Clip
+from mimotok.io.clips.encoding import escaped
 from mimotok.io.remote import is_remote
-from mimotok.io.terminal import excerpt
+from mimotok.io.terminal.streams import excerpt
 
 WAV_HEADER = 44  # bytes: a canonical RIFF header, as the standard library's `wave` writes it
 _MOST_TRIED = 10_000  # files, before a root is called wrong
@@ -107,7 +107,7 @@ def read_manifest(paths: str | Iterable[str], root: str = ".", *, allow_outside:
 
     Args:
         paths: folders and lists, see `mimotok.corpus.recordings.read_recordings`. A clip without `source` gets the
-            file's or folder's name, one without `split` is for training, and durations that are not told are read in
+            file's or folder's name, one without `split` is for training, and durations that are not given are read from
             the headers of the files.
         root: folder of relative audio paths of manifests.
         allow_outside: audio may lie elsewhere than below `root` or the manifest's folder.
@@ -172,7 +172,7 @@ def for_training(clip: Clip, source: str) -> Clip:
 
 
 def with_phones(clips: Iterable[Clip], alignments: str, root: str = ".") -> list[Clip]:
-    """Add phones to the clips that the file `alignments` names (see `mimotok.io.alignments`).
+    """Add phones to the clips that the file `alignments` names (see `mimotok.io.clips.alignments`).
 
     Raises ValueError where it names none of them.
     """

@@ -13,10 +13,11 @@ import lightning as L
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from mimotok.corpus.shar import find_shards, is_shar
+from mimotok.io.clips.clip import Clip
 from train.data.augment import AugmentConfig
 from train.data.batches import Batch, BatchDataset, Render, ResumableLoader, TrainDataset, ValidationLoader
 from train.data.cache import prepare, read_prepared
-from train.data.manifest import Clip, check_root, read_manifest, with_phones
+from train.data.manifest import check_root, read_manifest, with_phones
 from train.data.plan import PlanConfig, PlannedBatch, check_weights, train_plan, whole_plan
 from train.data.shar import ShardBatches
 from train.data.split import check_settings, choose_held_out

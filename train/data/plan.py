@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mimotok.io.clips.clip import Clip
 from train.data.augment import AugmentConfig, draw_speed
-from train.data.manifest import Clip
 
 
 class Item(NamedTuple):

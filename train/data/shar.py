@@ -19,9 +19,10 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from mimotok.corpus.cuts import make_cut
 from mimotok.corpus.recordings import clip_of_cut
 from mimotok.corpus.shar import Shard, read_cuts, shar_cuts
+from mimotok.io.clips.clip import Clip
 from train.data.augment import AugmentConfig
 from train.data.batches import Loaded, Render
-from train.data.manifest import Clip, for_training
+from train.data.manifest import for_training
 from train.data.plan import PlanConfig, PlannedBatch, train_plan
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from mimotok.io.clips import Clip
-from mimotok.io.terminal import excerpt
+from mimotok.io.clips.clip import Clip
+from mimotok.io.terminal.streams import excerpt
 
 _MOST_NAMED = 5  # speakers in a message
 

@@ -27,7 +27,7 @@ class Judgement(NamedTuple):
 
 
 class Judgements(NamedTuple):
-    """The outputs of the K discriminators, in the form of train.losses.spectral."""
+    """The outputs of the K discriminators, in the form of train.losses.adversarial."""
 
     logits: list[Tensor]
     features: list[list[Tensor]]

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from mimotok.io.alignments import PHONES, UNKNOWN
+from mimotok.io.clips.alignments import PHONES, UNKNOWN
 from mimotok.text import normalize_text
 
 ALPHABET = " abcdefghijklmnopqrstuvwxyz"  # id 0 is CTC's blank, these follow it
@@ -53,7 +53,7 @@ class PhoneClassifier(nn.Linear):
 
 
 def fit_labels(labels: Tensor, frames: int) -> Tensor:
-    """Labels [B, F'] cut or filled up to [B, frames]. Raises ValueError where they are of another frame rate."""
+    """Cut or fill labels [B, F'] up to [B, frames]. Raises ValueError where they are of another frame rate."""
     missing = frames - labels.shape[1]
     if abs(missing) > max(1, frames // 20):
         raise ValueError(
@@ -86,7 +86,7 @@ class CharacterReader(nn.Module):
         return self.output(hidden).float().log_softmax(-1)
 
     def loss(self, frames: Tensor, lengths: Tensor, texts: list[str | None]) -> Tensor:
-        """CTC per character, averaged over the clips that have a text which can be spelled; 0 where none has.
+        """Compute CTC per character, averaged over the clips whose text can be spelled; 0 where none can.
 
         frames: [B, F, D], lengths: [B] frames.
         """
@@ -109,14 +109,14 @@ class CharacterReader(nn.Module):
 
     @torch.no_grad()
     def transcribe(self, frames: Tensor, lengths: Tensor) -> list[str]:
-        """The most probable letter of each frame, without repeats and blanks."""
+        """Return the most probable letter of each frame, without repeats and blanks."""
         best = self(frames, lengths).argmax(-1).cpu()
         rows = (torch.unique_consecutive(row[:length]).tolist() for row, length in zip(best, lengths, strict=True))
         return ["".join(ALPHABET[i - 1] for i in row if i) for row in rows]
 
 
 def spelling(text: str | None) -> list[int] | None:
-    """The letters of a transcript as ids, accents removed; None where it has no letter, or a character beyond a-z."""
+    """Spell a transcript as ids of letters, accents removed; None where it has no letter, or a character beyond a-z."""
     plain = unicodedata.normalize("NFKD", (text or "").casefold())
     plain = normalize_text("".join(c for c in plain if not unicodedata.combining(c)))
     ids = [ALPHABET.find(c) + 1 for c in plain]

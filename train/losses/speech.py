@@ -130,7 +130,7 @@ def prepare(wav: Tensor, lengths: Tensor, sample_rate: int) -> tuple[Tensor, Ten
 
 
 def resample(wav: Tensor, source: int, target: int, *, zeros: int = 32, rolloff: float = 0.95) -> Tensor:
-    """Band-limited resampling with gradients. wav: [B, T] at `source` Hz -> [B, ceil(T * target / source)].
+    """Resample with gradients, band-limited. wav: [B, T] at `source` Hz -> [B, ceil(T * target / source)].
 
     One windowed sinc for each of the target / gcd output phases (Smith, "Digital audio resampling"). zeros: crossings
     of the sinc on either side; rolloff: of the lower Nyquist frequency, the middle of the transition.
@@ -143,7 +143,7 @@ def resample(wav: Tensor, source: int, target: int, *, zeros: int = 32, rolloff:
     kernels, width = _sinc_kernels(old, new, zeros, rolloff)
     padded = F.pad(wav[:, None], (width, width + old))
     phases = F.conv1d(padded, kernels.to(wav.device), stride=old)
-    return phases.transpose(1, 2).flatten(1)[:, : -(-wav.shape[1] * new // old)]
+    return phases.transpose(1, 2).flatten(1)[:, : frames_needed(wav.shape[1] * new, old)]
 
 
 @lru_cache(maxsize=16)
@@ -163,7 +163,7 @@ def _sinc_kernels(old: int, new: int, zeros: int, rolloff: float) -> tuple[Tenso
 
 
 def load_speech_encoder(name: str) -> SpeechEncoder:
-    """See `SpeechFeatureLoss`. Raises ImportError where a package is missing, ValueError where no encoder is found."""
+    """Load an encoder, see `SpeechFeatureLoss`. Raises ImportError without its package, ValueError if not found."""
     if name.startswith("transformers:"):
         return WaveformEncoder(name.removeprefix("transformers:"))
     if name != BUNDLED:

@@ -199,7 +199,7 @@ def whisper_log_mel(wav: Tensor, lengths: Tensor, n_mels: int) -> Tensor:
 
     The floor of eight decades below a clip's own maximum, and the reflection at its end, do not depend on padding.
     """
-    frames = -(-wav.shape[1] // HOP)
+    frames = frames_needed(wav.shape[1], HOP)
     half = WINDOW // 2
     padded = reflect_pad(wav.float(), lengths, half, half + HOP)
     with torch.autocast(wav.device.type, enabled=False):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import lightning
 from lightning.pytorch.callbacks import ProgressBar
 
-from mimotok.io.progress import ProgressBar as Bar
+from mimotok.io.terminal.progress import ProgressBar as Bar
 
 # Steps that the rate is averaged over: batches differ in length, and the first ones are slow.
 WINDOW = 50
@@ -104,7 +104,7 @@ class StepProgress(ProgressBar):
             return
         # reading a loss makes the CPU wait for a GPU, so not at every step
         if due or not self._losses:
-            self._losses = describe_losses(trainer.callback_metrics)
+            self._losses = losses_text(trainer.callback_metrics)
         if self._bar is not None and self._bar.shown:
             self._bar.update(trainer.global_step, description=self._summary(trainer))
         elif due:
@@ -135,7 +135,7 @@ class StepProgress(ProgressBar):
             self._bar = None
 
 
-def describe_losses(metrics: Any) -> str:
+def losses_text(metrics: Any) -> str:
     """Return `mel 0.812, text 2.41`: the losses of the last step among Lightning's metrics, by name."""
     losses = {
         name.removeprefix("train/").removesuffix("_loss"): float(value)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from train.data.batches import Batch
+from train.losses.adversarial import adversarial_loss, discriminator_loss, feature_matching_loss
 from train.losses.discriminators import Discriminators, Judgements, judge
-from train.losses.spectral import adversarial_loss, discriminator_loss, feature_matching_loss
 from train.stages.arguments import to_plain
 from train.stages.base import RECONSTRUCTION_LOSSES, Segment, Stage, StageConfig
 from train.stages.optim import OptimizerConfig, SkipCounter, clip_gradients, make_optimizer

@@ -127,8 +127,10 @@ class Stage(PlainLoading):
             self._compile()
 
     def _check_names(self, loss_weights: Mapping[str, float | None]) -> None:
-        if taken := set(self.own_losses) & {*self.LOSSES, *RECONSTRUCTION_LOSSES}:
-            raise ValueError(f"losses: {', '.join(sorted(taken))} is a loss of this package; give yours another name")
+        if clashing := set(self.own_losses) & {*self.LOSSES, *RECONSTRUCTION_LOSSES}:
+            raise ValueError(
+                f"losses: {', '.join(sorted(clashing))} is a loss of this package; give yours another name"
+            )
         known = [*self.LOSSES, *self.own_losses]
         if unknown := set(loss_weights) - set(known):
             raise ValueError(

@@ -131,7 +131,7 @@ class JointStage(Stage):
         return decoder.train()
 
     def configure_model(self) -> None:
-        """Called by Lightning on every rank; shards the weights where the strategy is a ModelParallelStrategy.
+        """Shard the weights where the strategy is a ModelParallelStrategy. Called by Lightning on every rank.
 
         Raises ValueError where the optimizer is Muon: it needs whole matrices, and would gather each at each step.
         """
@@ -157,7 +157,7 @@ class JointStage(Stage):
         return self.total(self.losses(batch))
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The losses of one batch by name, unweighted."""
+        """Compute the losses of one batch by name, unweighted."""
         latents, lengths = self.encode_mel(batch)
         coded = self.quantizer(latents, lengths, self._draw_n_q(len(batch.wav)))
         segment = self.segment(coded.quantized, lengths, batch.wav)
@@ -177,7 +177,7 @@ class JointStage(Stage):
         return losses
 
     def reconstruction_losses(self, wav: Tensor, target: Tensor, lengths: Tensor) -> dict[str, Tensor]:
-        """As Stage's, and the speech feature loss where it has a weight."""
+        """Compute Stage's, and the speech feature loss where it has a weight."""
         losses = super().reconstruction_losses(wav, target, lengths)
         if self.speech_loss is not None:
             losses["speech"] = self.speech_loss(wav, target, lengths)
@@ -189,7 +189,7 @@ class JointStage(Stage):
         return batch.phones
 
     def _draw_n_q(self, count: int) -> Tensor:
-        """Codebooks in use per clip, [count]; the first clip uses all (see TrainingQuantizer)."""
+        """Draw the codebooks in use per clip, [count]; the first clip uses all (see TrainingQuantizer)."""
         config = self.quantizer_config
         every = self.tokenizer.config.num_quantizers
         draw = torch.rand(count)
@@ -221,7 +221,7 @@ class JointStage(Stage):
         averaged.write_back(self.export_tokenizer().encoder.quantizer)
 
     def average(self) -> None:
-        """As Stage's, and that of the quantizer where it learns by gradients."""
+        """Update Stage's average, and that of the quantizer where it learns by gradients."""
         super().average()
         if self.averaged_quantizer is not None:
             self.averaged_quantizer.update_parameters(self.quantizer)
@@ -267,7 +267,7 @@ class JointStage(Stage):
         return {**{f"{name}_loss": loss for name, loss in losses.items()}, **rates._asdict()}
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """As nn.Module's; the model in it carries the codebooks of this very step."""
+        """Return nn.Module's, in which the model carries the codebooks of this very step."""
         self._publish_codebooks()
         return super().state_dict(*args, **kwargs)
 
@@ -304,7 +304,7 @@ class JointStage(Stage):
 
 
 def text_losses(decoder: AudioToText, quantized: Tensor, lengths: Tensor, texts: list[str | None]) -> dict[str, Tensor]:
-    """Eq. 1, and CTC where the decoder has it, over the clips that have a text; zero where none has.
+    """Compute eq. 1, and CTC where the decoder has it, over the clips that have a text; zero where none has.
 
     quantized: [B, F, D], lengths: [B] frames.
     """

@@ -10,7 +10,7 @@ from torch import nn
 
 from mimotok.config import TokenizerConfig
 from mimotok.fields import closest
-from mimotok.io.terminal import shortened
+from mimotok.io.terminal.streams import shortened
 from mimotok.tokenizer import Tokenizer
 
 # Shipped configs name their models from here: train/configs/models/tiny.json.

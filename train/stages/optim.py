@@ -41,7 +41,7 @@ class OptimizerConfig:
 
 
 def parameter_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """Groups for `MuonAdamW`: block matrices to Muon; other matrices and kernels to AdamW; vectors without decay."""
+    """Group for `MuonAdamW`: block matrices to Muon; other matrices and kernels to AdamW; vectors without decay."""
     muon: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
@@ -89,7 +89,7 @@ class MuonAdamW(torch.optim.Optimizer):
         super().__init__(params, defaults)
 
     def state_bytes(self) -> int:
-        """Bytes of its state once every parameter has had a step: one moment of Muon's, two of AdamW's."""
+        """Count the bytes of its state once every parameter has had a step: one moment of Muon's, two of AdamW's."""
         return sum(
             (1 if group["muon"] else 2) * parameter.numel() * parameter.element_size()
             for group in self.param_groups
@@ -98,7 +98,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update; as torch.optim.Optimizer.step."""
+        """Update once, as torch.optim.Optimizer.step."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -171,13 +171,13 @@ def _iteration_dtype(device: torch.device) -> torch.dtype:
 
 
 def warmup_stable_decay(step: int, *, warmup_steps: int, max_steps: int, decay_fraction: float) -> float:
-    """Factor of the learning rate: linear warm-up, constant, then linear to zero over the last `decay_fraction`."""
+    """Return the learning rate's factor: linear warm-up, constant, then linear to 0 over the last `decay_fraction`."""
     decay_steps = max(1, round(decay_fraction * max_steps))
     return max(0.0, min(1.0, (step + 1) / max(1, warmup_steps), (max_steps - step) / decay_steps))
 
 
 def make_optimizer(modules: Sequence[nn.Module], config: OptimizerConfig) -> dict[str, Any]:
-    """Optimizer and per-step schedule as Lightning takes them."""
+    """Make the optimizer and its per-step schedule, as Lightning takes them."""
     return optimize_groups([group for module in modules for group in parameter_groups(module, config)], config)
 
 
@@ -207,7 +207,7 @@ class SkipCounter:
         self.total = 0
 
     def finite(self, norm: Tensor) -> bool:
-        """Whether to take the step. Raises DivergedError after more than `limit` refusals in a row."""
+        """Return whether to take the step. Raises DivergedError after more than `limit` refusals in a row."""
         if bool(torch.isfinite(norm)):
             self.in_a_row = 0
             return True
@@ -221,7 +221,7 @@ class SkipCounter:
 
 
 def clip_gradients(module: nn.Module, limit: float, skips: SkipCounter) -> Tensor:
-    """Clips the global norm and returns it; a gradient that is not finite is dropped, and the step with it."""
+    """Clip the global norm and return it; a gradient that is not finite is dropped, and the step with it."""
     norm = nn.utils.clip_grad_norm_(module.parameters(), limit)
     if isinstance(norm, DTensor):
         norm = norm.full_tensor()

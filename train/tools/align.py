@@ -13,11 +13,11 @@ from typing import Any, NamedTuple, TextIO, TypeVar
 
 import numpy as np
 
-from mimotok.io.alignments import PHONES, SILENCE, Phone, Word, check_phones
 from mimotok.io.audio import resample
-from mimotok.io.clips import Clip
+from mimotok.io.clips.alignments import PHONES, SILENCE, Phone, Word, check_phones
+from mimotok.io.clips.clip import Clip
 from mimotok.io.files import writing
-from mimotok.io.progress import with_progress
+from mimotok.io.terminal.progress import with_progress
 from train.data.manifest import BadClipError, decode, read_manifest
 
 RATE = 16000  # Hz, of the acoustic model
@@ -224,7 +224,7 @@ def _merged(entries: Iterable[tuple[str, float, float]]) -> Iterator[Phone]:
 def align(manifest: str | list[str], root: str, out: str | Path, *, allow_outside: bool = False) -> str:
     """Write the phones and words of every English clip of one or several manifests to `out`.
 
-    `mimotok.io.alignments` says how they are written. A second call continues after the clips that `out` has. Returns
+    `mimotok.io.clips.alignments` says how they are written. A second call continues after the clips that `out` has. Returns
     a line that counts the aligned clips, and the others by reason.
     """
     clips = read_manifest(manifest, root, allow_outside=allow_outside)

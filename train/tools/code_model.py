@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mimotok.io.audio import resample
-from mimotok.io.bits import code_widths
-from mimotok.io.entropy import block_to_bytes, encode_blocks
-from mimotok.io.terminal import say
+from mimotok.io.codes.bits import code_widths
+from mimotok.io.codes.entropy import block_to_bytes, encode_blocks
+from mimotok.io.terminal.streams import say
 from mimotok.model.code_model import WEIGHT_UNIT, CodeModel, function_tables
 from mimotok.tokenizer import Tokenizer
 from mimotok.weights import CODE_MODEL_NAME, sha256_of_codes, weights_path

@@ -38,7 +38,7 @@ def export(checkpoint: str | Path, out: str | Path, *, dtype: str = "float16") -
 
 
 def _tokenizer(checkpoint: str | Path, facts: dict[str, Any], state: dict[str, torch.Tensor]) -> Tokenizer:
-    """The model of a checkpoint, which takes no more memory than the checkpoint whatever its configuration says."""
+    """Build the model of a checkpoint, in no more memory than the checkpoint takes, whatever its configuration says."""
     config = facts.get("config")
     if not isinstance(config, dict):
         raise ValueError(f"{checkpoint}: holds no configuration of a tokenizer")

@@ -14,7 +14,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.codecs import system
 from eval.codecs.base import CodecSpec, Frames
 from eval.codecs.copy import averaged
 from eval.codecs.registry import expand_specs, make_codec
@@ -148,7 +147,7 @@ def test_tools_code_at_their_bitrate_and_keep_the_length(name: str, tool: str, l
     ("name", "package"), [("opus:6", "opus-tools"), ("codec2:1600", "codec2"), ("speex:4", "speex")]
 )
 def test_a_missing_tool_names_its_package(name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(system.shutil, "which", lambda _: None)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(FileNotFoundError, match=f"apt-get install {package}"):
         make_codec(CodecSpec(name))
 

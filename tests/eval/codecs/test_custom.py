@@ -1,4 +1,4 @@
-"""Anyone's codec: the example of docs/evaluate.md is measured; a class that is no codec and a bad clip are told."""
+"""Anyone's codec: the example of docs/evaluate.md is measured; a class that is no codec and a bad clip are reported."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_an_edited_class_is_another_codec(module) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("broken_codec:NoRate", "sample_rate='16 kHz'"),
         ("broken_codec:NoBitrate", "bitrate=-1"),
@@ -126,10 +126,10 @@ def test_an_edited_class_is_another_codec(module) -> None:
         ("no.such.module:Codec", "cannot be imported"),
     ],
 )
-def test_what_is_no_codec_is_told_in_one_line(module, name: str, told: str) -> None:
+def test_what_is_no_codec_is_reported_in_one_line(module, name: str, message: str) -> None:
     module("broken_codec", BROKEN)
     (spec,) = expand_specs([name], [])
-    with pytest.raises((ValueError, ImportError, RuntimeError), match=told):
+    with pytest.raises((ValueError, ImportError, RuntimeError), match=message):
         make_codec(spec).encode_decode(speech(0.05)[:800])
 
 

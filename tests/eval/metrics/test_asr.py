@@ -15,8 +15,8 @@ from eval.metrics.asr import ErrorRate, Recognizer
 from eval.metrics.base import Column, MetricSpec
 from eval.metrics.normalizers import load_whisper_normalizers
 from eval.metrics.registry import make_metric
-from eval.testlists import Clip
 from eval.whisper import BASE, HALVES, bundled_whisper
+from mimotok.io.clips.clip import Clip
 from mimotok.text import error_counts, error_rates
 from tests.helpers.evaluation_speech import CLIP, speech
 from tests.helpers.wav2vec import SMALL_WAV2VEC

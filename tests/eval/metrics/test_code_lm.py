@@ -17,14 +17,14 @@ SIZES = (8, 4)
 
 def clips(kind: str) -> list[np.ndarray]:
     generator = np.random.default_rng(0)
-    made = []
+    clips = []
     for _ in range(6):
         first = generator.integers(0, 8, 80)
         if kind == "counting":  # each frame says the next one
             first = (np.arange(80) + first[0]) % 8
         second = first % 4 if kind == "copied" else generator.integers(0, 4, 80)
-        made.append(np.stack([first, second]))
-    return made
+        clips.append(np.stack([first, second]))
+    return clips
 
 
 def bits_of_a_frame(codes: list[np.ndarray], budget: LMBudget = BUDGET) -> float:

@@ -18,8 +18,9 @@ from eval.metrics.phones import (
     split_by_speaker,
 )
 from eval.report.statistics import summarize_ratio
-from eval.testlists import Clip, LabelledClip
-from mimotok.io.alignments import PHONES, Phone
+from eval.testlists import LabelledClip
+from mimotok.io.clips.alignments import PHONES, Phone
+from mimotok.io.clips.clip import Clip
 
 BUDGET = ProbeBudget(steps=150, batch_size=64, learning_rate=2e-2)
 

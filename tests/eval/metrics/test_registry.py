@@ -21,7 +21,7 @@ def test_slow_metrics_are_measured_only_where_they_are_named(names: list[str] | 
         assert checked_kinds([kind, "signal"], None) == [kind, "signal"]
 
 
-@pytest.mark.parametrize(("name", "told"), [("nonsense", "give signal, visqol"), ("phones", "needs --labels")])
-def test_a_metric_that_cannot_be_measured_is_refused(name: str, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+@pytest.mark.parametrize(("name", "message"), [("nonsense", "give signal, visqol"), ("phones", "needs --labels")])
+def test_a_metric_that_cannot_be_measured_is_refused(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         checked_kinds([name], None)

@@ -59,15 +59,15 @@ def test_a_band_limit_of_4_khz_costs_wideband_pesq_alone(signal) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("signal")
-def test_pesq_of_more_utterances_than_it_has_room_for_is_that_of_pieces():
+def test_pesq_of_more_utterances_than_it_has_room_for_is_that_of_its_parts():
     """A hundred bursts in 54 s: at once, the package writes past its room for 50 and takes the process with it."""
     word = speech()[SAMPLE_RATE // 2 :][: round(0.3 * SAMPLE_RATE)]
     burst = np.concatenate((word, np.zeros(round(0.24 * SAMPLE_RATE), np.float32)))
     wav = np.tile(burst, 100)
     worse = noisy(wav, 20)
     third = len(wav) // 3
-    pieces = [pesq_score(wav[i * third :][:third], worse[i * third :][:third], "nb") for i in range(3)]
-    assert pesq_score(wav, worse, "nb") == pytest.approx(np.mean(pieces))
+    scores = [pesq_score(wav[i * third :][:third], worse[i * third :][:third], "nb") for i in range(3)]
+    assert pesq_score(wav, worse, "nb") == pytest.approx(np.mean(scores))
     # what is silent has no score and costs none
     quiet = np.concatenate((wav, np.zeros(third, np.float32)))
     assert pesq_score(quiet, np.concatenate((worse, np.zeros(third, np.float32))), "nb") > 1

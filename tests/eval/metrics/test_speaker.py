@@ -13,7 +13,7 @@ from eval.metrics.base import MetricSpec
 from eval.metrics.registry import make_metric
 from eval.metrics.wavlm_ecapa import BACKBONE, HEAD_KEYS, WAVLM_KEYS, WavlmEcapa, load_wavlm_ecapa, renamed
 from eval.protocol import SAMPLE_RATE, resample
-from eval.testlists import Clip
+from mimotok.io.clips.clip import Clip
 from tests.helpers.evaluation_speech import CLIP, noisy, speech
 from tests.helpers.wav2vec import SMALL_WAV2VEC
 

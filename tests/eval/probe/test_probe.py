@@ -11,7 +11,7 @@ import torch
 from eval.codecs.base import CodecSpec
 from eval.probe.model import Budget, Reading, train_probe
 from eval.probe.run import run_probe
-from mimotok.io.clips import Clip
+from mimotok.io.clips.clip import Clip
 from tests.helpers.evaluation_speech import no_progress
 
 pytest.importorskip("jiwer", reason="jiwer is not installed")

@@ -10,7 +10,7 @@ import soundfile
 
 from eval.codecs.base import CodecSpec
 from eval.metrics.base import MetricSpec
-from eval.report.wavs import check_export_folder, describe_export, export_wavs
+from eval.report.wavs import check_export_folder, export_message, export_wavs
 from eval.run.runner import Settings, evaluate
 from eval.run.store import audio_path, load_wav
 from eval.testlists import read_test_list
@@ -37,7 +37,7 @@ def test_originals_and_reconstructions_lie_in_folders_of_equal_names(fake, corpu
     folders = [exported.originals, *exported.codecs.values()]
     assert [sorted(path.name for path in folder.iterdir()) for folder in folders] == [["a.wav.wav", "c.wav.wav"]] * 3
     assert (exported.recordings, exported.left_out) == (2, 1)
-    assert "1 that some codec failed on" in describe_export(exported)
+    assert "1 that some codec failed on" in export_message(exported)
     for label, folder in {"original": exported.originals, **exported.codecs}.items():
         wav, rate = soundfile.read(folder / "a.wav.wav", dtype="float32")
         assert rate == 24000

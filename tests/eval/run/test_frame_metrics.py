@@ -19,8 +19,8 @@ from eval.report.summary import results_of
 from eval.run import steps
 from eval.run.runner import Settings, _labels_hash, evaluate
 from eval.testlists import LabelledClip, read_labelled_clips, read_test_list
-from mimotok.io.alignments import PHONES
-from mimotok.io.clips import Clip, Packed
+from mimotok.io.clips.alignments import PHONES
+from mimotok.io.clips.clip import Clip, Packed
 from tests.eval.conftest import FakeCodec
 from tests.helpers.evaluation_speech import no_progress
 
@@ -44,14 +44,18 @@ class FramedCodec(FakeCodec):
 @pytest.fixture
 def codecs(monkeypatch: pytest.MonkeyPatch):
     """Two codecs by name, of which one hears phones better, and one without frames."""
-    made = {"clear": FramedCodec("clear", 0.1), "noisy": FramedCodec("noisy", 5.0), "mute": FakeCodec("mute", np.copy)}
-    monkeypatch.setattr(steps, "make_codec", lambda spec, _: made[spec.name])
+    by_name = {
+        "clear": FramedCodec("clear", 0.1),
+        "noisy": FramedCodec("noisy", 5.0),
+        "mute": FakeCodec("mute", np.copy),
+    }
+    monkeypatch.setattr(steps, "make_codec", lambda spec, _: by_name[spec.name])
     monkeypatch.setattr(phones, "FOLDS", 3)
     budget = phones.ProbeBudget(steps=100, batch_size=32, learning_rate=0.05)
     monkeypatch.setattr(phones, "ProbeBudget", lambda: budget)
     steps.open_codec.cache_clear()
     steps.open_metric.cache_clear()
-    yield made
+    yield by_name
     steps.open_codec.cache_clear()
     steps.open_metric.cache_clear()
 

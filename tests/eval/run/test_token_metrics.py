@@ -1,4 +1,4 @@
-"""Metrics of tokens within a run: of codecs that have tokens, cached, and a clip that fails is told."""
+"""Metrics of tokens within a run: of codecs that have tokens, cached, and a clip that fails is reported."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_tokens_are_measured_where_there_are_some_and_once(settings: Settings) -
     assert Counted.calls - before == 1, "only the warming up: figures come from the cache"
 
 
-def test_a_clip_that_fails_is_told_and_the_others_have_figures(settings: Settings, monkeypatch) -> None:
+def test_a_clip_that_fails_is_reported_and_the_others_have_figures(settings: Settings, monkeypatch) -> None:
     from counted_codec import Counted
 
     monkeypatch.setattr(Counted, "trouble", True)

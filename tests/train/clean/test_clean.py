@@ -155,7 +155,7 @@ def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     good = recording(0)
     noisy = recording(10)
-    made = {
+    sounds = {
         "a.wav": good,
         "b.wav": np.stack([recording(20), 0.5 * recording(20)], axis=1),
         "copy.flac": 0.5 * good,
@@ -163,7 +163,7 @@ def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "narrow.wav": resample(resample(recording(40), RATE, 8000), 8000, RATE),
         "noisy.wav": noisy + 0.02 * np.random.default_rng(5).standard_normal(len(noisy)).astype(np.float32),
     }
-    for name, wav in made.items():
+    for name, wav in sounds.items():
         soundfile.write(folder / name, wav, RATE)
     (folder / "broken.wav").write_bytes(b"RIFF, but no more")
     return folder
@@ -268,7 +268,7 @@ def test_the_manifest_holds_the_sound_of_its_segments(found: Path, tmp_path: Pat
     "values",
     [{"pause": 0.0}, {"voice_threshold": 1.5}, {"min_seconds": 9.0}, {"speakers": "who"}, {"padding": -1.0}],
 )
-def test_settings_out_of_range_are_told(values: dict[str, Any]) -> None:
+def test_settings_out_of_range_are_reported(values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(values))}="):
         Hearing(**values)
 

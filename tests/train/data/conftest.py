@@ -58,12 +58,12 @@ def module(corpus: Path, prepared: str):
 def cuts(corpus: Path):
     """The corpus's good training clips as a Lhotse CutSet."""
     lhotse = pytest.importorskip("lhotse")
-    made = []
+    cuts = []
     for clip in read_manifest(str(corpus / "manifest.jsonl"), str(corpus)):
         if clip.split == "train" and clip.id not in BAD:
             recording = lhotse.Recording.from_file(clip.audio, recording_id=clip.id)
             segment = lhotse.SupervisionSegment(clip.id, clip.id, 0.0, recording.duration, text=clip.text)
             cut = recording.to_cut()
             cut.id, cut.supervisions, cut.custom = clip.id, [segment], {"source": clip.source}
-            made.append(cut)
-    return lhotse.CutSet.from_cuts(made)
+            cuts.append(cut)
+    return lhotse.CutSet.from_cuts(cuts)

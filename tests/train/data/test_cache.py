@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from mimotok.io.clips import Clip
+from mimotok.io.clips.clip import Clip
 from tests.helpers.paths import ROOT
 from tests.helpers.speech_corpus import BAD, RATE, assert_equal, speech, take
 from train.data.cache import prepare, read_prepared

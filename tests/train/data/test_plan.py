@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimotok.io.clips import Clip
+from mimotok.io.clips.clip import Clip
 from tests.helpers.speech_corpus import RATE
 from train.data.augment import AugmentConfig
 from train.data.batches import BatchDataset, Render

@@ -1,4 +1,4 @@
-"""The held-out part: whole speakers, the same for a seed, near the fraction that is asked for, told in one line."""
+"""The held-out part: whole speakers, the same for a seed, near the fraction that is asked for, reported in one line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimotok.io.clips import Clip
+from mimotok.io.clips.clip import Clip
 from train.data.module import SpeechDataModule
 from train.data.split import choose_held_out
 
@@ -83,7 +83,7 @@ def test_speakers_by_name_and_clips_without_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"fraction": 0.0}, r"val_fraction=0\.0: expected a share .* between 0 and 1"),
         ({"fraction": 1.0}, r"val_fraction=1\.0: expected a share"),
@@ -96,12 +96,12 @@ def test_speakers_by_name_and_clips_without_one() -> None:
         ({"speakers": ["anna"], "nameless": True}, "the data names no speakers"),
     ],
 )
-def test_what_cannot_be_held_out_is_told(options, told: str) -> None:
+def test_what_cannot_be_held_out_is_reported(options, message: str) -> None:
     clips = clips_of({"anna": [1.0, 2.0], "bert": [3.0]})
     clips = [replace(clip, split="dev") if clip.speaker == options.get("dev") else clip for clip in clips]
     if options.get("nameless"):
         clips = [replace(clip, speaker=None) for clip in clips]
-    with pytest.raises(ValueError, match=told) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         choose_held_out(clips, fraction=options.get("fraction"), speakers=options.get("speakers"))
     assert "\n" not in str(caught.value)
 

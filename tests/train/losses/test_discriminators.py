@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from train.losses.adversarial import adversarial_loss, discriminator_loss, feature_matching_loss
 from train.losses.discriminators import Discriminators, PeriodDiscriminator, StftDiscriminator
-from train.losses.spectral import adversarial_loss, discriminator_loss, feature_matching_loss
 
 pytestmark = pytest.mark.slow
 

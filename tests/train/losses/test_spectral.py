@@ -1,4 +1,4 @@
-"""The losses: zero on equality, independent of padding, finite on silence, and their published values."""
+"""The spectral losses: zero on equality, independent of padding, finite on silence, and their published values."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ from train.losses.spectral import (
     MEL_GAIN,
     PUBLISHED_SCALES,
     MelLoss,
-    adversarial_loss,
     complex_loss,
-    discriminator_loss,
-    feature_matching_loss,
     mel_loss,
     stft_loss,
 )
@@ -127,42 +124,3 @@ def test_phase_matters_to_the_complex_loss_only() -> None:
     wav = noise(1, 9600)
     assert complex_loss(-wav, wav) > 0.5 * complex_loss(torch.zeros_like(wav), wav)
     assert stft_loss(-wav, wav) < 1e-5
-
-
-def logits(*values: float) -> Tensor:
-    return torch.tensor(values).reshape(1, 1, -1, 1)
-
-
-def test_hinge_values() -> None:
-    real, fake = [logits(2.0, 0.0), logits(-1.0)], [logits(-2.0, 0.5), logits(1.0)]
-    # real: (0 + 1) / 2 and 2; fake: (0 + 1.5) / 2 and 2; averaged over the two discriminators
-    assert discriminator_loss(real, fake) == pytest.approx((0.5 + 0.75 + 2 + 2) / 2)
-    assert adversarial_loss(fake) == pytest.approx(((3 + 0.5) / 2 + 0) / 2)
-
-
-def test_confident_discriminator_has_no_loss() -> None:
-    assert discriminator_loss([logits(1.0, 3.0)], [logits(-1.0, -4.0)]) == 0
-
-
-def test_feature_matching_is_the_mean_of_means_and_zero_on_equality() -> None:
-    features = [[noise(2, 4, 10, 3), noise(2, 8, 5, 2)], [noise(2, 4, 7, 1)]]
-    shifted = [[features[0][0] + 1, features[0][1] - 3], [features[1][0] + 5]]
-    assert feature_matching_loss(features, features) == 0
-    assert feature_matching_loss(features, shifted) == pytest.approx(((1 + 3) / 2 + 5) / 2, rel=1e-5)
-
-
-def test_feature_matching_trains_the_decoded_side_only() -> None:
-    real, fake = noise(1, 2, 5, 1).requires_grad_(), noise(1, 2, 5, 1, seed=1).requires_grad_()
-    feature_matching_loss([[real]], [[fake]]).backward()
-    assert real.grad is None
-    assert fake.grad.abs().sum() > 0
-
-
-def test_discriminator_losses_ignore_the_padded_share() -> None:
-    real, fake = noise(2, 1, 10, 3), noise(2, 1, 10, 3, seed=1)
-    valid = torch.tensor([0.6, 1.0])
-    spoilt_real, spoilt_fake = real.clone(), fake.clone()
-    spoilt_real[0, :, 6:], spoilt_fake[0, :, 6:] = 100, 100
-    for value in (discriminator_loss, lambda r, f, v: feature_matching_loss([r], [f], v)):
-        assert value([real], [fake], valid) == value([spoilt_real], [spoilt_fake], valid)
-    assert adversarial_loss([fake], valid) == adversarial_loss([spoilt_fake], valid)

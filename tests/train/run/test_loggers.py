@@ -1,4 +1,4 @@
-"""W&B and MLflow beside CSV and TensorBoard: chosen by a flag, offline, and told in one line where they are missing."""
+"""W&B and MLflow beside CSV and TensorBoard: chosen by a flag, offline, and named where missing."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Recorder:
 
     def __init__(self, *names: str, **settings: Any) -> None:
         self.settings = settings | {"first": names}
-        self.told: dict[str, Any] = {}
+        self.logged: dict[str, Any] = {}
 
     def log_hyperparams(self, values: dict[str, Any]) -> None:
-        self.told = values
+        self.logged = values
 
 
 @pytest.mark.parametrize(("service", "kind"), [("wandb", "WandbLogger"), ("mlflow", "MLFlowLogger")])
@@ -51,11 +51,11 @@ def test_a_service_is_asked_for_the_run_of_the_folder(
         other = make_loggers(service, tmp_path / "other")[2]
         assert asked["id"] != other.settings["id"]  # type: ignore[attr-defined]
     note_settings(first, {"lr": 1})
-    assert first[2].told == {"lr": 1}  # type: ignore[attr-defined]
+    assert first[2].logged == {"lr": 1}  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("service", ["wandb", "mlflow"])
-def test_a_missing_package_is_told_with_its_extra(
+def test_a_missing_package_is_reported_with_its_extra(
     service: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, service, None)

@@ -62,8 +62,8 @@ def test_a_run_goes_on_only_with_its_own_settings(
     assert run_train("fit", "--config", config, "--trainer.max_steps", 2) == 2
     assert "last.ckpt: the run is finished, 2 of trainer.max_steps=2 steps are done" in capsys.readouterr().err
     assert run_train("fit", "--config", config, LR, 0.004) == 2
-    told = capsys.readouterr().err
-    assert "other settings: model.init_args.training.optimizer.lr was 0.002, is 0.004: add --resume" in told
+    printed = capsys.readouterr().err
+    assert "other settings: model.init_args.training.optimizer.lr was 0.002, is 0.004: add --resume" in printed
     assert files(tmp_path / "checkpoints") == kept
     assert run_train("fit", "--config", config, LR, 0.004, "--trainer.max_steps", 3, "--resume") == 0
     checkpoint = torch.load(last, weights_only=True)
@@ -154,16 +154,16 @@ def test_weights_of_a_second_config_merge_and_null_takes_away(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("cache", [False, True])
-def test_a_wrong_root_is_told_with_a_path_that_was_tried(
+def test_a_wrong_root_is_reported_with_a_path_that_was_tried(
     cache: bool, speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = configure(tmp_path / "run", speech, "tiny.yaml")
     words = ("--data.cache_dir", tmp_path / "cache") if cache else ()
     root = tmp_path / "nowhere"
     assert run_train("fit", "--config", config, "--data.root", root, *words) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert told[-1].startswith(f"error: root={root}: no such folder: of 12 files")
-    assert told[-1].endswith(str(root / "0.wav"))
+    printed = capsys.readouterr().err.splitlines()
+    assert printed[-1].startswith(f"error: root={root}: no such folder: of 12 files")
+    assert printed[-1].endswith(str(root / "0.wav"))
 
 
 def test_the_adversarial_stage_comes_back_without_arguments(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_the_adversarial_stage_comes_back_without_arguments(tmp_path: Path) -> N
     assert again.hyperparameters() == stage.hyperparameters()
     assert again.config == stage.config
     assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), stage.state_dict().values(), strict=True))
-    # sizes that the weights do not have are told before anything is built
+    # sizes that the weights do not have are reported before anything is built
     checkpoint["hyper_parameters"]["model"]["d_model"] = 16384
     torch.save(checkpoint, tmp_path / "x.ckpt")
     with pytest.raises(ValueError, match="does not hold the weights of its configuration"):

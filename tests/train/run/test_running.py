@@ -46,15 +46,15 @@ def run(*arguments: str) -> int | str | None:
 
 
 def error_line(capsys: pytest.CaptureFixture[str]) -> str:
-    told = capsys.readouterr().err
-    assert "Traceback" not in told
-    (line,) = [line for line in told.splitlines() if line.startswith("error:")]
-    assert told.splitlines()[-1] == line
+    printed = capsys.readouterr().err
+    assert "Traceback" not in printed
+    (line,) = [line for line in printed.splitlines() if line.startswith("error:")]
+    assert printed.splitlines()[-1] == line
     return line
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--data.manifest", "nowhere.jsonl"], "nowhere.jsonl: no such file or folder"),
         (["--model.init_args.model", "nowhere"], "nowhere: neither a folder nor a hub id"),
@@ -66,14 +66,14 @@ def error_line(capsys: pytest.CaptureFixture[str]) -> str:
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_a_bad_config_is_told_in_one_line(
-    arguments: list[str], told: str, speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_bad_config_is_reported_in_one_line(
+    arguments: list[str], message: str, speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("fit", "--config", str(configure(tmp_path, speech, "tiny.yaml")), *arguments) == 2
-    assert told in error_line(capsys)
+    assert message in error_line(capsys)
 
 
-def test_a_folder_that_cannot_be_written_is_told_before_training(
+def test_a_folder_that_cannot_be_written_is_reported_before_training(
     speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = configure(tmp_path, speech, "tiny.yaml")
@@ -82,7 +82,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_training(
     assert "checkpoints: cannot be written" in error_line(capsys)
 
 
-def test_a_disk_too_small_is_told_before_training(
+def test_a_disk_too_small_is_reported_before_training(
     speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """tiny.yaml keeps three checkpoints and the last one, and writes a fifth before it drops the last."""
@@ -94,7 +94,7 @@ def test_a_disk_too_small_is_told_before_training(
     assert not (tmp_path / "csv").exists()
 
 
-def test_a_disk_that_fills_up_is_told_and_leaves_nothing(
+def test_a_disk_that_fills_up_is_reported_and_leaves_nothing(
     speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, before = configure(tmp_path, speech, "tiny.yaml"), resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -159,7 +159,7 @@ def test_a_kill_while_saving_keeps_the_previous_checkpoint(
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_broken_checkpoint_is_told(tmp_path: Path) -> None:
+def test_a_broken_checkpoint_is_reported(tmp_path: Path) -> None:
     (tmp_path / "last.ckpt").write_bytes(b"half a checkpoint")
     with pytest.raises(ValueError, match=r"last\.ckpt: not a readable checkpoint"):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt")

@@ -31,7 +31,11 @@ from train.tools.export import export, read_checkpoint
 
 # two processes start and train three times: half a minute, more on a busy machine
 pytestmark = pytest.mark.slow
-RANKS, CLIPS, SAMPLES, STEPS = 2, 4, 19_200, 3
+RANKS = 2
+CLIPS = 4
+SAMPLES = 19_200
+# one before a run is resumed, and one behind it
+STEPS = 2
 State = dict[str, torch.Tensor]
 
 
@@ -60,17 +64,17 @@ def make_stage(model: Path, *, muon: bool = False) -> SettledStage:
 
 def batches(rank: int, ranks: int) -> list[Batch]:
     """Clips of one length with texts of one length, so that means over ranks are means over clips."""
-    made = []
+    data = []
     for step in range(STEPS):
         wav = 0.1 * torch.randn(CLIPS, SAMPLES, generator=torch.Generator().manual_seed(step))
         mine = range(CLIPS)[rank * CLIPS // ranks : (rank + 1) * CLIPS // ranks]
         texts: list[str | None] = [f"clip {i}" for i in mine]
-        made.append(Batch(wav[mine.start : mine.stop], torch.full((len(mine),), SAMPLES), texts, list(map(str, mine))))
-    return made
+        data.append(Batch(wav[mine.start : mine.stop], torch.full((len(mine),), SAMPLES), texts, list(map(str, mine))))
+    return data
 
 
-def loader(made: list[Batch]) -> DataLoader[Any]:
-    return DataLoader(made, batch_size=None)  # type: ignore[arg-type]
+def loader(data: list[Batch]) -> DataLoader[Any]:
+    return DataLoader(data, batch_size=None)  # type: ignore[arg-type]
 
 
 def fit(stage: JointStage, steps: int, rank: int = 0, ranks: int = 1, resume: str | None = None, **how: Any) -> Any:
@@ -87,12 +91,12 @@ def fit(stage: JointStage, steps: int, rank: int = 0, ranks: int = 1, resume: st
         val_check_interval=1,
         **how,
     )
-    made = batches(rank, ranks)
+    data = batches(rank, ranks)
     # only the first rank has texts here: the other must neither wait for it, nor it for the other
-    heard = made[0] if rank == 0 else made[0]._replace(text=[None, "..."])
+    heard = data[0] if rank == 0 else data[0]._replace(text=[None, "..."])
     # this loader does not know where a resumed run goes on
-    made = made if resume is None else made[1:] + made[:1]
-    trainer.fit(stage, loader(made), loader([heard]), ckpt_path=resume)
+    data = data if resume is None else data[1:] + data[:1]
+    trainer.fit(stage, loader(data), loader([heard]), ckpt_path=resume)
     return trainer
 
 
@@ -180,10 +184,10 @@ def test_a_sharded_run_validates_and_exports(outcome: Outcome) -> None:
     assert all(torch.equal(tensor, outcome.sharded[f"averaged.module.{name}"]) for name, tensor in state.items())
 
 
-def test_what_cannot_be_sharded_is_told(outcome: Outcome) -> None:
+def test_what_cannot_be_sharded_is_reported(outcome: Outcome) -> None:
     joint = make_stage(outcome.folder / "model", muon=True)
     adversarial = AdversarialStage(str(outcome.folder / "model"))
-    for stage, told in ((joint, "Muon needs whole matrices"), (adversarial, "cannot shard its weights")):
+    for stage, message in ((joint, "Muon needs whole matrices"), (adversarial, "cannot shard its weights")):
         stage._device_mesh = cast(Any, object())  # as a ModelParallelStrategy leaves it
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             stage.configure_model()

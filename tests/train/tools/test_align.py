@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
 
-from mimotok.io.alignments import Phone, Word, read_alignments, read_words
 from mimotok.io.audio import load_audio
+from mimotok.io.clips.alignments import Phone, Word, read_alignments, read_words
 from tests.helpers.paths import SAMPLE
 from train.data.cache import prepare
 from train.data.manifest import read_manifest, with_phones

@@ -51,7 +51,7 @@ def manifest(root: Path, *rows: Any, start: str = "") -> Path:
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "message"),
     [
         ({"audio": 7}, "needs `audio`"),
         ({"audio": ["a.wav"]}, "needs `audio`"),
@@ -70,11 +70,11 @@ def manifest(root: Path, *rows: Any, start: str = "") -> Path:
         ({"duration": 10**400}, "duration=a number of about 400 digits"),
     ],
 )
-def test_values_of_another_type_are_told_with_file_and_line(
-    root: Path, reader: Reader, row: dict[str, Any], told: str
+def test_values_of_another_type_are_reported_with_file_and_line(
+    root: Path, reader: Reader, row: dict[str, Any], message: str
 ) -> None:
     path = manifest(root, GOOD, GOOD | {"id": "bad"} | row)
-    with pytest.raises(ValueError, match=rf"m\.jsonl:2: .*{told}") as caught:
+    with pytest.raises(ValueError, match=rf"m\.jsonl:2: .*{message}") as caught:
         reader(path, root)
     assert "\n" not in str(caught.value)
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mimotok.io.audio import AUDIO_SUFFIXES
-from mimotok.io.clips import Clip
+from mimotok.io.clips.clip import Clip
+from mimotok.io.clips.places import Places
 from mimotok.io.folders import search
 from mimotok.io.manifest import read_rows
-from mimotok.io.places import Places
 
 # columns of AudioFolder's metadata
 FILE_NAME = "file_name"
@@ -117,7 +117,7 @@ def _lines(path: Path) -> list[tuple[int, str]]:
 
 
 def _placed(path: Path, number: int, audio: Path, places: Places) -> str:
-    """The file that a line of a list names. Raises ValueError with the line's number where it may not lie there."""
+    """Return the file that a line names. Raises ValueError with the line's number where it may not lie there."""
     try:
         return places.file(os.path.abspath(audio) if "\0" not in str(audio) else str(audio))
     except ValueError as error:

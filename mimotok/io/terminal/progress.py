@@ -29,7 +29,7 @@ class ProgressBar:
         time_left: bool = True,
         transient: bool = False,
     ) -> None:
-        """Describe a bar.
+        """Set a bar up.
 
         Args:
             description: text before the bar.

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mimotok.io.bits import bits_to_codes, byte_count, code_widths, codes_to_bits
-from mimotok.io.codes_content import MAX_CODEBOOK_SIZE, MAX_RATE
-from mimotok.io.entropy import DIGEST_BYTES
+from mimotok.io.codes.bits import bits_to_codes, byte_count, code_widths, codes_to_bits
+from mimotok.io.codes.content import MAX_CODEBOOK_SIZE, MAX_RATE
+from mimotok.io.codes.entropy import DIGEST_BYTES
 
 MAGIC = b"MIM"
 # What a file of version 1 begins with. From version 2 on the fourth byte holds the version and the flags, 4 bits each.
@@ -21,7 +21,7 @@ VERSION = 2
 PREFIX_SIZE = 5  # bytes, which tell the version
 WHOLE_BYTES = 1  # flag: every frame begins with a byte
 OWN_LAYOUT = 2  # flag: rates and codebook sizes follow the header
-ENTROPY = 4  # flag: blocks went through an entropy coder (mimotok.io.entropy); the digest of its model follows
+ENTROPY = 4  # flag: blocks went through an entropy coder (mimotok.io.codes.entropy); the digest of its model follows
 MAX_CODEBOOKS = {1: 1024, 2: 255}  # by version
 MAX_BLOCK_BITS = 1 << 23  # a block is held in memory
 UNKNOWN = 0  # number of frames while nobody knows it

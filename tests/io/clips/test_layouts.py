@@ -146,8 +146,8 @@ def test_each_layout_gives_evaluation_and_training_the_same_recordings(layout: L
         assert 0.08 < wav.std() < 0.12
         assert np.abs(_load_levelled(clip)).max() == pytest.approx(0.7)
     trained = read_manifest(str(path), str(tmp_path / "elsewhere") if path.is_dir() else str(path.parent))
-    told = [(clip.id, clip.text, clip.speaker, clip.language, clip.audio) for clip in clips]
-    assert [(clip.id, clip.text, clip.speaker, clip.language, clip.audio) for clip in trained] == told
+    fields = [(clip.id, clip.text, clip.speaker, clip.language, clip.audio) for clip in clips]
+    assert [(clip.id, clip.text, clip.speaker, clip.language, clip.audio) for clip in trained] == fields
     assert {clip.split for clip in trained} == {"train"}
     assert {clip.source for clip in trained} == {path.name if path.is_dir() else path.stem}
     # tokens are made of the folder, and their keys are its paths
@@ -216,7 +216,7 @@ LEAVING = {
 @pytest.mark.parametrize("name", LEAVING)
 @pytest.mark.parametrize("reader", ["train", "eval"])
 def test_no_list_leads_out_of_its_folder(name: str, reader: str, tmp_path: Path) -> None:
-    lines, told = LEAVING[name]
+    lines, message = LEAVING[name]
     path = write(tmp_path / "corpus" / name, lines)
     (path.parent / "clips").mkdir()
     source = path if path.suffix in (".lst",) or name == "m.jsonl" else path.parent
@@ -226,7 +226,7 @@ def test_no_list_leads_out_of_its_folder(name: str, reader: str, tmp_path: Path)
             return read_manifest(str(source), str(source if source.is_dir() else source.parent), **options)
         return read_test_list(source, **options)
 
-    with pytest.raises(ValueError, match=told + r".*outside of the root .*--allow-outside"):
+    with pytest.raises(ValueError, match=message + r".*outside of the root .*--allow-outside"):
         read()
     (clip,) = read(allow_outside=True)
     assert clip.audio.startswith(str(tmp_path / "a."))
@@ -251,7 +251,7 @@ def test_a_cut_that_names_a_command_is_refused_by_every_reader(reader: str, kind
 
 
 @pytest.mark.parametrize("duration", ["1", [], {}, True, -1, 10**400])
-def test_a_cut_whose_duration_is_no_seconds_is_told(duration: Any, tmp_path: Path) -> None:
+def test_a_cut_whose_duration_is_no_seconds_is_reported(duration: Any, tmp_path: Path) -> None:
     pytest.importorskip("lhotse")
     row = cut_rows(tmp_path)[0] | {"duration": duration}
     path = write(tmp_path / "cuts.jsonl", json.dumps(row))
@@ -261,7 +261,7 @@ def test_a_cut_whose_duration_is_no_seconds_is_told(duration: Any, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("client_id\tpath\n1\ta.mp3\n", r"tsv:2: .*columns named path and sentence, this has client_id, path"),
         ("path\tsentence\na.mp3\n", r"tsv:2: 1 fields, but its header names 2"),
@@ -269,8 +269,8 @@ def test_a_cut_whose_duration_is_no_seconds_is_told(duration: Any, tmp_path: Pat
         ("", "no recordings"),
     ],
 )
-def test_a_tsv_that_is_not_common_voices_is_told(text: str, told: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_a_tsv_that_is_not_common_voices_is_reported(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
         read_test_list(write(tmp_path / "validated.tsv", text))
 
 

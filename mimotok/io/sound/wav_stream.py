@@ -8,8 +8,8 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from mimotok.io.signatures import SIGNATURE_BYTES, signature
-from mimotok.io.truncation import is_placeholder
+from mimotok.io.sound.declared_lengths import is_placeholder
+from mimotok.io.sound.signatures import SIGNATURE_BYTES, signature
 
 BLOCK_BYTES = 1 << 16
 MAX_CHANNELS = 1024  # as of libsndfile
@@ -73,7 +73,7 @@ class SoundStream:
         elif self._held:
             self._held += source.read(SIGNATURE_BYTES - len(self._held))
             raise ValueError(
-                f"standard input: {_told(self._held)}, not a wav; send wav (ffmpeg -f wav -), or raw 16-bit samples "
+                f"standard input: {_kind_of(self._held)}, not a wav; send wav (ffmpeg -f wav -), or raw 16-bit samples "
                 "with --raw"
             )
 
@@ -125,6 +125,7 @@ class SoundStream:
 
     def _read_header(self, big_endian: bool, promised: int) -> WavFormat:
         """Read the chunks before the sound. promised: bytes in all, by the header."""
+        # by hand: the standard `wave` refuses floats, A-law and big-endian files, and believes the sizes of a pipe
         form: WavFormat | None = None
         place = 4
         while True:
@@ -159,8 +160,8 @@ class SoundStream:
         return True
 
 
-def _told(start: bytes) -> str:
-    from mimotok.io.signatures import likely_format
+def _kind_of(start: bytes) -> str:
+    from mimotok.io.sound.signatures import likely_format
 
     return likely_format(start) or f"unknown data that begin with {start[:8]!r}"
 

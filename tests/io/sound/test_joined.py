@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from mimotok.io.audio import load_audio
-from mimotok.io.ogg import _checksum
+from mimotok.io.sound.ogg import _checksum
 
 RATE = 24_000
 # as soundfile has them: all that libsndfile writes and reads again

@@ -1,4 +1,4 @@
-"""Sound that a file holds and libsndfile passes over in silence: files joined end to end, several streams in one."""
+"""Sound that a file holds and libsndfile skips without an error: files joined end to end, several streams in one."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import mmap
 from pathlib import Path
 from typing import Literal
 
-from mimotok.io.ogg import pages
-from mimotok.io.signatures import SIGNATURE_BYTES, signature
-from mimotok.io.truncation import is_placeholder, mp3_tag
+from mimotok.io.sound.declared_lengths import is_placeholder, mp3_tag
+from mimotok.io.sound.ogg import pages
+from mimotok.io.sound.signatures import SIGNATURE_BYTES, signature
 
 # libsndfile itself refuses what follows in these, or decodes it
 _SELF_CHECKING = frozenset({"FLAC", "HTK", "AIFF", "SVX"})

@@ -15,9 +15,14 @@ def code_widths(codebook_sizes: Sequence[int]) -> list[int]:
     return [max(1, (size - 1).bit_length()) for size in codebook_sizes]
 
 
+def blocks_needed(length: int, size: int) -> int:
+    """Return ceil(length / size): how many blocks of `size` hold `length` steps."""
+    return (length + size - 1) // size
+
+
 def byte_count(num_bits: int) -> int:
     """Return the bytes that hold this many bits."""
-    return -(-num_bits // 8)
+    return blocks_needed(num_bits, 8)
 
 
 def codes_to_bits(codes: np.ndarray, widths: Sequence[int], stride: int) -> np.ndarray:

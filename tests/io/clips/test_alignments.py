@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimotok.io.alignments import PHONES, UNKNOWN, Phone, frame_labels, read_alignments
+from mimotok.io.clips.alignments import PHONES, UNKNOWN, Phone, frame_labels, read_alignments
 
 SPOKEN = (Phone("SIL", 0.0, 0.11), Phone("AH", 0.11, 0.19), Phone("N", 0.19, 0.42))
 

@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mimotok.io.bits import pack_codes, unpack_codes
-from mimotok.io.codes_content import MAX_CODEBOOK_SIZE, CodesFile
+from mimotok.io.codes.bits import pack_codes, unpack_codes
+from mimotok.io.codes.content import MAX_CODEBOOK_SIZE, CodesFile
 from mimotok.io.json_object import parse_object
 from mimotok.io.npz import field_names, read_npz
 

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, NoReturn
 
 USER_ERROR = 2
 INTERRUPTED = 130
+ERROR_LENGTH = 500  # characters: some libraries put whole tables into their messages
 # as shells name the end by a signal
 _SIGNALS = {signal.SIGTERM: 143}
 if hasattr(signal, "SIGHUP"):
@@ -42,6 +43,11 @@ def excerpt(value: object, limit: int = 120) -> str:
     """Return a value out of a file, or another library's error about one, as a line that a message can quote."""
     line = one_line(value)
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def error_line(error: BaseException) -> str:
+    """Return an error, of whatever library, as one printable line of bounded length."""
+    return excerpt(error, ERROR_LENGTH)
 
 
 def shortened(value: Any) -> str:

@@ -6,7 +6,7 @@ import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 
-from mimotok.io.terminal import begin_worker
+from mimotok.io.terminal.streams import begin_worker
 
 # The one that starts a process in milliseconds, where the system has it, and the one that every system has.
 SERVER = "forkserver"

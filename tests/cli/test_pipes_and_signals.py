@@ -1,4 +1,4 @@
-"""Pipes and devices are passed over and told; a process that is told to end leaves no temporary file."""
+"""Pipes and devices are passed over and reported; a process that a signal ends leaves no temporary file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import torch
 
 from mimotok import Tokenizer, load_audio
 from mimotok.cli.main import app
-from mimotok.io.terminal import end_on_signals
+from mimotok.io.terminal.streams import end_on_signals
 from tests.helpers.paths import PARITY
 
 pytestmark = pytest.mark.slow
@@ -42,8 +42,8 @@ def folder(tmp_path: Path) -> Path:
     soundfile.write(folder / "a.wav", 0.1 * np.sin(np.arange(12000) / 10), 24000)
     os.mkfifo(folder / "pipe.wav")
     (folder / "zero.wav").symlink_to("/dev/zero")
-    with socket.socket(socket.AF_UNIX) as made:
-        made.bind(os.path.relpath(folder / "socket.wav"))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.path.relpath(folder / "socket.wav"))
     return folder
 
 
@@ -89,8 +89,8 @@ def test_encode_and_decode_tell_of_pipes_and_do_the_rest(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_app("encode", folder, "--out-dir", tmp_path / "codes", "--model", MODEL) == 2
-    told = capsys.readouterr().err
-    assert all(f"{name}: not a regular file" in told for name in ODD)
+    printed = capsys.readouterr().err
+    assert all(f"{name}: not a regular file" in printed for name in ODD)
     assert [path.name for path in (tmp_path / "codes").iterdir()] == ["a.npz"]
     os.mkfifo(tmp_path / "codes" / "pipe.npz")
     assert run_app("decode", tmp_path / "codes", "--out-dir", tmp_path / "back", "--model", MODEL) == 2
@@ -153,7 +153,7 @@ def leftovers(tmp_path: Path) -> list[str]:
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
 @pytest.mark.parametrize("what", ["codes", "sound", "parquet", "shar", "cache", "checkpoint", "evaluation"])
-def test_nothing_temporary_is_left_by_a_process_that_is_told_to_end(
+def test_nothing_temporary_is_left_by_a_process_that_a_signal_ends(
     what: str,
     number: signal.Signals,
     signalled: Callable[..., None],

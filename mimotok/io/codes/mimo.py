@@ -10,8 +10,9 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from mimotok.io.codes_content import CodesFile
-from mimotok.io.entropy import (
+from mimotok.io.codes.bits import blocks_needed
+from mimotok.io.codes.content import CodesFile
+from mimotok.io.codes.entropy import (
     DIGEST_BYTES,
     CodedBlock,
     EntropyModel,
@@ -21,15 +22,15 @@ from mimotok.io.entropy import (
     model_for,
     read_blocks,
 )
-from mimotok.io.files import StrPath, open_regular, writing
-from mimotok.io.mimo_layout import (
+from mimotok.io.codes.mimo_layout import (
     MAGIC,
     UNKNOWN,
     MimoHeader,
     check_block,
     frames_from_bytes,
 )
-from mimotok.io.mimo_stream import MimoWriter, read_header
+from mimotok.io.codes.mimo_stream import MimoWriter, read_header
+from mimotok.io.files import StrPath, open_regular, writing
 
 __all__ = ["MAGIC", "append_codes", "mimo_bytes", "read_frames", "read_mimo"]
 
@@ -170,7 +171,7 @@ def _frames(file: BinaryIO, found: _Found, start: int, stop: int, get_model: Get
     per_block = header.block_frames
     block_size = header.block_bytes(per_block)
     codes = np.empty((len(header.codebook_sizes), stop - start), np.uint16)
-    for index in range(start // per_block, -(-stop // per_block)):
+    for index in range(start // per_block, blocks_needed(stop, per_block)):
         first = index * per_block
         count = min(per_block, found.num_frames - first)
         file.seek(found.start + index * block_size)
@@ -197,7 +198,7 @@ def _coded_frames(found: _Found, start: int, stop: int, model: EntropyModel) -> 
     header = found.header
     full = header.block_frames
     first = start // full
-    wanted = found.coded[first : -(-stop // full)]
+    wanted = found.coded[first : blocks_needed(stop, full)]
     for index, block in enumerate(wanted, first):
         _require_intact(header, index, block)
     # blocks of one length together; only the last one may be shorter

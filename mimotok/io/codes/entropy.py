@@ -12,9 +12,11 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
+from mimotok.io.codes.bits import byte_count
+
 TOTAL = 1 << 22  # that the frequencies of a codebook's entries add up to
 DIGEST_BYTES = 4  # of the model's digest, in the header of a file
-_TOGETHER = 64  # blocks that are coded side by side
+_TOGETHER = 64  # blocks that are coded at once
 _CHECK_BYTES = 1
 # A code takes at most so many bits: entries come at least once in TOTAL, and the coder needs a little more.
 _MOST_BITS = 24
@@ -24,7 +26,7 @@ _STATE = 8  # bytes
 
 
 class Prediction(Protocol):
-    """Predicts blocks of equal length side by side, frame after frame and in a frame book after book."""
+    """Predicts blocks of equal length at once, frame after frame and in a frame book after book."""
 
     def frequencies(self) -> np.ndarray:
         """Return those of the next code's entries, int64 [blocks, entries]: 1 at least, and TOTAL in all."""
@@ -200,7 +202,7 @@ class CodedBlock(NamedTuple):
 
 def _least_bytes(frames: int, n_q: int) -> int:
     # a bit a code, so that a small file does not become a large array
-    return -(-frames * n_q // 8)
+    return byte_count(frames * n_q)
 
 
 def block_to_bytes(index: int, data: bytes, frames: int | None = None) -> bytes:

@@ -1,4 +1,4 @@
-"""Sound that others decoded is what `load_audio` reads of the same file; what changes codes is told."""
+"""Sound that others decoded is what `load_audio` reads of the same file; what changes codes is reported."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_decoded_sound_is_that_of_its_file(
     assert torch.equal(load_audio(source, 24000), load_audio(path, 24000))
 
 
-def test_a_decoder_is_read_and_what_it_changed_is_told() -> None:
+def test_a_decoder_is_read_and_what_it_changed_is_reported() -> None:
     waveform = torch.rand(2, 1600)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -69,7 +69,7 @@ def test_a_decoder_is_read_and_what_it_changed_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "message"),
     [
         ((torch.zeros(1, 10, dtype=torch.int16), 16000), "normalize=True"),
         ((torch.zeros(1, 0), 16000), "no audio"),
@@ -81,6 +81,6 @@ def test_a_decoder_is_read_and_what_it_changed_is_told() -> None:
         ((torch.full((1, 10), 3000.0), 16000), "absurdly large"),
     ],
 )
-def test_what_is_no_decoded_sound_is_told(source: Any, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_what_is_no_decoded_sound_is_reported(source: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         load_audio(source, 24000)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimotok.io.audio import load_audio
-from mimotok.io.wav_stream import SoundStream
+from mimotok.io.sound.wav_stream import SoundStream
 
 RATE = 24_000
 SUBTYPES = ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ALAW", "ULAW")
@@ -109,7 +109,7 @@ def test_an_empty_wav_before_other_chunks_has_no_sound() -> None:
         (lambda data: data[:12] + data[data.index(b"data") :], "does not tell its format"),
     ],
 )
-def test_a_stream_that_breaks_its_promise_is_told(spoil: Callable[[bytes], bytes], message: str) -> None:
+def test_a_stream_that_breaks_its_promise_is_reported(spoil: Callable[[bytes], bytes], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         heard(spoil(wav(np.zeros(50))))
 

@@ -21,10 +21,10 @@ pytest.importorskip("constriction", reason="needs pip install 'mimotok[entropy]'
 from mimotok.cli.main import app
 from mimotok.code_models import code_model_of
 from mimotok.info import read_info
+from mimotok.io.codes.entropy import TOTAL, decode_blocks, encode_blocks, normalized, read_blocks
+from mimotok.io.codes.mimo import append_codes, mimo_bytes, read_frames, read_mimo
+from mimotok.io.codes.mimo_stream import MimoWriter, read_header, stream_frames
 from mimotok.io.codes_file import CodesFile, load_codes, save_codes
-from mimotok.io.entropy import TOTAL, decode_blocks, encode_blocks, normalized, read_blocks
-from mimotok.io.mimo import append_codes, mimo_bytes, read_frames, read_mimo
-from mimotok.io.mimo_stream import MimoWriter, read_header, stream_frames
 from mimotok.model.code_model import STATE_UNIT, CodeModel
 from mimotok.streaming.pipes import decode_pipe, encode_pipe
 from mimotok.tokenizer import Tokenizer
@@ -85,8 +85,8 @@ def test_the_most_and_the_least_likely_codes_come_back(weights) -> None:
 
 def test_another_process_with_other_threads_decodes(tmp_path: Path) -> None:
     MODEL.save(tmp_path / "model")
-    made = codes_file()
-    save_codes(tmp_path / "x.mimo", made, code_model=MODEL)
+    original = codes_file()
+    save_codes(tmp_path / "x.mimo", original, code_model=MODEL)
     script = (
         "import sys; from pathlib import Path; from mimotok.model.code_model import CodeModel;"
         "from mimotok.io.codes_file import load_codes;"
@@ -95,7 +95,7 @@ def test_another_process_with_other_threads_decodes(tmp_path: Path) -> None:
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "2")
     env = os.environ | threads | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert done.stdout.strip() == str(made.codes.tolist()), done.stderr
+    assert done.stdout.strip() == str(original.codes.tolist()), done.stderr
 
 
 def test_the_coder_divides_its_range_as_the_docs_say() -> None:
@@ -131,30 +131,30 @@ def test_the_coder_divides_its_range_as_the_docs_say() -> None:
 @settings(max_examples=8, deadline=None)
 @given(data=st.data(), num_frames=st.integers(1, 80), ended=st.booleans())
 def test_pushed_in_parts_equals_whole_and_streams(data, num_frames, ended) -> None:
-    made = codes_file(num_frames)
-    whole = mimo_bytes(made, MODEL)
+    original = codes_file(num_frames)
+    whole = mimo_bytes(original, MODEL)
     target = io.BytesIO()
     writer = MimoWriter(target, read_header(io.BytesIO(whole)), code_model=MODEL)
     done = 0
     while done < num_frames:
         step = data.draw(st.integers(1, 60))
-        writer.write(made.codes[:, done : done + step])
+        writer.write(original.codes[:, done : done + step])
         done += step
     if ended:
-        writer.close(made.num_samples)
+        writer.close(original.num_samples)
         assert target.getvalue() == whole
     else:
         writer.finish()
     target.seek(0)
-    assert np.array_equal(read_mimo(target, lambda: MODEL).codes, made.codes)
+    assert np.array_equal(read_mimo(target, lambda: MODEL).codes, original.codes)
     target.seek(0)
     header = read_header(target)
-    assert np.array_equal(np.concatenate([*stream_frames(target, header, 9, lambda: MODEL)], axis=1), made.codes)
+    assert np.array_equal(np.concatenate([*stream_frames(target, header, 9, lambda: MODEL)], axis=1), original.codes)
 
 
 def test_a_file_that_was_cut_short_keeps_its_whole_seconds() -> None:
-    made = codes_file(60)
-    whole = mimo_bytes(made, MODEL)
+    original = codes_file(60)
+    whole = mimo_bytes(original, MODEL)
     source = io.BytesIO(whole)
     read_header(source)
     start = source.tell()
@@ -166,7 +166,7 @@ def test_a_file_that_was_cut_short_keeps_its_whole_seconds() -> None:
                 read_mimo(io.BytesIO(whole[:cut]), lambda: MODEL)
             continue
         held = read_mimo(io.BytesIO(whole[:cut]), lambda: MODEL)
-        assert np.array_equal(held.codes, made.codes[:, : 25 * seconds])
+        assert np.array_equal(held.codes, original.codes[:, : 25 * seconds])
         assert held.missing_frames == 60 - 25 * seconds
 
 
@@ -187,16 +187,16 @@ def test_damage_is_noticed() -> None:
 
 @pytest.mark.parametrize(("before", "cut"), [(10, 0), (25, 0), (60, 0), (60, 3), (40, 20)])
 def test_appended_equals_whole(tmp_path: Path, before: int, cut: int) -> None:
-    made = codes_file(90)
+    original = codes_file(90)
     path = tmp_path / "x.mimo"
-    first = replace(made, codes=made.codes[:, :before], num_samples=before * 960)
+    first = replace(original, codes=original.codes[:, :before], num_samples=before * 960)
     data = mimo_bytes(first, MODEL)
     path.write_bytes(data[: len(data) - cut])
     kept = load_codes(path, lambda: MODEL).codes.shape[1]
-    append_codes(path, made.codes[:, kept:70], get_model=lambda: MODEL)
-    append_codes(path, made.codes[:, 70:], made.num_samples, get_model=lambda: MODEL)
-    assert path.read_bytes() == mimo_bytes(made, MODEL)
-    assert np.array_equal(read_frames(path, 20, 77, lambda: MODEL), made.codes[:, 20:77])
+    append_codes(path, original.codes[:, kept:70], get_model=lambda: MODEL)
+    append_codes(path, original.codes[:, 70:], original.num_samples, get_model=lambda: MODEL)
+    assert path.read_bytes() == mimo_bytes(original, MODEL)
+    assert np.array_equal(read_frames(path, 20, 77, lambda: MODEL), original.codes[:, 20:77])
 
 
 def test_another_model_and_none_are_refused_and_facts_need_none(tmp_path: Path) -> None:
@@ -244,10 +244,10 @@ def test_sums_are_exact() -> None:
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     folder = tmp_path_factory.mktemp("model")
     make_tokenizer(STREAMABLE).save_pretrained(folder)
-    made = Tokenizer.from_pretrained(folder)
+    original = Tokenizer.from_pretrained(folder)
     digest = sha256_of_codes(folder / "model.safetensors")
-    make_code_model(made.codebook_sizes, codes_sha256=digest).save(folder / CODE_MODEL_NAME)
-    return made
+    make_code_model(original.codebook_sizes, codes_sha256=digest).save(folder / CODE_MODEL_NAME)
+    return original
 
 
 def test_encoded_decoded_and_streamed_as_without(tokenizer: Tokenizer, tmp_path: Path, monkeypatch) -> None:
@@ -298,8 +298,8 @@ def test_training_finds_what_codes_follow_and_whole_numbers_keep_it(tokenizer: T
     np.savez(tmp_path / "codes.npz", train=codes, dev=codes)
     out = tmp_path / "code_model.safetensors"
     cached = tmp_path / "codes.npz"
-    told = train_code_model("none", model=str(tokenizer.folder), out=out, codes=cached, steps=40, hidden=32)
-    assert "dev:" in told
+    summary = train_code_model("none", model=str(tokenizer.folder), out=out, codes=cached, steps=40, hidden=32)
+    assert "dev:" in summary
     sizes = tokenizer.codebook_sizes
     data = encode_blocks(CodeModel.load(out), sizes, codes[:, :100], 25)
     counts = -sum(np.log2(np.mean(row[:, None] == row, axis=1)).sum() for row in codes[:, :100])

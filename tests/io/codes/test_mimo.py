@@ -12,10 +12,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from mimotok.io.codes.mimo import append_codes, mimo_bytes, read_frames, read_mimo
+from mimotok.io.codes.mimo_layout import MAX_CODEBOOKS, VERSION, MimoHeader, header_size
+from mimotok.io.codes.mimo_stream import MimoWriter, read_header, stream_frames
 from mimotok.io.codes_file import CodesFile, load_codes, save_codes
-from mimotok.io.mimo import append_codes, mimo_bytes, read_frames, read_mimo
-from mimotok.io.mimo_layout import MAX_CODEBOOKS, VERSION, MimoHeader, header_size
-from mimotok.io.mimo_stream import MimoWriter, read_header, stream_frames
 from tests.helpers.paths import ROOT
 
 SHA = "0123456789abcdef" * 4
@@ -44,22 +44,22 @@ def codes_file(shape=SHAPES[0], num_frames: int = 60, missing: int = 7) -> Codes
     )
 
 
-def header_of(made: CodesFile, *, whole_bytes: bool = False, version: int = VERSION) -> MimoHeader:
+def header_of(original: CodesFile, *, whole_bytes: bool = False, version: int = VERSION) -> MimoHeader:
     return MimoHeader(
-        made.codebook_sizes,
-        made.sample_rate,
-        made.frame_size,
-        made.model_sha256,
+        original.codebook_sizes,
+        original.sample_rate,
+        original.frame_size,
+        original.model_sha256,
         whole_bytes=whole_bytes,
         version=version,
     )
 
 
-def bytes_of(made: CodesFile, version: int) -> bytes:
+def bytes_of(original: CodesFile, version: int) -> bytes:
     target = io.BytesIO()
-    writer = MimoWriter(target, header_of(made, version=version))
-    writer.write(made.codes)
-    writer.close(made.num_samples)
+    writer = MimoWriter(target, header_of(original, version=version))
+    writer.write(original.codes)
+    writer.close(original.num_samples)
     return target.getvalue()
 
 
@@ -73,28 +73,28 @@ versions = st.sampled_from([1, 2])
 def test_what_is_written_is_read_however_it_comes(
     shape, version: int, num_frames: int, missing: int, whole: bool, data
 ) -> None:
-    made = codes_file(shape, num_frames, missing)
+    original = codes_file(shape, num_frames, missing)
     target = io.BytesIO()
-    writer = MimoWriter(target, header_of(made, whole_bytes=whole, version=version))
+    writer = MimoWriter(target, header_of(original, whole_bytes=whole, version=version))
     done = 0
     while done < num_frames:
         count = data.draw(st.integers(1, 40))
-        writer.write(made.codes[:, done : done + count])
+        writer.write(original.codes[:, done : done + count])
         done += count
         if whole:
             # nothing is held back
             assert read_mimo(target).codes.shape[1] == min(done, num_frames)
             target.seek(0, os.SEEK_END)
-    writer.close(made.num_samples)
+    writer.close(original.num_samples)
     if not whole and version == VERSION:
-        assert target.getvalue() == mimo_bytes(made)
+        assert target.getvalue() == mimo_bytes(original)
     held = read_mimo(target)
-    assert np.array_equal(held.codes, made.codes)
-    assert held.num_samples == made.num_samples
+    assert np.array_equal(held.codes, original.codes)
+    assert held.num_samples == original.num_samples
     assert (held.sample_rate, held.frame_rate, held.codebook_sizes) == (
-        made.sample_rate,
-        made.frame_rate,
-        made.codebook_sizes,
+        original.sample_rate,
+        original.frame_rate,
+        original.codebook_sizes,
     )
     assert held.model_sha256 == SHA[: 16 if version == 1 else 8]
     assert held.container == f"mimo, version {version}"
@@ -103,22 +103,22 @@ def test_what_is_written_is_read_however_it_comes(
     target.seek(0)
     header = read_header(target)
     parts = list(stream_frames(target, header, data.draw(st.integers(1, 50))))
-    assert np.array_equal(np.concatenate(parts, axis=1), made.codes)
+    assert np.array_equal(np.concatenate(parts, axis=1), original.codes)
 
 
 @pytest.mark.parametrize(("seconds", "factor"), [(10, 1.02), (60, 1.01)])
 def test_a_file_is_hardly_larger_than_the_bitrate_promises(seconds: int, factor: float) -> None:
     """The frame that begins with the recording's last sample counts as overhead."""
-    made = codes_file(SHAPES[0], 25 * seconds + 1, 960)
-    assert 8 * len(mimo_bytes(made)) <= factor * 1550 * seconds
+    original = codes_file(SHAPES[0], 25 * seconds + 1, 960)
+    assert 8 * len(mimo_bytes(original)) <= factor * 1550 * seconds
 
 
 @settings(max_examples=60, deadline=None)
 @given(shapes, st.integers(1, 60), st.data())
 def test_a_cut_file_holds_the_frames_that_are_whole(shape, num_frames: int, data) -> None:
-    made = codes_file(shape, num_frames, 0)
-    whole = mimo_bytes(made)
-    header = header_of(made)
+    original = codes_file(shape, num_frames, 0)
+    whole = mimo_bytes(original)
+    header = header_of(original)
     start = len(header.to_bytes())
     cut = data.draw(st.integers(start, len(whole) - 1))
     blocks, rest = divmod(cut - start, header.block_bytes(header.block_frames))
@@ -129,7 +129,7 @@ def test_a_cut_file_holds_the_frames_that_are_whole(shape, num_frames: int, data
             read_mimo(io.BytesIO(whole[:cut]))
         return
     held = read_mimo(io.BytesIO(whole[:cut]))
-    assert np.array_equal(held.codes, made.codes[:, :expected])
+    assert np.array_equal(held.codes, original.codes[:, :expected])
     assert held.missing_frames == num_frames - expected
     assert held.num_samples == expected * header.frame_size
 
@@ -139,34 +139,34 @@ def test_a_cut_file_holds_the_frames_that_are_whole(shape, num_frames: int, data
 def test_appending_gives_the_file_that_holds_all(
     tmp_path_factory: pytest.TempPathFactory, shape, version: int, before: int, after: int, cut: int, data
 ) -> None:
-    made = codes_file(shape, before + after, 3)
+    original = codes_file(shape, before + after, 3)
     path = tmp_path_factory.getbasetemp() / "appended.mimo"
-    path.write_bytes(bytes_of(first_frames(made, before), version))
+    path.write_bytes(bytes_of(first_frames(original, before), version))
     if cut:
         data_left = path.read_bytes()[:-cut]
-        assume(len(data_left) > len(header_of(made, version=version).to_bytes()))
+        assume(len(data_left) > len(header_of(original, version=version).to_bytes()))
         path.write_bytes(data_left)
         try:
             before = load_codes(path).codes.shape[1]
         except ValueError:
             before = 0
-    middle = data.draw(st.integers(before, made.codes.shape[1]))
-    append_codes(path, made.codes[:, before:middle])
-    append_codes(path, made.codes[:, middle:], made.num_samples)
-    assert path.read_bytes() == bytes_of(made, version)
+    middle = data.draw(st.integers(before, original.codes.shape[1]))
+    append_codes(path, original.codes[:, before:middle])
+    append_codes(path, original.codes[:, middle:], original.num_samples)
+    assert path.read_bytes() == bytes_of(original, version)
 
 
-def first_frames(made: CodesFile, count: int) -> CodesFile:
-    sizes = made.codebook_sizes
-    samples = count * made.frame_size
-    return CodesFile(made.codes[:, :count], samples, made.sample_rate, made.frame_rate, sizes, "a", SHA)
+def first_frames(original: CodesFile, count: int) -> CodesFile:
+    sizes = original.codebook_sizes
+    samples = count * original.frame_size
+    return CodesFile(original.codes[:, :count], samples, original.sample_rate, original.frame_rate, sizes, "a", SHA)
 
 
 def test_a_file_can_be_read_at_every_moment_of_appending(tmp_path: Path) -> None:
     """A write or truncation that is the last one before a crash leaves a file whose frames are all right."""
-    made = codes_file(SHAPES[0], 70, 0)
+    original = codes_file(SHAPES[0], 70, 0)
     path = tmp_path / "x.mimo"
-    save_codes(path, first_frames(made, 40))
+    save_codes(path, first_frames(original, 40))
     states = []
 
     class Watched(io.BytesIO):
@@ -179,43 +179,43 @@ def test_a_file_can_be_read_at_every_moment_of_appending(tmp_path: Path) -> None
             return super().truncate(size)
 
     file = Watched(path.read_bytes())
-    tail = made.codes[:, 25:40]
-    start = len(header_of(made).to_bytes()) + header_of(made).body_bytes(25)
-    writer = MimoWriter(file, header_of(made), after=tail, at=start, num_frames=25)
+    tail = original.codes[:, 25:40]
+    start = len(header_of(original).to_bytes()) + header_of(original).body_bytes(25)
+    writer = MimoWriter(file, header_of(original), after=tail, at=start, num_frames=25)
     for frame in range(40, 70):
-        writer.write(made.codes[:, frame : frame + 1])
+        writer.write(original.codes[:, frame : frame + 1])
     writer.close()
-    assert file.getvalue() == mimo_bytes(made)
+    assert file.getvalue() == mimo_bytes(original)
     assert len(states) > 30
     for state in states:
         held = read_mimo(io.BytesIO(state))
         assert held.codes.shape[1] >= 39
-        assert np.array_equal(held.codes, made.codes[:, : held.codes.shape[1]])
+        assert np.array_equal(held.codes, original.codes[:, : held.codes.shape[1]])
 
 
 @settings(max_examples=40, deadline=None)
 @given(shapes, st.data())
 def test_the_middle_is_read_by_itself(tmp_path_factory: pytest.TempPathFactory, shape, data) -> None:
-    made = codes_file(shape, 60)
+    original = codes_file(shape, 60)
     path = tmp_path_factory.getbasetemp() / "middle.mimo"
-    path.write_bytes(mimo_bytes(made))
+    path.write_bytes(mimo_bytes(original))
     start = data.draw(st.integers(0, 59))
     stop = data.draw(st.integers(start + 1, 60))
-    assert np.array_equal(read_frames(path, start, stop), made.codes[:, start:stop])
+    assert np.array_equal(read_frames(path, start, stop), original.codes[:, start:stop])
 
 
 def test_damage_is_of_its_second_alone(tmp_path: Path) -> None:
-    made = codes_file(SHAPES[0], 100)
-    data = bytearray(mimo_bytes(made))
+    original = codes_file(SHAPES[0], 100)
+    data = bytearray(mimo_bytes(original))
     start = header_size(bytes(data))
-    block = header_of(made).block_bytes(25)
+    block = header_of(original).block_bytes(25)
     data[start + block + 60] ^= 4
     (tmp_path / "x.mimo").write_bytes(data)
     with pytest.raises(ValueError, match=r"x\.mimo: damaged: .* frames 25 to 49 .* \(from second 1\.0\)"):
         load_codes(tmp_path / "x.mimo")
-    assert np.array_equal(read_frames(tmp_path / "x.mimo", 50, 100), made.codes[:, 50:])
+    assert np.array_equal(read_frames(tmp_path / "x.mimo", 50, 100), original.codes[:, 50:])
     # seconds in each other's place
-    data = bytearray(mimo_bytes(made))
+    data = bytearray(mimo_bytes(original))
     first = slice(start, start + block)
     second = slice(start + block, start + 2 * block)
     data[first], data[second] = data[second], data[first]
@@ -223,6 +223,7 @@ def test_damage_is_of_its_second_alone(tmp_path: Path) -> None:
         read_mimo(io.BytesIO(data))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(shapes, st.integers(1, 3), st.data())
 def test_flipped_bytes_are_one_line_or_codes_that_fit(shape, flips: int, data) -> None:
@@ -235,22 +236,22 @@ def test_flipped_bytes_are_one_line_or_codes_that_fit(shape, flips: int, data) -
 def assert_refused_or_sound(content: bytes) -> None:
     """Both readers give codes that the codebooks have, or one line, in memory that the file's size justifies."""
     tracemalloc.start()
-    told = ""
+    message = ""
     try:
         held = read_mimo(io.BytesIO(content))
         assert held.codes.size
     except ValueError as error:
-        told = str(error)
+        message = str(error)
     try:
         source = io.BytesIO(content)
         header = read_header(source)
         for part in stream_frames(source, header, 1000):
             assert part.shape[0] == len(header.codebook_sizes)
     except ValueError as error:
-        told += str(error)
+        message += str(error)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert "\n" not in told
+    assert "\n" not in message
     assert peak < 60 * len(content) + 300_000
 
 
@@ -267,7 +268,7 @@ def test_forged_headers_cost_nothing(header: MimoHeader) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"MIM\x20\1", "truncated within its header"),
         (MimoHeader((5,), 8000, 400, "0" * 16).to_bytes()[:-1], "truncated within its header"),
@@ -284,20 +285,20 @@ def test_forged_headers_cost_nothing(header: MimoHeader) -> None:
         (mimo_bytes(codes_file()) + b"x", "1 bytes follow the last frame"),
     ],
 )
-def test_no_mimo_file(tmp_path: Path, content: bytes, told: str) -> None:
+def test_no_mimo_file(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "x.mimo").write_bytes(content)
-    with pytest.raises(ValueError, match=told) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         load_codes(tmp_path / "x.mimo")
     assert "\n" not in str(caught.value)
 
 
 def test_what_a_mimo_file_cannot_hold_is_refused() -> None:
-    for made, told in (
+    for original, message in (
         (codes_file(((2,), 400_000, 200_000), 3, 70_000), "missing_samples=70000"),
         (codes_file(((2,) * 256, 24000, 960), 3), "codebooks=256"),
     ):
-        with pytest.raises(ValueError, match=told):
-            mimo_bytes(made)
+        with pytest.raises(ValueError, match=message):
+            mimo_bytes(original)
 
 
 def test_the_reader_of_the_docs_reads_it() -> None:
@@ -310,16 +311,16 @@ def test_the_reader_of_the_docs_reads_it() -> None:
     exec(compile(code, "docs/formats.md", "exec"), space)
     for shape in SHAPES:
         for whole_bytes in (False, True):
-            made = codes_file(shape, 60)
+            original = codes_file(shape, 60)
             target = io.BytesIO()
-            writer = MimoWriter(target, header_of(made, whole_bytes=whole_bytes))
-            writer.write(made.codes)
+            writer = MimoWriter(target, header_of(original, whole_bytes=whole_bytes))
+            writer.write(original.codes)
             if whole_bytes:
-                assert np.array_equal(space["read_mimo"](target.getvalue())[0], made.codes)
-            writer.close(made.num_samples)
+                assert np.array_equal(space["read_mimo"](target.getvalue())[0], original.codes)
+            writer.close(original.num_samples)
             codes, num_samples, sample_rate = space["read_mimo"](target.getvalue())
-            assert np.array_equal(codes, made.codes)
-            assert (num_samples, sample_rate) == (made.num_samples, made.sample_rate)
+            assert np.array_equal(codes, original.codes)
+            assert (num_samples, sample_rate) == (original.num_samples, original.sample_rate)
             cut = target.getvalue()[:-3]
             assert np.array_equal(space["read_mimo"](cut)[0], read_mimo(io.BytesIO(cut)).codes)
             damaged = bytearray(target.getvalue())

@@ -8,9 +8,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from mimotok.io.entropy import EntropyModel, GetModel, decode_blocks, encode_blocks, model_for, read_blocks
-from mimotok.io.entropy import block_to_bytes as coded_block_to_bytes
-from mimotok.io.mimo_layout import (
+from mimotok.io.codes.entropy import EntropyModel, GetModel, decode_blocks, encode_blocks, model_for, read_blocks
+from mimotok.io.codes.entropy import block_to_bytes as coded_block_to_bytes
+from mimotok.io.codes.mimo_layout import (
     PREFIX_SIZE,
     UNKNOWN,
     MimoHeader,

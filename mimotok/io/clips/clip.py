@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from mimotok.io.alignments import Phone
-from mimotok.io.encoding import encoding_problem
+from mimotok.io.clips.alignments import Phone
+from mimotok.io.clips.encoding import encoding_problem
+from mimotok.io.clips.places import Places
 from mimotok.io.manifest import read_rows
-from mimotok.io.places import Places
 from mimotok.io.remote import without_scheme
-from mimotok.io.terminal import excerpt, shortened
+from mimotok.io.terminal.streams import excerpt, shortened
 
 # values of `text_source` that are not a recogniser
 HUMAN_SOURCES = (None, "human", "exact")
