@@ -70,6 +70,11 @@ def dtype_of(module: nn.Module) -> torch.dtype:
     return next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), torch.float32)
 
 
+def entering(x: Tensor, module: nn.Module) -> Tensor:
+    """Return x in the dtype that a module computes in. Under autocast it is left to the module's products."""
+    return x if torch.is_autocast_enabled(x.device.type) else x.to(dtype_of(module))
+
+
 def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
     name, algorithm = _FUSED[activation]
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
