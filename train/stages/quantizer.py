@@ -172,7 +172,9 @@ class TrainingQuantizer(nn.Module):
         used = in_use.flatten()
         if self.training:
             codebook.init_embed_(rows[None], mask=used[None])
-        codes = nearest(rows, codebook.embed[0])
+        # the library's distances: their ties decide between near copies of an entry, of which k-means makes many from
+        # the like latents of a first step, and so how a run begins
+        codes = library.cdist(rows[None], codebook.embed)[0].argmin(1)
         entries = codebook.embed[0][codes]
         loss = residual.new_zeros(())
         if self.training:
@@ -186,7 +188,9 @@ class TrainingQuantizer(nn.Module):
     def _first_entries(self, latents: Tensor) -> Tensor:
         """Return the nearest entries of the first codebook, [B, F, D], whatever each item's number of codebooks."""
         entries = next(self._codebooks()).embed[0]
-        return entries[nearest(latents.flatten(0, 1), entries)].view_as(latents)
+        # argmin of |x - e|^2, of which |x|^2 is the same for all entries
+        distance = torch.addmm(entries.square().sum(1), latents.flatten(0, 1), entries.T, alpha=-2)
+        return entries[distance.argmin(1)].view_as(latents)
 
     def _set_dead_threshold(self, codebook: library.Codebook) -> None:
         mean = float(codebook.cluster_size.mean()) if bool(codebook.initted) else 0.0
@@ -198,12 +202,6 @@ class TrainingQuantizer(nn.Module):
         """Copy the codebooks and their statistics into the model's own."""
         for book, codebook in zip(target.codebooks(), self._codebooks(), strict=True):
             _copy(codebook, book)
-
-
-def nearest(rows: Tensor, entries: Tensor) -> Tensor:
-    """Return the number of the nearest of entries [C, D] to each of rows [N, D]."""
-    # argmin of |x - e|^2, of which |x|^2 is the same for all entries
-    return torch.addmm(entries.square().sum(1), rows, entries.T, alpha=-2).argmin(1)
 
 
 @torch.no_grad()
