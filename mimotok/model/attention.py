@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mimotok.config import Window
 from mimotok.model.lengths import frames_needed, valid_mask
+from mimotok.model.linear import autocasts
 
 # Queries of one block. A block's keys are as many more as the window is wide, so that fewer queries waste less; torch's
 # CPU kernel works on 32 at a time.
@@ -219,8 +220,7 @@ def _banded_mask(window: Window, hidden: Tensor, lengths: Tensor | None, block: 
     valid = (start + key >= 0) & (start + key < limit)
     seen = ((offset >= -left) & (offset <= right) & valid[..., None, :]) | (offset == 0)
     # in the dtype of the products, since a sum of two dtypes takes twice the time
-    autocast = whole and torch.is_autocast_enabled(device.type)
-    dtype = torch.get_autocast_dtype(device.type) if autocast else hidden.dtype
+    dtype = torch.get_autocast_dtype(device.type) if whole and autocasts(hidden) else hidden.dtype
     return _additive(seen, dtype).expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
 
 

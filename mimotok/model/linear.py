@@ -72,7 +72,13 @@ def dtype_of(module: nn.Module) -> torch.dtype:
 
 def entering(x: Tensor, module: nn.Module) -> Tensor:
     """Return x in the dtype that a module computes in. Under autocast it is left to the module's products."""
-    return x if torch.is_autocast_enabled(x.device.type) else x.to(dtype_of(module))
+    return x if autocasts(x) else x.to(dtype_of(module))
+
+
+def autocasts(x: Tensor) -> bool:
+    """Return whether autocast is on for x's device."""
+    # of the meta device, on which operations are counted, torch knows no autocast
+    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
 
 
 def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
