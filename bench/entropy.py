@@ -11,24 +11,21 @@ last two rows of a split are a .mimo file, whose seconds are read by themselves,
 
 from __future__ import annotations
 
-import json
 import math
-import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jsonargparse import CLI
 
 from bench.tables import Table
-from mimotok.io.audio import load_audio
 from mimotok.io.codes.bits import byte_count, code_widths
 from mimotok.io.codes.mimo_layout import CHECK_BITS
 from mimotok.tokenizer import Tokenizer
-from train.tools.code_model import CodeNetwork, trained
+from train.tools.code_model import CodeNetwork, codes_of_splits, trained
 
 HELD_OUT = ("dev", "test")
 WINDOW = 64  # frames of a training example
@@ -45,31 +42,13 @@ class Corpus(NamedTuple):
     starts: np.ndarray
 
 
-def corpora(manifest: Path, root: Path, hours: float, cache: Path | None, tokenizer: Tokenizer) -> dict[str, Corpus]:
-    """Encode the clips of the held-out splits and `hours` of "train", or read their codes from `cache`."""
-    if cache is None or not cache.exists():
-        rows = [json.loads(line) for line in manifest.read_text().splitlines()]
-        random.Random(0).shuffle(rows)
-        clips: dict[str, list[np.ndarray]] = {split: [] for split in (*HELD_OUT, "train")}
-        seconds = 0.0
-        for row in sorted(rows, key=lambda row: row["split"] == "train"):
-            if row["split"] == "train" and seconds > hours * 3600:
-                break
-            seconds += row["duration"] * (row["split"] == "train")
-            wav = load_audio(root / row["audio"], tokenizer.sample_rate)
-            clips[row["split"]].append(tokenizer.encode(wav)[0].numpy().astype(np.uint16))
-        arrays: dict[str, Any] = {split: np.concatenate(held, axis=1) for split, held in clips.items() if held}
-        arrays |= {f"{split}_len": np.array([len(one[0]) for one in held]) for split, held in clips.items() if held}
-        cache = cache or Path("codes.npz")
-        np.savez(cache, **arrays)
-    with np.load(cache) as file:
-        return {split: _corpus(file[split], file[f"{split}_len"]) for split in (*HELD_OUT, "train")}
-
-
-def _corpus(codes: np.ndarray, lengths: np.ndarray) -> Corpus:
+def corpus(clips: Sequence[np.ndarray]) -> Corpus:
+    """Join the clips of a split, [n_q, F] each."""
+    lengths = np.array([clip.shape[1] for clip in clips])
+    codes = np.concatenate(clips, axis=1).astype(np.int64)
     starts = np.zeros(codes.shape[1], bool)
     starts[np.cumsum(lengths) - lengths] = True
-    return Corpus(codes.astype(np.int64), starts)
+    return Corpus(codes, starts)
 
 
 # --- counts
@@ -180,8 +159,9 @@ def main(
     torch.set_num_threads(1)
     torch.manual_seed(0)
     tokenizer = Tokenizer.from_pretrained(model)
-    with torch.no_grad():
-        found = corpora(manifest, root, hours, codes, tokenizer)
+    wanted = {**dict.fromkeys(HELD_OUT, math.inf), "train": hours}
+    clips = codes_of_splits(tokenizer, str(manifest), str(root), wanted, cache=codes or Path("codes.npz"))
+    found = {split: corpus(parts) for split, parts in clips.items()}
     train = found["train"]
     n_q = len(train.codes)
     sizes = tokenizer.codebook_sizes[:n_q]

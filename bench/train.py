@@ -1,6 +1,7 @@
 """Where does the time of a training step go, and how near is it to what the machine's matrix products allow?
 
 OMP_NUM_THREADS=1 python -m bench.train --recipe train/configs/recipe/1_joint.yaml
+OMP_NUM_THREADS=1 python -m bench.train --precision bf16-mixed --losses '[mel, commitment]'
 python -m bench.train --recipe train/configs/recipe/2_adversarial.yaml --batch_seconds 8.64 --crop_seconds 1.44
 python -m bench.train --device cuda --precision bf16-mixed --compile true --batch_seconds 320
 
@@ -17,7 +18,7 @@ import statistics
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -118,10 +119,18 @@ def _now() -> float:
     return time.perf_counter()
 
 
-def load_stage(config: Path, model: str, *, compiled: bool) -> Stage:
-    """Build the stage of a training config, on the model that is given."""
+def load_stage(config: Path, model: str, *, compiled: bool, losses: Collection[str] | None = None) -> Stage:
+    """Build the stage of a training config, on the model that is given, with all of its losses or those that are named.
+
+    Raises ValueError for a loss without a weight in the config.
+    """
     settings = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]
     settings["init_args"]["model"] = model
+    if losses is not None:
+        weights = settings["init_args"]["loss_weights"]
+        if unknown := set(losses) - set(weights):
+            raise ValueError(f"losses: {', '.join(sorted(unknown))} has no weight in {config}")
+        settings["init_args"]["loss_weights"] = {name: weights[name] for name in losses}
     settings["init_args"].setdefault("training", {})["compile"] = compiled
     parser = ArgumentParser()
     parser.add_subclass_arguments(lightning.LightningModule, "model")
@@ -160,6 +169,7 @@ def main(
     device: str = "cpu",
     precision: str = "32-true",
     compile: bool = False,
+    losses: list[str] | None = None,
     batch_seconds: float = 20.0,
     crop_seconds: float = 2.56,
     steps: int = 5,
@@ -173,6 +183,7 @@ def main(
         device: cpu or cuda.
         precision: Lightning's word for it: 32-true, bf16-mixed or 16-mixed.
         compile: whether the Transformer stacks go through torch.compile.
+        losses: names of the losses that the step has; all that have a weight in the recipe if left out.
         batch_seconds: sound in a batch.
         crop_seconds: length of each clip in it.
         steps: how many are timed.
@@ -184,10 +195,12 @@ def main(
     keep_freed_memory()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
-    stage = load_stage(recipe, model, compiled=compile)
+    stage = load_stage(recipe, model, compiled=compile, losses=losses)
     batch = noise_batch(stage.tokenizer, batch_seconds, crop_seconds)
     parts = Parts()
-    flops = products_of(stage, batch, _trainer(place, precision, 1, []))
+    # of a stage of its own: a stack that first runs under the counter is never compiled
+    counted = load_stage(recipe, model, compiled=False, losses=losses)
+    flops = products_of(counted, batch, _trainer(place, precision, 1, []))
     _trainer(place, precision, WARM_UP + steps, [parts]).fit(stage, repeated(batch, WARM_UP + steps))
     rate = peak_flops(product, place, DTYPES[precision], steps, _now)
     report(parts.seconds, batch_seconds, flops / rate, steps)

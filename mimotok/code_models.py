@@ -32,12 +32,23 @@ def code_model_of(tokenizer: Tokenizer) -> CodeModel:
     if tokenizer.folder is None:
         raise ValueError(f"model {tokenizer.name!r} came from no folder, and a model of codes lies beside weights")
     coder()
-    path = tokenizer.folder / CODE_MODEL_NAME
-    if not path.is_file():
+    model = find_code_model(tokenizer)
+    if model is None:
         raise ValueError(
-            f"{path}: no such file; python -m train code-model --manifest MANIFEST --model {tokenizer.folder} makes it"
+            f"{tokenizer.folder / CODE_MODEL_NAME}: no such file; "
+            f"python -m train code-model --manifest MANIFEST --model {tokenizer.folder} makes it"
         )
-    return _read(path, weights_path(tokenizer.folder))
+    return model
+
+
+def find_code_model(tokenizer: Tokenizer) -> CodeModel | None:
+    """Read the model of codes beside a tokenizer's weights, to predict codes with; None where there is none.
+
+    Raises ValueError where it is of other weights.
+    """
+    if tokenizer.folder is None or not (tokenizer.folder / CODE_MODEL_NAME).is_file():
+        return None
+    return _read(tokenizer.folder / CODE_MODEL_NAME, weights_path(tokenizer.folder))
 
 
 @cache

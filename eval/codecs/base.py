@@ -6,6 +6,7 @@ import time
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+from mimotok.io.entropy import EntropyModel
 
 
 class CodecResult(NamedTuple):
@@ -100,6 +101,27 @@ class TokenCodec(Protocol):
         Returns:
             Codes, int [n_q, F].
         """
+        ...
+
+
+class OwnModel(NamedTuple):
+    """The model of codes that a codec codes its files by.
+
+    Attributes:
+        model: says how likely codes are.
+        frames: of a block, which is predicted by itself.
+    """
+
+    model: EntropyModel
+    frames: int
+
+
+@runtime_checkable
+class ModelledCodec(Protocol):
+    """A codec that may have a model of its codes."""
+
+    def own_model(self) -> OwnModel | None:
+        """Return the model, None where there is none. Raises ValueError for one that is of other weights."""
         ...
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from eval.codecs.base import CodecResult, CodecSpec, Frames, Timer
+from eval.codecs.base import CodecResult, CodecSpec, Frames, OwnModel, Timer
+from mimotok.code_models import find_code_model
 from mimotok.io.codes_file import CodesFile, save_codes
 from mimotok.tokenizer import Tokenizer
 
@@ -58,6 +59,13 @@ class MimoCodec:
     def tokens(self, wav: np.ndarray) -> np.ndarray:
         """Encode wav [T] into codes [n_q, F]."""
         return self._encode(wav)[0].cpu().numpy()
+
+    def own_model(self) -> OwnModel | None:
+        """Return the model of codes beside the weights, and the frames of a second, as .mimo files have them."""
+        model = find_code_model(self.tokenizer)
+        if model is None:
+            return None
+        return OwnModel(model, max(1, self.tokenizer.sample_rate // self.tokenizer.frame_size))
 
     def _encode(self, wav: np.ndarray) -> torch.Tensor:
         """Encode wav [T] into codes [1, n_q, F]."""

@@ -89,6 +89,7 @@ def _write(path: Path, template: str, results: Results, pictures: list[str], **m
         summary=f"{len(clips)} recordings, {tables.total_minutes(clips):.1f} minutes.",
         main=tables.main_table(results),
         rates=tables.rate_table(results),
+        prediction=tables.prediction_table(results),
         full=tables.full_table(results),
         **more,
     )

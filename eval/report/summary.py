@@ -10,6 +10,7 @@ import numpy as np
 
 from eval import protocol
 from eval.metrics.base import MISSING, Column
+from eval.report.prediction import predicted_bits
 from eval.report.schema import FORMAT, Results
 from eval.report.statistics import Summary, entropy_bits, summarize, summarize_ratio
 from eval.run.runner import CodecRun, Run
@@ -103,7 +104,8 @@ def rates(codec: CodecRun, seconds: dict[str, float]) -> dict[str, Any]:
     Returns:
         stream_bitrate, of the coded speech without a container; file_bitrate, of the files written; entropy_bitrate, of
         an ideal coder that knows how often each entry of each codebook occurs here; code_usage, the share of each
-        codebook's entries that occur; perplexity, 2 ** entropy of each codebook.
+        codebook's entries that occur; perplexity, 2 ** entropy of each codebook. Where the codec has a model of codes:
+        model_bitrate, of an ideal coder that knows it, model_perplexity of each codebook under it, and model_digest.
     """
     total = sum(seconds[clip_id] for clip_id in codec.coding)
     result: dict[str, Any] = {}
@@ -119,6 +121,11 @@ def rates(codec: CodecRun, seconds: dict[str, float]) -> dict[str, Any]:
         result["code_usage"] = [float((count > 0).mean()) for count in counts]
         result["perplexity"] = [2**entropy for entropy in entropies]
         result["frames"] = codes.shape[1]
+        if codec.own_model is not None:
+            predicted = predicted_bits(codec.own_model, coded, codec.codebook_sizes)
+            result["model_bitrate"] = float(predicted.sum()) / total
+            result["model_perplexity"] = (2 ** (predicted / codes.shape[1])).tolist()
+            result["model_digest"] = codec.own_model.model.digest
     return result
 
 

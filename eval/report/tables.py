@@ -97,6 +97,26 @@ def rate_table(results: Results) -> Table:
     return Table(header, rows)
 
 
+def prediction_table(results: Results) -> Table | None:
+    """Make a row for each codec with a model of its codes: bits and perplexities. None where there is no such codec."""
+    found = [codec for codec in results["codecs"] if "model_bitrate" in codec["rates"]]
+    if not found:
+        return None
+    books = max(len(codec["rates"]["model_perplexity"]) for codec in found)
+    rows = []
+    for codec in found:
+        perplexity = [f"{value:.1f}" for value in codec["rates"]["model_perplexity"]]
+        rows.append(
+            [
+                codec["label"],
+                *[_bits(bits) for bits in (codec["nominal_bitrate"], codec["rates"]["model_bitrate"])],
+                *perplexity,
+                *[""] * (books - len(perplexity)),
+            ]
+        )
+    return Table(["codec", "nominal", "code model", *[f"book {book + 1}" for book in range(books)]], rows)
+
+
 def full_table(results: Results) -> Table:
     """Make a row for each codec and metric: mean, median, interval, clips with and without a value."""
     rows = []

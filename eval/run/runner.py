@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from eval import protocol
-from eval.codecs.base import Codec, CodecSpec
+from eval.codecs.base import Codec, CodecSpec, ModelledCodec, OwnModel
 from eval.metrics.base import Column, MetricSpec
 from eval.metrics.registry import CODES_KINDS, FRAME_KINDS, TOKEN_KINDS
 from eval.run.cache import Cache
@@ -85,6 +85,7 @@ class CodecRun:
     codebook_sizes: tuple[int, ...]
     has_frames: bool = False
     has_tokens: bool = False
+    own_model: OwnModel | None = None
     coding: dict[str, Figures] = field(default_factory=dict)
     figures: dict[str, Figures] = field(default_factory=dict)
     labelled: dict[str, Figures] = field(default_factory=dict)
@@ -196,10 +197,18 @@ class _Evaluation:
                     codec.codebook_sizes,
                     has_frames=has_frames(codec),
                     has_tokens=has_tokens(codec),
+                    own_model=self._own_model(spec, codec),
                 )
             )
         if not self.run.codecs:
             raise ValueError("none of the codecs can be used")
+
+    def _own_model(self, spec: CodecSpec, codec: Codec) -> OwnModel | None:
+        try:
+            return codec.own_model() if isinstance(codec, ModelledCodec) else None
+        except ValueError as error:
+            self._note(f"{spec.label}: codes not predicted: {one_line(error)}")
+            return None
 
     def _open_metrics(self) -> dict[MetricSpec, dict[str, Any]]:
         """Open the metrics that can be used. Returns the identity of each."""

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mimotok.config import Window
 from mimotok.model.lengths import frames_needed, valid_mask
+from mimotok.model.linear import autocasts
 
 # Queries of one block. A block's keys are as many more as the window is wide, so that fewer queries waste less; torch's
 # CPU kernel works on 32 at a time.
@@ -47,7 +48,7 @@ class AttentionPlan(NamedTuple):
 
     window: (left, right) frames, -1 unlimited. mask: added to the scores, -inf where a key is hidden; None where the
     kernel needs none, or one for each block. lengths: [B] valid frames. block: queries of a block of a window limited
-    on both sides.
+    on both sides. whole: a block is the whole clip, and its keys are the clip's and none around it.
     """
 
     window: Window
@@ -55,6 +56,7 @@ class AttentionPlan(NamedTuple):
     lengths: Tensor | None
     packing: Packing | None = None
     block: int = BLOCK
+    whole: bool = False
 
 
 def plan_attention(windows: Iterable[Window], hidden: Tensor, lengths: Tensor | None) -> dict[Window, AttentionPlan]:
@@ -67,9 +69,10 @@ def plan_attention(windows: Iterable[Window], hidden: Tensor, lengths: Tensor | 
     if lengths is not None and _packs(hidden):
         packing = _packing(lengths, hidden.shape[1])
         return {window: AttentionPlan(window, None, lengths, packing) for window in set(windows)}
-    block = hidden.shape[1] if hidden.requires_grad and hidden.shape[1] <= TRAINED_WHOLE else BLOCK
+    whole = hidden.requires_grad and hidden.shape[1] <= TRAINED_WHOLE
+    block = hidden.shape[1] if whole else BLOCK
     return {
-        window: AttentionPlan(window, _mask(window, hidden, lengths, block), lengths, block=block)
+        window: AttentionPlan(window, _mask(window, hidden, lengths, block, whole), lengths, block=block, whole=whole)
         for window in set(windows)
     }
 
@@ -112,10 +115,23 @@ def _kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, is_causal: 
     v = v.transpose(1, 2)
     is_additive = mask is not None and mask.dtype != torch.bool
     if mask is not None and is_additive and q.requires_grad and q.device.type == "cpu":
-        # the backward pass of torch's CPU kernel takes twice the time of these products and theirs
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + mask
-        return (scores.softmax(-1).to(v.dtype) @ v).transpose(1, 2)
+        return _differentiable(q, k, v, mask).transpose(1, 2)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal).transpose(1, 2)
+
+
+def _differentiable(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Attend by plain products: the backward pass of torch's CPU kernel takes twice the time of these and theirs.
+
+    q, k, v: [B, H, T, D]. All of it is in v's dtype, in which torch's softmax rounds nothing but its result: autocast
+    would take each step to float32 and back.
+    """
+    with torch.autocast(q.device.type, enabled=False):
+        # laid out by heads: of a view, the product would copy the transpose, which takes ten times as long
+        q = (q * q.shape[-1] ** -0.5).to(v.dtype).contiguous()
+        k = k.to(v.dtype).contiguous()
+        # in place, since nothing on the way back needs the bare product
+        scores = (q @ k.transpose(-1, -2)).add_(mask)
+        return scores.softmax(-1) @ v.contiguous()
 
 
 def _packs(hidden: Tensor) -> bool:
@@ -154,6 +170,8 @@ def _banded(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan) -> Tensor:
     (left, right) = plan.window
     (batch, size, heads, dim) = q.shape
     block = plan.block
+    if plan.whole:
+        return _kernel(q, k, v, plan.mask)
     count = frames_needed(size, block)
     rest = count * block - size
     q = F.pad(q, (0, 0, 0, 0, 0, rest)).reshape(batch * count, block, heads, dim)
@@ -177,28 +195,33 @@ def _half_open(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, start: int)
     return _kernel(q[:, start:stop], k[:, low:high], v[:, low:high], _additive(seen, q.dtype))
 
 
-def _mask(window: Window, hidden: Tensor, lengths: Tensor | None, block: int) -> Tensor | None:
+def _mask(window: Window, hidden: Tensor, lengths: Tensor | None, block: int, whole: bool) -> Tensor | None:
     if window == (-1, -1):
         if lengths is None:
             return None
         return _additive(valid_mask(lengths, hidden.shape[1])[:, None, None, :], hidden.dtype)
     if min(window) < 0:
         return None
-    return _banded_mask(window, hidden, lengths, block)
+    return _banded_mask(window, hidden, lengths, block, whole)
 
 
-def _banded_mask(window: Window, hidden: Tensor, lengths: Tensor | None, block: int) -> Tensor:
-    """[B * blocks, 1, block, left + block + right]; each query sees itself, lest a padded one sees nothing."""
+def _banded_mask(window: Window, hidden: Tensor, lengths: Tensor | None, block: int, whole: bool) -> Tensor:
+    """Return [B * blocks, 1, block, left + block + right], or [B, 1, T, T] where the block is the whole clip.
+
+    Each query sees itself, lest a padded one sees nothing.
+    """
     (left, right) = window
     (batch, size) = hidden.shape[:2]
     device = hidden.device
     start = torch.arange(0, size, block, device=device)[:, None]
-    key = torch.arange(-left, block + right, device=device)
+    key = torch.arange(size, device=device) if whole else torch.arange(-left, block + right, device=device)
     offset = key - torch.arange(block, device=device)[:, None]
     limit = size if lengths is None else lengths[:, None, None]
     valid = (start + key >= 0) & (start + key < limit)
     seen = ((offset >= -left) & (offset <= right) & valid[..., None, :]) | (offset == 0)
-    return _additive(seen, hidden.dtype).expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
+    # in the dtype of the products, since a sum of two dtypes takes twice the time
+    dtype = torch.get_autocast_dtype(device.type) if whole and autocasts(hidden) else hidden.dtype
+    return _additive(seen, dtype).expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
 
 
 def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:

@@ -70,6 +70,17 @@ def dtype_of(module: nn.Module) -> torch.dtype:
     return next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), torch.float32)
 
 
+def entering(x: Tensor, module: nn.Module) -> Tensor:
+    """Return x in the dtype that a module computes in. Under autocast it is left to the module's products."""
+    return x if autocasts(x) else x.to(dtype_of(module))
+
+
+def autocasts(x: Tensor) -> bool:
+    """Return whether autocast is on for x's device."""
+    # of the meta device, on which operations are counted, torch knows no autocast
+    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
+
+
 def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
     name, algorithm = _FUSED[activation]
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)

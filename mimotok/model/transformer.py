@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from einops import rearrange
@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mimotok.config import TokenizerConfig, Window
 from mimotok.model.attention import AttentionPlan, attention, buffered_attention, plan_attention
-from mimotok.model.linear import ExactLinear, Linear, activated, dtype_of
+from mimotok.model.linear import ExactLinear, Linear, activated, dtype_of, entering
 from mimotok.model.precision import ExactLayerNorm, KeepsFloat32
 from mimotok.model.state import StreamState
 
@@ -113,8 +113,34 @@ def rope_table(size: int, head_dim: int, theta: float, hidden: Tensor) -> Rope:
 
 def rotate(x: Tensor, rope: Rope) -> Tensor:
     """x: [B, T, H, D]. Returns it with each half of D rotated against the other by its position's angles."""
+    if x.requires_grad and not torch.compiler.is_compiling():
+        return _Rotated.apply(x, rope.cos, rope.sin)
+    return _rotated(x, rope.cos, rope.sin)
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = x.chunk(2, dim=-1)
-    return torch.addcmul(x * rope.cos, torch.cat((second, first), dim=-1), rope.sin)
+    return torch.addcmul(x * cos, torch.cat((second, first), dim=-1), sin)
+
+
+class _Rotated(torch.autograd.Function):
+    """`_rotated` in x's own dtype, whose way back is the rotation back: autograd would undo each operation in it."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        return _rotated(x, cos, sin).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG004
+        _, cos, sin = inputs
+        ctx.save_for_backward(cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        cos, sin = ctx.saved_tensors
+        return _rotated(gradient, cos, -sin).to(gradient.dtype), None, None
 
 
 class SelfAttention(nn.Module):
@@ -187,12 +213,12 @@ class Block(nn.Module):
         return self._feed_forward(state.delay("residual", self.self_attn.window[1], hidden) + attended)
 
     def _normed(self, hidden: Tensor) -> Tensor:
-        return self.self_attn_layer_norm(hidden).to(dtype_of(self.self_attn))
+        return entering(self.self_attn_layer_norm(hidden), self.self_attn)
 
     def _feed_forward(self, hidden: Tensor) -> Tensor:
-        normed = self.final_layer_norm(hidden).to(dtype_of(self.fc1))
+        normed = entering(self.final_layer_norm(hidden), self.fc1)
         active = activated(self.fc1, normed, self.activation)
-        return hidden + self.fc2(active.to(dtype_of(self.fc2)))
+        return hidden + self.fc2(entering(active, self.fc2))
 
 
 class Stack(nn.ModuleList):

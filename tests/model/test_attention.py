@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from mimotok.model import attention as module
 from mimotok.model.attention import attention, plan_attention
+from mimotok.model.transformer import rope_table, rotate
 
 
 def dense(q: Tensor, k: Tensor, v: Tensor, window: tuple[int, int], length: int) -> Tensor:
@@ -55,6 +57,47 @@ def test_equals_a_dense_mask(size: int, left: int, right: int, block: int, data:
         torch.testing.assert_close(out[i, :, :length], wanted[0, :, :length], atol=1e-5, rtol=1e-5)
         wanted = dense(q[i : i + 1], k[i : i + 1], v[i : i + 1], (left, right), size)
         torch.testing.assert_close(whole[i], wanted[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("window", [(4, 2), (9, 0), (0, 0), (3, 60)])
+def test_in_training_a_clip_is_one_block_with_the_same_gradients(window: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    given = torch.randn(3, 2, 2, 40, 8)
+    lengths = torch.tensor([40, 25])
+    valid = (torch.arange(40) < lengths[:, None])[:, None, :, None]
+    weights = torch.randn(2, 2, 40, 8) * valid
+
+    def gradients(run: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
+        qkv = given.clone().requires_grad_()
+        out = run(*qkv.unbind(0)) * valid
+        (out * weights).sum().backward()
+        assert qkv.grad is not None
+        return out.detach(), qkv.grad
+
+    def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        items = [
+            dense(q[i : i + 1, :, :length], k[i : i + 1, :, :length], v[i : i + 1, :, :length], window, length)
+            for i, length in enumerate(lengths.tolist())
+        ]
+        return torch.cat([torch.nn.functional.pad(item, (0, 0, 0, 40 - item.shape[2])) for item in items])
+
+    wanted = gradients(plain)
+    torch.testing.assert_close(gradients(lambda q, k, v: attend(q, k, v, window, lengths)), wanted)
+    with torch.autocast("cpu", torch.bfloat16):
+        out, slope = gradients(lambda q, k, v: attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), window, lengths))
+    assert (out - wanted[0]).norm() < 0.01 * wanted[0].norm()
+    assert (slope - wanted[1]).norm() < 0.02 * wanted[1].norm()
+
+
+def test_a_rotation_has_the_gradient_of_its_operations() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 9, 3, 8, dtype=torch.float64, requires_grad=True)
+    rope = rope_table(9, 8, 10_000.0, x.detach())
+    assert torch.autograd.gradcheck(lambda x: rotate(x, rope), x)
+    assert torch.autograd.gradgradcheck(lambda x: rotate(x, rope), x)
+    torch.testing.assert_close(rotate(x, rope).detach(), rotate(x.detach(), rope))
+    each = torch.func.vmap(torch.func.grad(lambda x: rotate(x[None], rope).square().sum()))(x)
+    torch.testing.assert_close(each, 2 * x.detach())  # a rotation keeps lengths
 
 
 def test_no_call_sees_more_keys_than_a_block_needs(monkeypatch: pytest.MonkeyPatch) -> None:

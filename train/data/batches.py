@@ -34,8 +34,8 @@ class Batch(NamedTuple):
         lengths: int64 [B], valid samples.
         text: the transcript of exactly this audio, or None where it is unknown or the audio is a crop.
         ids: the clips' ids.
-        phones: int64 [B, F], the phone at the middle of each frame (see `mimotok.io.clips.alignments.frame_labels`), also of
-            crops; None where no labels are read.
+        phones: int64 [B, F], the phone at the middle of each frame, also of crops, as
+            `mimotok.io.clips.alignments.frame_labels` gives it; None where no labels are read.
     """
 
     wav: Tensor

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mimotok.model.mel import mel_filterbank
-from train.losses.spectra import frame_mask, frame_mean, prepared, stft
+from train.losses.spectra import FilterBank, frame_mask, frame_mean, magnitudes, prepared, stft
 
 MelScale = tuple[int, int, int]
 Resolution = tuple[int, int]
@@ -114,8 +114,8 @@ def mel_loss(
         total = prediction.new_zeros(())
         for n_mels, window, hop in scales:
             bank = _normalised_bank(n_mels, window, sample_rate, prediction.device)
-            predicted = stft(prediction, window, hop).abs() @ bank + floor / MEL_GAIN
-            wanted = stft(target, window, hop).abs() @ bank + floor / MEL_GAIN
+            predicted = bank(magnitudes(prediction, window, hop)) + floor / MEL_GAIN
+            wanted = bank(magnitudes(target, window, hop)) + floor / MEL_GAIN
             for exponent in exponents:
                 error = (_box_cox(predicted, exponent) - _box_cox(wanted, exponent)).abs()
                 total = total + frame_mean(error, lengths, hop)
@@ -149,8 +149,8 @@ def stft_loss(
     total = prediction.new_zeros(())
     for window, hop in resolutions:
         # the floor also bounds the ratio below: on a silent clip it would divide by zero
-        predicted = stft(prediction, window, hop).abs() + floor / MEL_GAIN
-        wanted = stft(target, window, hop).abs() + floor / MEL_GAIN
+        predicted = magnitudes(prediction, window, hop) + floor / MEL_GAIN
+        wanted = magnitudes(target, window, hop) + floor / MEL_GAIN
         log_error = (predicted.log() - wanted.log()).abs()
         mask = frame_mask(wanted, lengths, hop)[..., None]
         predicted = predicted * mask
@@ -186,10 +186,10 @@ def complex_loss(
 
 
 @lru_cache(maxsize=64)
-def _normalised_bank(n_mels: int, window: int, sample_rate: int, device: torch.device) -> Tensor:
+def _normalised_bank(n_mels: int, window: int, sample_rate: int, device: torch.device) -> FilterBank:
     # a tensor created in inference mode (a validation loop's) could not be saved for a later backward pass
     with torch.inference_mode(False):
-        return mel_filterbank(n_mels, window, sample_rate, 0.0, sample_rate / 2).to(device)
+        return FilterBank(mel_filterbank(n_mels, window, sample_rate, 0.0, sample_rate / 2).to(device))
 
 
 def _compressed(spectrum: Tensor, power: float, floor: float) -> Tensor:

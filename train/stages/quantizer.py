@@ -162,17 +162,35 @@ class TrainingQuantizer(nn.Module):
         return quantize_in_turn(latents, lengths, n_q, len(self.layers), self._first_entries, self._search)
 
     def _search(self, index: int, residual: Tensor, in_use: Tensor) -> Found:
-        layer = cast(VectorQuantize, self.layers[index])
-        self._set_dead_threshold(layer._codebook)
-        return Found(*layer(residual, mask=in_use))
+        """Search and train one codebook as the library's layer does, which spends twice the time.
+
+        Its sums over the frames of an entry, and its look-up of entries, are products with a matrix of zeros and ones.
+        """
+        codebook = cast(VectorQuantize, self.layers[index])._codebook
+        self._set_dead_threshold(codebook)
+        rows = residual.detach().flatten(0, 1)
+        used = in_use.flatten()
+        if self.training:
+            codebook.init_embed_(rows[None], mask=used[None])
+        # the library's distances: their ties decide between near copies of an entry, of which k-means makes many from
+        # the like latents of a first step, and so how a run begins
+        codes = library.cdist(rows[None], codebook.embed)[0].argmin(1)
+        entries = codebook.embed[0][codes]
+        loss = residual.new_zeros(())
+        if self.training:
+            _update(codebook, rows, codes, used)
+            loss = (residual.flatten(0, 1)[used] - entries[used]).square().mean()
+        entries = torch.where(used[:, None], entries, 0.0)
+        codes = torch.where(used, codes, -1)
+        return Found(entries.view_as(residual), codes.view(residual.shape[:2]), loss)
 
     @torch.no_grad()
     def _first_entries(self, latents: Tensor) -> Tensor:
         """Return the nearest entries of the first codebook, [B, F, D], whatever each item's number of codebooks."""
         entries = next(self._codebooks()).embed[0]
         # argmin of |x - e|^2, of which |x|^2 is the same for all entries
-        distance = entries.square().sum(-1) - 2 * latents @ entries.T
-        return entries[distance.argmin(-1)]
+        distance = torch.addmm(entries.square().sum(1), latents.flatten(0, 1), entries.T, alpha=-2)
+        return entries[distance.argmin(1)].view_as(latents)
 
     def _set_dead_threshold(self, codebook: library.Codebook) -> None:
         mean = float(codebook.cluster_size.mean()) if bool(codebook.initted) else 0.0
@@ -184,6 +202,19 @@ class TrainingQuantizer(nn.Module):
         """Copy the codebooks and their statistics into the model's own."""
         for book, codebook in zip(target.codebooks(), self._codebooks(), strict=True):
             _copy(codebook, book)
+
+
+@torch.no_grad()
+def _update(codebook: library.Codebook, rows: Tensor, codes: Tensor, used: Tensor) -> None:
+    """Move a codebook's averages by the rows [N, D] in use and their codes [N], and revive what is dead."""
+    counts = torch.zeros_like(codebook.cluster_size[0]).index_add_(0, codes, used.to(rows.dtype))
+    sums = torch.zeros_like(codebook.embed_avg[0]).index_add_(0, codes, torch.where(used[:, None], rows, 0.0))
+    codebook.all_reduce_fn(counts)
+    codebook.all_reduce_fn(sums)
+    codebook.cluster_size.data[0].lerp_(counts, 1 - codebook.decay)
+    codebook.embed_avg.data[0].lerp_(sums, 1 - codebook.decay)
+    codebook.update_ema()
+    codebook.expire_codes_(rows[None], seq_mask=used[None])
 
 
 def _copy(source: library.Codebook, target: Codebook) -> None:

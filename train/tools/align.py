@@ -224,8 +224,8 @@ def _merged(entries: Iterable[tuple[str, float, float]]) -> Iterator[Phone]:
 def align(manifest: str | list[str], root: str, out: str | Path, *, allow_outside: bool = False) -> str:
     """Write the phones and words of every English clip of one or several manifests to `out`.
 
-    `mimotok.io.clips.alignments` says how they are written. A second call continues after the clips that `out` has. Returns
-    a line that counts the aligned clips, and the others by reason.
+    `mimotok.io.clips.alignments` says how they are written. A second call continues after the clips that `out` has.
+    Returns a line that counts the aligned clips, and the others by reason.
     """
     clips = read_manifest(manifest, root, allow_outside=allow_outside)
     counts = _resume(Path(out))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -23,7 +23,7 @@ from mimotok.io.terminal.streams import say
 from mimotok.model.code_model import WEIGHT_UNIT, CodeModel, function_tables
 from mimotok.tokenizer import Tokenizer
 from mimotok.weights import CODE_MODEL_NAME, sha256_of_codes, weights_path
-from train.data.manifest import BadClipError, decode, read_manifest
+from train.data.manifest import BadClipError, Clip, decode, read_manifest
 
 BATCH = 48  # windows
 LEARNING_RATE = 4e-3
@@ -192,7 +192,7 @@ def train_code_model(
         root: folder of its relative paths.
         model: the tokenizer: a folder or hub id; the embedded checkpoint where None.
         out: file to write; beside the tokenizer's weights where None.
-        codes: .npz of the codes of each split, written where it is not there.
+        codes: .npz of the codes, see `codes_of_splits`.
         hours: of training speech.
         minutes: of CPU time to train.
         steps: of the training in place of minutes, for a result that another call repeats.
@@ -209,13 +209,9 @@ def train_code_model(
     quantizer = tokenizer.encoder.quantizer
     if not hasattr(quantizer, "codebooks"):
         raise ValueError(f"quantizer {type(quantizer).__name__}: a model of codes is made for codebooks only")
-    if codes is not None and codes.exists():
-        with np.load(codes) as file:
-            found = {split: file[split] for split in ("train", "dev", "test") if split in file}
-    else:
-        found = encode_splits(tokenizer, manifest, root, hours, allow_outside=allow_outside)
-        if codes is not None:
-            np.savez(codes, **found)  # type: ignore[arg-type]  # mypy takes them for the option of the same place
+    wanted = {"train": hours, "dev": hours / 10, "test": hours / 10}
+    clips = codes_of_splits(tokenizer, manifest, root, wanted, cache=codes, allow_outside=allow_outside)
+    found = {split: np.concatenate(parts, axis=1) for split, parts in clips.items()}
     frames = max(1, tokenizer.sample_rate // tokenizer.frame_size)
     if "train" not in found or found["train"].shape[1] <= frames:
         raise ValueError(f"{manifest}: no training speech of more than a second")
@@ -239,28 +235,69 @@ def train_code_model(
     return "\n".join(lines)
 
 
-def encode_splits(
-    tokenizer: Tokenizer, manifest: str, root: str, hours: float, *, allow_outside: bool = False
-) -> dict[str, np.ndarray]:
-    """Encode clips of each split, uint16 [n_q, F] one after the other: `hours` of training, a tenth of it of others."""
+def codes_of_splits(
+    tokenizer: Tokenizer,
+    manifest: str,
+    root: str,
+    hours: Mapping[str, float],
+    *,
+    cache: Path | None = None,
+    allow_outside: bool = False,
+) -> dict[str, list[np.ndarray]]:
+    """Encode clips of the splits of a manifest, in an order of chance that is always the same.
+
+    A clip that cannot be read is left out, with a message.
+
+    Args:
+        tokenizer: what encodes.
+        manifest: of speech.
+        root: folder of its relative paths.
+        hours: of each split that is wanted; a split ends with the clip that reaches them.
+        cache: .npz of the codes, read in place of the manifest where it is there, otherwise written. It holds an array
+            [n_q, F] of each split, and under the split's name with "_len" the frames of its clips.
+        allow_outside: audio may lie elsewhere than below `root` or the manifest's own folder.
+
+    Returns:
+        The clips of each split that has any, uint16 [n_q, F].
+    """
+    if cache is not None and cache.exists():
+        with np.load(cache) as file:
+            kept = {name: file[name] for name in file.files}
+        return {split: _clips(kept, split) for split in hours if split in kept}
     clips = read_manifest(manifest, root, allow_outside=allow_outside)
     found = {}
-    for split, most in (("train", hours), ("dev", hours / 10), ("test", hours / 10)):
-        chosen = [clip for clip in clips if clip.split == split]
-        order = np.random.default_rng(0).permutation(len(chosen))
-        seconds = 0.0
-        parts = []
-        for index in order:
-            if seconds >= 3600 * most:
-                break
-            try:
-                wav, rate = decode(chosen[index])
-            except BadClipError as error:
-                say(f"left out: {error}")
-                continue
-            sound = resample(wav, rate, tokenizer.sample_rate)
-            seconds += len(sound) / tokenizer.sample_rate
-            parts.append(tokenizer.encode(torch.from_numpy(sound)[None])[0].numpy().astype(np.uint16))
-        if parts:
-            found[split] = np.concatenate(parts, axis=1)
+    for split, most in hours.items():
+        encoded = _encode([clip for clip in clips if clip.split == split], tokenizer, 3600 * most)
+        if encoded:
+            found[split] = encoded
+    if cache is not None:
+        arrays = {split: np.concatenate(parts, axis=1) for split, parts in found.items()}
+        arrays |= {f"{split}_len": np.array([part.shape[1] for part in parts]) for split, parts in found.items()}
+        np.savez(cache, **arrays)  # type: ignore[arg-type]  # mypy takes them for the option of the same place
     return found
+
+
+def _clips(kept: Mapping[str, np.ndarray], split: str) -> list[np.ndarray]:
+    """Cut the codes of a split into its clips; a file of an older version does not know them, and gives one."""
+    codes = kept[split]
+    lengths = kept.get(f"{split}_len", np.array([codes.shape[1]]))
+    return np.split(codes, np.cumsum(lengths)[:-1], axis=1)
+
+
+def _encode(clips: Sequence[Clip], tokenizer: Tokenizer, most: float) -> list[np.ndarray]:
+    """Encode clips until they last `most` seconds."""
+    seconds = 0.0
+    encoded = []
+    for index in np.random.default_rng(0).permutation(len(clips)):
+        if seconds >= most:
+            break
+        try:
+            wav, rate = decode(clips[index])
+        except BadClipError as error:
+            say(f"left out: {error}")
+            continue
+        sound = resample(wav, rate, tokenizer.sample_rate)
+        seconds += len(sound) / tokenizer.sample_rate
+        with torch.no_grad():
+            encoded.append(tokenizer.encode(torch.from_numpy(sound)[None])[0].numpy().astype(np.uint16))
+    return encoded

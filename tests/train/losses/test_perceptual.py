@@ -86,11 +86,9 @@ def test_descent_on_the_waveform_lowers_each_loss(loss, speech: Tensor) -> None:
 
 def test_bark_bands_cover_what_is_heard_and_nothing_above() -> None:
     bands = bark_bands(RATE, 768, torch.device("cpu"))
-    hertz = torch.arange(385) * RATE / 768
     covered = bands.bank.sum(1)
-    assert bands.bank.shape == (385, BARK_BANDS)
+    assert bands.bank.shape == (1 + HEARD_HZ * 768 / RATE, BARK_BANDS)
     assert (bands.bank.sum(0) > 0).all()
-    assert not covered[hertz > HEARD_HZ].any()
     torch.testing.assert_close(covered[4:240], torch.ones(236))
 
 

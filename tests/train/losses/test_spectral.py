@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor
 
 from mimotok.config import TokenizerConfig
-from mimotok.model.mel import log_mel
+from mimotok.model.mel import log_mel, mel_filterbank
+from train.losses.spectra import FilterBank, magnitudes, powers, stft
 from train.losses.spectral import (
     MEL_GAIN,
     PUBLISHED_SCALES,
@@ -124,3 +126,39 @@ def test_phase_matters_to_the_complex_loss_only() -> None:
     wav = noise(1, 9600)
     assert complex_loss(-wav, wav) > 0.5 * complex_loss(torch.zeros_like(wav), wav)
     assert stft_loss(-wav, wav) < 1e-5
+
+
+def slope_of(function: Callable[[Tensor], Tensor], wav: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a function's values and the gradient of a weighted sum of them."""
+    wav = wav.clone().requires_grad_()
+    values = function(wav)
+    (values * noise(*values.shape, seed=2)).sum().backward()
+    assert wav.grad is not None
+    return values.detach(), wav.grad
+
+
+@pytest.mark.parametrize(("window", "hop"), [(240, 120), (480, 160), (480, 210), (75, 20), (600, 600)])
+@pytest.mark.parametrize("size", [2400, 2399, 601])
+def test_magnitudes_are_those_of_the_complex_spectrum(window: int, hop: int, size: int) -> None:
+    wav = noise(2, size)
+    wav[1, size // 2 :] = 0
+    ours = slope_of(lambda x: magnitudes(x, window, hop), wav)
+    plain = slope_of(lambda x: stft(x, window, hop).abs(), wav)
+    torch.testing.assert_close(ours, plain, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("window", "nfft", "bins"), [(240, 240, None), (240, 480, None), (240, 480, 90), (75, 75, 20)])
+def test_powers_are_those_of_the_complex_spectrum(window: int, nfft: int, bins: int | None) -> None:
+    wav = noise(2, 2399)
+    ours = slope_of(lambda x: powers(x, window, 120, nfft, bins), wav)
+    plain = slope_of(lambda x: stft(x, window, 120, nfft)[..., :bins].abs().square(), wav)
+    torch.testing.assert_close(ours, plain, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("filters", [5, 32, 100])
+def test_a_filter_bank_is_its_matrix(filters: int) -> None:
+    matrix = mel_filterbank(filters, 960, 24_000, 0.0, 12_000.0)
+    spectrum = noise(2, 7, 481).abs()
+    ours = slope_of(FilterBank(matrix), spectrum)
+    plain = slope_of(lambda x: x @ matrix, spectrum)
+    torch.testing.assert_close(ours, plain, atol=1e-6, rtol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -32,6 +33,35 @@ def test_codes_equal_inference(source: Tokenizer) -> None:
     assert torch.equal(out.codes[1, :, :5], codes[1, :, :5])
     assert (out.codes[1, :, 5:] == -1).all()
     torch.testing.assert_close(out.quantized[0], source.encoder.quantizer.decode(codes)[0])
+
+
+@pytest.mark.parametrize("inited", [True, False])
+def test_a_step_is_that_of_the_library(source: Tokenizer, inited: bool) -> None:
+    """Entries, codes, loss and gradient of each codebook, and its averages afterwards, k-means and revival included."""
+    for book in source.encoder.quantizer.codebooks():
+        book.inited.fill_(float(inited))
+        book.cluster_size[:3] = 0
+    ours = TrainingQuantizer(source.encoder.quantizer, dead_code_fraction=0.3).train()
+    theirs = copy.deepcopy(ours)
+    in_use = torch.rand(3, 200) < 0.8
+    for step in range(3):
+        found = []
+        for quantizer in (ours, theirs):
+            torch.manual_seed(step)
+            residual = torch.randn(3, 200, 32, requires_grad=True)
+            for index, layer in enumerate(quantizer.layers):
+                if quantizer is ours:
+                    result = tuple(ours._search(index, residual, in_use))
+                else:
+                    quantizer._set_dead_threshold(layer._codebook)
+                    result = layer(residual, mask=in_use)
+                    # the library leaves what is not in use as it is
+                    result = (result[0] * in_use[..., None], *result[1:])
+                (gradient,) = torch.autograd.grad(result[2], residual)
+                found.append((*result, gradient))
+        for mine, wanted in zip(found[: len(ours.layers)], found[len(ours.layers) :], strict=True):
+            torch.testing.assert_close(mine, wanted)
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
 
 
 def test_padding_and_unused_codebooks_leave_no_trace(source: Tokenizer) -> None:
