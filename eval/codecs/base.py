@@ -6,7 +6,7 @@ import time
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from mimotok.io.entropy import EntropyModel
+from mimotok.io.codes.entropy import EntropyModel
 
 
 class CodecResult(NamedTuple):

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-from mimotok.io.entropy import TOTAL, EntropyModel, check_sizes
+from mimotok.io.codes.entropy import TOTAL, EntropyModel, check_sizes
 
 from eval.codecs.base import OwnModel
 

@@ -207,7 +207,7 @@ class _Evaluation:
         try:
             return codec.own_model() if isinstance(codec, ModelledCodec) else None
         except ValueError as error:
-            self._note(f"{spec.label}: codes not predicted: {one_line(error)}")
+            self._note(f"{spec.label}: codes not predicted: {error_line(error)}")
             return None
 
     def _open_metrics(self) -> dict[MetricSpec, dict[str, Any]]:

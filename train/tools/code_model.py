@@ -17,13 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mimotok.io.audio import resample
+from mimotok.io.clips.clip import Clip
 from mimotok.io.codes.bits import code_widths
 from mimotok.io.codes.entropy import block_to_bytes, encode_blocks
 from mimotok.io.terminal.streams import say
 from mimotok.model.code_model import WEIGHT_UNIT, CodeModel, function_tables
 from mimotok.tokenizer import Tokenizer
 from mimotok.weights import CODE_MODEL_NAME, sha256_of_codes, weights_path
-from train.data.manifest import BadClipError, Clip, decode, read_manifest
+from train.data.manifest import BadClipError, decode, read_manifest
 
 BATCH = 48  # windows
 LEARNING_RATE = 4e-3

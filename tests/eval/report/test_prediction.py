@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mimotok.io.entropy import encode_blocks
+from mimotok.io.codes.entropy import encode_blocks
 
 from eval.codecs.base import CodecSpec, OwnModel
 from eval.codecs.ours import MimoCodec
