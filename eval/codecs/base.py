@@ -6,6 +6,7 @@ import time
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+
 from mimotok.io.codes.entropy import EntropyModel
 
 

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-from mimotok.io.codes.entropy import TOTAL, EntropyModel, check_sizes
 
 from eval.codecs.base import OwnModel
+from mimotok.io.codes.entropy import TOTAL, EntropyModel, check_sizes
 
 TOGETHER = 256  # blocks that are predicted side by side
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mimotok.io.codes.entropy import encode_blocks
 
 from eval.codecs.base import CodecSpec, OwnModel
 from eval.codecs.ours import MimoCodec
@@ -18,6 +17,7 @@ from eval.report.summary import results_of
 from eval.report.tables import prediction_table
 from eval.run.runner import Run, Settings, evaluate
 from eval.testlists import read_test_list
+from mimotok.io.codes.entropy import encode_blocks
 from mimotok.weights import CODE_MODEL_NAME, sha256_of_codes, weights_path
 from tests.helpers.code_models import make_code_model
 from tests.helpers.evaluation_speech import no_progress
