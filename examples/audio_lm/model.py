@@ -50,7 +50,7 @@ class SpeechLM(Example):
                 hidden_size=width,
                 intermediate_size=3 * width,
                 num_hidden_layers=layers,
-                num_attention_heads=5,
+                num_attention_heads=max(1, width // 64),
                 # the usual 0.02 suits wide models
                 initializer_range=width**-0.5,
             )
