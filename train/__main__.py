@@ -62,6 +62,10 @@ def export(
     out: Annotated[Path | None, typer.Option(help="Folder to write, e.g. checkpoints/mine.")] = None,
     name: Annotated[str | None, typer.Option(help="Of a run: its last checkpoint, written to runs/NAME/model.")] = None,
     dtype: Annotated[str, typer.Option(help="float16, bfloat16 or float32.")] = "float16",
+    discriminators: Annotated[
+        bool,
+        typer.Option("--discriminators", help="Also those of an adversarial stage, for another run to begin with."),
+    ] = False,
 ) -> None:
     """Write config, safetensors and a model card from a training checkpoint.
 
@@ -74,7 +78,7 @@ def export(
     out = out or (run / "model" if name else None)
     if checkpoint is None or out is None:
         raise ValueError("give --name, or both --checkpoint and --out")
-    write(checkpoint, out, dtype=dtype)
+    write(checkpoint, out, dtype=dtype, discriminators=discriminators)
 
 
 @app.command()

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from train.data.batches import Batch
@@ -13,6 +15,7 @@ from train.losses.adversarial import adversarial_loss, discriminator_loss, featu
 from train.losses.discriminators import Discriminators, Judgements, judge
 from train.stages.arguments import to_plain
 from train.stages.base import RECONSTRUCTION_LOSSES, Segment, Stage, StageConfig
+from train.stages.model import shipped
 from train.stages.optim import OptimizerConfig, SkipCounter, clip_gradients, make_optimizer
 from train.stages.plain import GIVEN
 
@@ -30,6 +33,8 @@ class AdversarialStage(Stage):
             where they have a weight.
         training: as in Stage.
         discriminators: the usual ones, or an nn.Module of your own that returns what `Judge` says.
+        discriminator_weights: a file of `python -m train export --discriminators`, what they begin with; without it
+            they know nothing.
         discriminator_optimizer: without weight decay by default, as published.
         default_ratio: share of clips decoded from the default number of codebooks; the others draw 1 to all of them.
         losses: as in Stage.
@@ -44,6 +49,7 @@ class AdversarialStage(Stage):
         loss_weights: dict[str, float | None] | None = None,
         training: StageConfig | None = None,
         discriminators: Discriminators | nn.Module | None = None,
+        discriminator_weights: str | None = None,
         discriminator_optimizer: OptimizerConfig | None = None,
         default_ratio: float = 0.7,
         losses: dict[str, Callable] | None = None,
@@ -52,6 +58,8 @@ class AdversarialStage(Stage):
         self.automatic_optimization = False
         self.tokenizer.encoder.requires_grad_(False)
         self.discriminators = discriminators or Discriminators()
+        if discriminator_weights is not None:
+            load_discriminators(self.discriminators, discriminator_weights)
         self.discriminator_config = discriminator_optimizer or OptimizerConfig(muon=False, weight_decay=0.0)
         # of their own: a finite step of theirs must not end a row of the generator's that are not
         self.discriminator_skips = SkipCounter(self.discriminator_config.max_skipped)
@@ -146,3 +154,12 @@ class AdversarialStage(Stage):
             make_optimizer([self.tokenizer.decoder], self.config.optimizer),
             make_optimizer([self.discriminators], self.discriminator_config),
         ]
+
+
+def load_discriminators(discriminators: nn.Module, path: str) -> None:
+    """Load what `python -m train export --discriminators` wrote. Raises ValueError where it does not fit."""
+    try:
+        discriminators.load_state_dict(load_file(shipped(path)))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        problem = " ".join(str(error).split())
+        raise ValueError(f"discriminator_weights={path}: does not fit the discriminators ({problem:.300})") from None

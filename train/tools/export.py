@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from mimotok.config import TokenizerConfig
 from mimotok.io.files import atomic_path
@@ -16,19 +17,29 @@ from train.stages.text_decoder import build_text_decoder, text_decoder_config
 
 AVERAGED = "averaged.module."
 TEXT_DECODER = "text_decoder."
+DISCRIMINATORS = "discriminators."
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def export(checkpoint: str | Path, out: str | Path, *, dtype: str = "float16") -> None:
+def export(checkpoint: str | Path, out: str | Path, *, dtype: str = "float16", discriminators: bool = False) -> None:
     """Write config.json, model.safetensors (averaged weights; codebooks in fp32), README.md, and the text decoder.
 
-    Raises ValueError where `checkpoint` is not one of this package's training checkpoints, or for an unknown dtype.
+    discriminators: of an adversarial stage, in float32, to discriminators.safetensors.
+
+    Raises ValueError where `checkpoint` is not one of this package's training checkpoints, has no discriminators that
+    are asked for, or for an unknown dtype.
     """
     stored = checked_dtype(dtype)
     state, facts = read_checkpoint(checkpoint)
     tokenizer = _tokenizer(checkpoint, facts, _part(state, AVERAGED))
+    judges = {name: tensor.contiguous() for name, tensor in _part(state, DISCRIMINATORS).items()}
+    if discriminators and not judges:
+        raise ValueError(f"{checkpoint}: has no discriminators; the adversarial stage has")
     folder = Path(out)
     tokenizer.save_pretrained(folder, dtype=stored)
+    if discriminators:
+        with atomic_path(folder / "discriminators.safetensors") as temporary:
+            save_file(judges, temporary)
     if "text_decoder" in facts:
         decoder = build_text_decoder(tokenizer.config.d_model, text_decoder_config(facts["text_decoder"]))
         decoder.load_state_dict(_part(state, TEXT_DECODER))

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+import yaml
+from safetensors.torch import load_file, save_file
 
 from tests.helpers.paths import ROOT
 from tests.helpers.training_runs import configure, make_speech
@@ -18,6 +19,8 @@ from tests.helpers.warm_python import warm_python
 pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
 
 from mimotok import Tokenizer
+from train.losses.discriminators import Discriminators
+from train.stages.adversarial import load_discriminators
 from train.stages.joint import JointStage
 from train.tools.export import export, read_checkpoint
 
@@ -173,6 +176,41 @@ def test_the_adversarial_stage_resumes_bit_identically(
     same(state_of(adversarial_run), state_of(tmp_path))
 
 
+def test_exported_discriminators_go_on(adversarial_run: Path, exported: Path, speech: Path, tmp_path: Path) -> None:
+    export(adversarial_run / "checkpoints" / "last.ckpt", tmp_path / "model", discriminators=True)
+    weights = tmp_path / "model" / "discriminators.safetensors"
+    kept = load_file(weights)
+    trained = state_of(adversarial_run)
+    assert all(torch.equal(tensor, trained[f"discriminators.{name}"]) for name, tensor in kept.items())
+    config = configure(tmp_path, speech, "tiny_adversarial.yaml", model=str(exported))
+    setting = ("--model.init_args.discriminator_weights", str(weights))
+    # the optimizer's first steps are too small to move them far
+    fit(config, *setting, "--model.init_args.discriminator_optimizer.lr", "1e-9", "--trainer.max_steps", "1")
+    after = state_of(tmp_path)
+    name = next(name for name in kept if name.endswith("weight.original"))
+    torch.testing.assert_close(after[f"discriminators.{name}"], kept[name])
+
+
+def test_discriminators_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    tiny = Discriminators(periods=(2,), period_width=2, windows=(256,), stft_channels=2)
+    save_file(
+        Discriminators(periods=(2,), period_width=4, windows=(256,), stft_channels=2).state_dict(), tmp_path / "d"
+    )
+    for name, problem in (("d", "size mismatch"), ("missing", "No such file"), ("model", "")):
+        (tmp_path / "model").write_bytes(b"nothing")
+        with pytest.raises(ValueError, match=rf"discriminator_weights=.*{name}: does not fit .*{problem}") as refused:
+            load_discriminators(tiny, str(tmp_path / name))
+        assert "\n" not in str(refused.value)
+
+
+def test_the_committed_discriminators_are_those_of_finetune() -> None:
+    config = yaml.safe_load((CONFIGS / "finetune.yaml").read_text())["model"]["init_args"]
+    sizes = config["discriminators"]["init_args"]
+    load_discriminators(Discriminators(**sizes), config["discriminator_weights"])
+    others = yaml.safe_load((CONFIGS / "discriminators.yaml").read_text())["model"]["init_args"]
+    assert others["discriminators"]["init_args"] == sizes
+
+
 def test_exports_that_cannot_be(tmp_path: Path, joint_run: Path) -> None:
     (tmp_path / "no.ckpt").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="not a readable checkpoint"):
@@ -181,6 +219,8 @@ def test_exports_that_cannot_be(tmp_path: Path, joint_run: Path) -> None:
         export(tmp_path / "missing.ckpt", tmp_path / "out")
     with pytest.raises(ValueError, match="dtype=int4"):
         export(joint_run / "checkpoints" / "last.ckpt", tmp_path / "out", dtype="int4")
+    with pytest.raises(ValueError, match="has no discriminators"):
+        export(joint_run / "checkpoints" / "last.ckpt", tmp_path / "out", discriminators=True)
     assert not (tmp_path / "out").exists()
 
 
