@@ -185,6 +185,9 @@ def test_an_audio_lm_is_measured(
     evaluate.main(**options, labels=labels, prompt_seconds=0.32)
     printed = capsys.readouterr().out
     assert re.search(r"^somebody: 3 texts, WER 0\.500 \(the clips after the codec: 0\.500\)", printed, re.MULTILINE)
+    assert re.search(
+        r"^somebody: codebook 0 costs \d\.\d\d nats with its text, \d\.\d\d nats with no text, ", printed, re.MULTILINE
+    )
     # of whom one clip alone has words
     assert "nobody: " not in printed
     assert "SIM to their beginnings 1.000, to other speakers' 1.000" in printed

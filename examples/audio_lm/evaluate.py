@@ -17,13 +17,13 @@ from eval.metrics.asr import make_recognizer
 from eval.metrics.speaker import SpeakerSimilarity
 from eval.protocol import SAMPLE_RATE, resample
 from eval.whisper import BASE, RATE
-from examples.audio_lm.model import SpeechLM
+from examples.audio_lm.model import SpeechLM, pronounced, spoken, turns_of
 from examples.audio_lm.speaking import continue_speech, speak
 from examples.corpus import Corpus, Item, codes_of, load_items
 from examples.training import run
 from mimotok import Tokenizer, save_audio
 from mimotok.io.clips.clip import Clip
-from mimotok.lm.audio_lm import AudioLM
+from mimotok.lm.audio_lm import AudioLM, pad_sequences
 from mimotok.lm.sampling import Sampling
 from mimotok.text import error_rates
 
@@ -46,13 +46,13 @@ class Speaking(NamedTuple):
 def measure_speech(lm: AudioLM, tokenizer: Tokenizer, items: Sequence[Item], sampling: Sampling, out: Path) -> Speaking:
     """Have the LM speak the texts of clips, and write the sound to a folder."""
     recognize = make_recognizer(BASE, "cpu").recognize
-    spoken = []
+    written = []
     for start in range(0, len(items), BATCH):
         batch = items[start : start + BATCH]
-        spoken += speak(lm, [item.text for item in batch], [item.speaker for item in batch], sampling, start)
+        written += speak(lm, [item.text for item in batch], [item.speaker for item in batch], sampling, start)
     heard: tuple[list[str], list[str]] = ([], [])
     out.mkdir(parents=True, exist_ok=True)
-    for number, (item, said) in enumerate(zip(items, spoken, strict=True)):
+    for number, (item, said) in enumerate(zip(items, written, strict=True)):
         for texts, codes in zip(heard, (said.codes, item.features.long()), strict=True):
             wav = tokenizer.decode(codes[None])[0].numpy()
             texts.append(recognize(resample(wav, SAMPLE_RATE, RATE), item.language or None))
@@ -61,9 +61,30 @@ def measure_speech(lm: AudioLM, tokenizer: Tokenizer, items: Sequence[Item], sam
     return Speaking(
         wer=error_rates(texts, heard[0]).wer,
         reference_wer=error_rates(texts, heard[1]).wer,
-        ended=statistics.fmean(said.ended for said in spoken),
-        lengths=[said.codes.shape[1] / item.features.shape[1] for item, said in zip(items, spoken, strict=True)],
+        ended=statistics.fmean(said.ended for said in written),
+        lengths=[said.codes.shape[1] / item.features.shape[1] for item, said in zip(items, written, strict=True)],
     )
+
+
+@torch.no_grad()
+def measure_reading(lm: AudioLM, items: Sequence[Item], patch_rate: float) -> dict[str, float]:
+    """Return what a code of the first codebook costs in nats with a clip's own text, without, and with another's.
+
+    items: with words. patch_rate: Hz. The other text is the next item's, turn by turn.
+    """
+    right = [turns_of(pronounced(i.words, i.phones), i.features.shape[1] // lm.layout.size, patch_rate) for i in items]
+    other = [
+        [turn._replace(text=following[place % len(following)].text) for place, turn in enumerate(turns)]
+        for turns, following in zip(right, [*right[1:], right[0]], strict=True)
+    ]
+    costs = {}
+    for name, texts in (("its text", right), ("no text", [[] for _ in items]), ("another's text", other)):
+        sequences = [
+            spoken(item.features.long(), turns, item.speaker, lm.layout)
+            for item, turns in zip(items, texts, strict=True)
+        ]
+        costs[name] = float(lm(pad_sequences(sequences, lm.layout.codebook_sizes)).audio[0])
+    return costs
 
 
 def measure_voices(
@@ -124,13 +145,15 @@ def main(
         said = [item for item in items if item.words][:clips]
         if len(said) < 2:
             continue
-        spoken = measure_speech(lm, tokenizer, said, sampling, out)
-        low, middle, high = statistics.quantiles(spoken.lengths, n=4)
+        speech = measure_speech(lm, tokenizer, said, sampling, out)
+        low, middle, high = statistics.quantiles(speech.lengths, n=4)
         print(
-            f"{name}: {len(spoken.lengths)} texts, WER {spoken.wer:.3f} (the clips after the codec: "
-            f"{spoken.reference_wer:.3f}), {spoken.ended:.0%} ended, quartiles of length against the clip's "
+            f"{name}: {len(speech.lengths)} texts, WER {speech.wer:.3f} (the clips after the codec: "
+            f"{speech.reference_wer:.3f}), {speech.ended:.0%} ended, quartiles of length against the clip's "
             f"{low:.2f} {middle:.2f} {high:.2f}"
         )
+        costs = measure_reading(lm, said, tokenizer.frame_rate / lm.layout.size)
+        print(f"{name}: codebook 0 costs " + ", ".join(f"{cost:.2f} nats with {text}" for text, cost in costs.items()))
     long = round((prompt_seconds + 0.5) * tokenizer.frame_rate)
     begun = {name: [i for i in items if i.features.shape[1] >= long][:clips] for name, items in found.items()}
     own, others = measure_voices(lm, tokenizer, begun, prompt_seconds, sampling)
