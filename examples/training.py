@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from mimotok.io.codes.bits import blocks_needed
 from train.stages.plain import PlainLoading
 
 
@@ -68,7 +69,7 @@ class SimilarLengths(Sampler[list[int]]):
         return (batches[i].tolist() for i in torch.randperm(len(batches)).tolist())
 
     def __len__(self) -> int:
-        return -(-len(self.lengths) // self.batch_size)
+        return blocks_needed(len(self.lengths), self.batch_size)
 
 
 def make_loader(

@@ -106,14 +106,14 @@ def measure_voices(
     similarity = SpeakerSimilarity()
     own: list[float] = []
     others: list[float] = []
-    for number, wav in enumerate(continued):
-        if written[number].codes.shape[1] < frames // 2:
-            continue
-        for other, prompt in enumerate(begun):
+    enough = [number for number, more in enumerate(written) if more.codes.shape[1] >= frames // 2]
+    # beginnings outside, since the measure keeps the last one's embedding
+    for other, prompt in enumerate(begun):
+        for number in enough:
             same = chosen[other][0] == chosen[number][0]
             if other == number or not same:
                 kind = own if same else others
-                kind.append(similarity.measure(prompt, wav, Clip("prompt", ""))["sim"])
+                kind.append(similarity.measure(prompt, continued[number], Clip("prompt", ""))["sim"])
     return own, others
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -54,8 +55,7 @@ def continue_speech(lm: AudioLM, codes: Sequence[Tensor], limit: int, sampling: 
 
 def speak(lm: AudioLM, texts: Sequence[str], speakers: Sequence[str], sampling: Sampling, seed: int) -> list[Written]:
     """Speak texts, each by its speaker. Raises ValueError for a text that is not of words of the dictionary."""
-    aligner = Aligner()
-    turns = [_turns(aligner, text) for text in texts]
+    turns = [_turns(text) for text in texts]
     asked = [list(texts_of(each, speaker)) for each, speaker in zip(turns, speakers, strict=True)]
     generators = make_generators(len(texts), seed)
     spoken = [Positions(torch.zeros(0, dtype=torch.int64), lm.layout.empty_patches(0)) for _ in texts]
@@ -73,8 +73,13 @@ def speak(lm: AudioLM, texts: Sequence[str], speakers: Sequence[str], sampling: 
     return [Written(torch.cat(each, dim=1), end) for each, end in zip(codes, ended, strict=True)]
 
 
-def _turns(aligner: Aligner, text: str) -> list[str]:
+# its dictionary and acoustic model are read once, not for every batch of texts
+_load_aligner = cache(Aligner)
+
+
+def _turns(text: str) -> list[str]:
     """Return the phones of each turn of a text, by the dictionary."""
+    aligner = _load_aligner()
     try:
         words = [one_letter(aligner.pronounce(word)) for word in aligner.words(text)]
     except NotAlignedError as error:
