@@ -100,29 +100,30 @@ class WarmPython:
 
 
 def _serve(listening: socket.socket) -> NoReturn:
-    """Fork a process for each request, and answer with its exit code when it ends."""
-    waiting: dict[int, socket.socket] = {}
-
-    def answer(*_: object) -> None:
-        for process in list(waiting):
-            ended, status = os.waitpid(process, os.WNOHANG)
-            if ended:
-                connection = waiting.pop(process)
-                connection.sendall(str(os.waitstatus_to_exitcode(status)).encode())
-                connection.close()
-
-    signal.signal(signal.SIGCHLD, answer)
+    """Fork a process for each request, which answers it. One that fails takes nobody else with it."""
+    # these processes end by themselves, and nobody asks how
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         connection, _ = listening.accept()
+        if os.fork() == 0:
+            _answer(connection)
+        connection.close()
+
+
+def _answer(connection: socket.socket) -> NoReturn:
+    """Run in a fork what the connection asks for, and send the exit code when it ends."""
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         words, folder, environment, streams = _receive(connection)
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
         process = os.fork()
         if process == 0:
             _run(words, folder, environment, streams)
-        waiting[process] = connection
         for number in streams:
             os.close(number)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+        _, status = os.waitpid(process, 0)
+        connection.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+    finally:
+        os._exit(0)
 
 
 def _receive(connection: socket.socket) -> tuple[list[str], str, dict[str, str], list[int]]:
@@ -157,10 +158,9 @@ def _run(words: list[str], folder: str, environment: dict[str, str], streams: li
 
 def _become_fresh(folder: str, environment: dict[str, str], streams: list[int]) -> None:
     """Take away what pytest has put in place, and chance that all forks would share."""
-    for caught in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
+    for caught in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
         signal.signal(caught, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
     faulthandler.disable()
     for target, number in enumerate(streams):
         os.dup2(number, target)
