@@ -236,11 +236,13 @@ class _NamedQuantizer(ResidualQuantizer):
     """The quantizer with the official file's names of its codebooks, so that no key needs a map."""
 
     def __init__(self, config: TokenizerConfig) -> None:
-        nn.Module.__init__(self)
+        super().__init__(config)
+        codebooks = super().codebooks()
+        del self.layers
         self.vq = nn.Module()
-        self.vq.layers = nn.ModuleList(nn.Module() for _ in config.codebook_sizes)
-        for layer, size in zip(self.vq.layers, config.codebook_sizes, strict=True):
-            layer._codebook = Codebook(size, config.d_model)
+        self.vq.layers = nn.ModuleList(nn.Module() for _ in codebooks)
+        for layer, codebook in zip(self.vq.layers, codebooks, strict=True):
+            layer._codebook = codebook
 
     def codebooks(self) -> list[Codebook]:
         """Return the codebooks."""

@@ -5,8 +5,9 @@ Training replaces the search by `train.stages.quantizer`, on these same codebook
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from mimotok.config import TokenizerConfig
 from mimotok.io.terminal.streams import shortened
 from mimotok.model.precision import KeepsFloat32
+
+MAX_BEAM = 64
 
 
 class Codebook(KeepsFloat32, nn.Module):
@@ -35,20 +38,21 @@ class Codebook(KeepsFloat32, nn.Module):
         self.register_buffer("cluster_size", zeros(size))
         self.register_buffer("inited", zeros(1))
 
-    def nearest(self, residual: Tensor) -> Tensor:
-        """residual: [N, D] -> codes [N], the entry at the smallest Euclidean distance."""
-        # |r - e|^2 without |r|^2, which is the same for every entry
-        distance = torch.addmm(self.embed.square().sum(1), residual, self.embed.T, alpha=-2)
-        return distance.argmin(dim=1)
-
 
 class ResidualQuantizer(nn.Module):
-    """Each codebook quantizes what the ones before it left over (Zeghidour et al., 2021, algorithm 1)."""
+    """Each codebook quantizes what the ones before it left over (Zeghidour et al., 2021, algorithm 1).
+
+    `quantizer_settings` of the configuration may hold `beam`, 1 where they do not: how many candidates `search_codes`
+    keeps over the default number of codebooks.
+
+    Raises:
+        ValueError: for other settings, and for a beam out of range.
+    """
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
-        if config.quantizer_settings:
-            raise ValueError(f"quantizer_settings={shortened(config.quantizer_settings)}: residual_vq takes none")
+        self.beam = _checked_beam(config.quantizer_settings)
+        self.depth = config.n_q
         self.layers = nn.ModuleList(Codebook(size, config.d_model) for size in config.codebook_sizes)
 
     def codebooks(self) -> list[Codebook]:
@@ -58,13 +62,9 @@ class ResidualQuantizer(nn.Module):
     def encode(self, latents: Tensor, n_q: int) -> Tensor:
         """latents: [B, F, D]. Returns codes int64 [B, n_q, F]; the search is in fp32."""
         batch, frames, dim = latents.shape
-        residual = latents.float().reshape(-1, dim)
-        codes = []
-        for codebook in self.codebooks()[:n_q]:
-            code = codebook.nearest(residual)
-            residual = residual - codebook.embed[code]
-            codes.append(code.view(batch, frames))
-        return torch.stack(codes, dim=1)
+        tables = [codebook.embed for codebook in self.codebooks()]
+        codes = search_codes(latents.float().reshape(-1, dim), tables, n_q, beam=self.beam, depth=self.depth)
+        return codes.view(batch, frames, n_q).transpose(1, 2)
 
     def decode(self, codes: Tensor) -> Tensor:
         """codes: int64 [B, n, F], n up to all codebooks. Returns the sum of their entries, [B, F, D] in fp32.
@@ -76,3 +76,60 @@ class ResidualQuantizer(nn.Module):
             for codebook, code in zip(self.codebooks(), codes.unbind(1), strict=False)
         ]
         return cast(Tensor, sum(entries))
+
+
+def search_codes(latents: Tensor, tables: Sequence[Tensor], n_q: int, *, beam: int, depth: int) -> Tensor:
+    """Search the codes whose entries add up to about the latents.
+
+    The first codebook's is the nearest entry, since this one carries meaning. From there on the `beam` best candidates
+    are kept until `depth` codebooks are chosen, and the best of them is taken (the M-algorithm of vector quantization:
+    Chen, Guan and Wang, 2010, "Approximate nearest neighbor search by residual vector quantization"). Each further
+    code is the nearest entry again. So codes of fewer codebooks are always the first ones of codes of more.
+
+    Args:
+        latents: float32 [N, D].
+        tables: the codebooks, float32 [C, D] each, at least `n_q` and `depth`.
+        n_q: codebooks to use.
+        beam: candidates; 1 is the plain residual search, and the official one.
+        depth: codebooks over which candidates are kept.
+
+    Returns:
+        Codes int64 [N, n_q].
+    """
+    residual = latents
+    codes = torch.zeros(latents.shape[0], 0, dtype=torch.long, device=latents.device)
+    if beam > 1 and n_q > 1:
+        codes, residual = _search_widely(latents, tables[:depth], beam)
+    for table in tables[codes.shape[1] : n_q]:
+        # |r - e|^2 without |r|^2, which is the same for every entry
+        code = torch.addmm(table.square().sum(1), residual, table.T, alpha=-2).argmin(1)
+        residual = residual - table[code]
+        codes = torch.cat([codes, code[:, None]], 1)
+    return codes[:, :n_q]
+
+
+def _search_widely(latents: Tensor, tables: Sequence[Tensor], beam: int) -> tuple[Tensor, Tensor]:
+    """Return the codes [N, len(tables)] of the best candidate, and what it leaves of the latents [N, D]."""
+    rows = torch.arange(latents.shape[0], device=latents.device)[:, None]
+    residuals = latents[:, None]
+    codes = torch.zeros(latents.shape[0], 1, 0, dtype=torch.long, device=latents.device)
+    for index, table in enumerate(tables):
+        kept = 1 if index == 0 else min(beam, residuals.shape[1] * len(table))
+        # |r - e|^2, of which |r|^2 counts here: the candidates of a latent leave residuals of unlike lengths
+        distance = torch.addmm(table.square().sum(1), residuals.flatten(0, 1), table.T, alpha=-2)
+        distance = distance.view(*residuals.shape[:2], -1) + residuals.square().sum(-1, keepdim=True)
+        best = distance.flatten(1).topk(kept, largest=False).indices
+        parent = torch.div(best, len(table), rounding_mode="floor")
+        code = best % len(table)
+        residuals = residuals[rows, parent] - table[code]
+        codes = torch.cat([codes[rows, parent], code[..., None]], -1)
+    return codes[:, 0], residuals[:, 0]
+
+
+def _checked_beam(settings: dict[str, Any]) -> int:
+    beam = settings.get("beam", 1)
+    if set(settings) - {"beam"} or not isinstance(beam, int) or isinstance(beam, bool) or not 1 <= beam <= MAX_BEAM:
+        raise ValueError(
+            f"quantizer_settings={shortened(settings)}: residual_vq takes a beam of 1 to {MAX_BEAM} candidates, or none"
+        )
+    return beam

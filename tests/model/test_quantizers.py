@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mimotok import StreamDecoder, StreamEncoder, Tokenizer, TokenizerConfig, register_quantizer
 from mimotok.info import read_info
 from mimotok.io.codes_file import load_codes
+from mimotok.model.quantizer import search_codes
 from mimotok.model.quantizers import make_quantizer
 from tests.helpers.models import STREAMABLE, make_tokenizer
 
@@ -47,6 +48,57 @@ def test_a_codebook_that_is_not_in_use_is_left_out() -> None:
         without[:, 1:] = -1
         assert torch.equal(quantizer.decode(without), quantizer.decode(codes[:, :1]))
         assert not torch.equal(quantizer.decode(without), quantizer.decode(codes))
+
+
+def residual_error(latents: Tensor, tables: list[Tensor], codes: Tensor) -> Tensor:
+    """Return what codes [N, n_q] leave of latents [N, D], [N]."""
+    found = torch.stack([table[code] for table, code in zip(tables, codes.T, strict=False)]).sum(0)
+    return (latents - found).square().sum(1)
+
+
+def test_a_beam_that_keeps_all_finds_the_best_codes_after_the_first() -> None:
+    latents = torch.randn(40, 6)
+    tables = [torch.randn(size, 6) / (1 + index) for index, size in enumerate((5, 4, 3))]
+    found = search_codes(latents, tables, 3, beam=64, depth=3)
+    assert torch.equal(found[:, 0], torch.cdist(latents, tables[0]).argmin(1))
+    for latent, codes in zip(latents, found, strict=True):
+        rest = torch.cartesian_prod(torch.arange(4), torch.arange(3))
+        every = torch.cat([codes[:1].expand(len(rest), 1), rest], 1)
+        errors = residual_error(latent.expand(len(every), -1), tables, every)
+        torch.testing.assert_close(residual_error(latent[None], tables, codes[None])[0], errors.min())
+
+
+def test_a_wider_beam_comes_closer_and_codes_of_fewer_codebooks_come_first() -> None:
+    latents = torch.randn(500, 16)
+    tables = [torch.randn(32, 16) * 0.7**index for index in range(6)]
+    errors = []
+    for beam in (1, 2, 8, 32):
+        codes = search_codes(latents, tables, 6, beam=beam, depth=4)
+        for n_q in range(1, 6):
+            assert torch.equal(search_codes(latents, tables, n_q, beam=beam, depth=4), codes[:, :n_q])
+        errors.append(float(residual_error(latents, tables, codes[:, :4]).mean()))
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] > 1.05 * errors[2]
+
+
+@torch.no_grad()
+def test_a_beam_passes_through_files_batches_and_streams(tmp_path: Path) -> None:
+    plain = make_tokenizer(replace(STREAMABLE, default_n_q=3))
+    plain.save_pretrained(tmp_path / "plain")
+    config = json.loads((tmp_path / "plain" / "config.json").read_text())
+    config["quantizer_settings"] = {"beam": 4}
+    (tmp_path / "plain" / "config.json").write_text(json.dumps(config))
+    Tokenizer.from_pretrained(tmp_path / "plain").save_pretrained(tmp_path / "beam")
+    tokenizer = Tokenizer.from_pretrained(tmp_path / "beam")
+    assert tokenizer.encoder.quantizer.beam == 4
+    wav = torch.randn(2, 24000)
+    codes = tokenizer.encode(wav)
+    assert torch.equal(codes[:, 0], plain.encode(wav)[:, 0])
+    assert not torch.equal(codes, plain.encode(wav))
+    assert torch.equal(tokenizer.encode(wav[1:]), codes[1:])
+    stream = StreamEncoder(tokenizer)
+    parts = [stream.push(part) for part in wav[:1].split(1000, dim=1)]
+    assert torch.equal(torch.cat([*parts, stream.flush()], 2), codes[:1])
 
 
 @torch.no_grad()
@@ -151,7 +203,9 @@ def test_an_own_kind_lives_where_it_is_registered_and_is_refused_elsewhere(
         ({"quantizer_settings": {"levels": [8, 5], "more": 1}}, "fsq takes levels"),
         ({"quantizer_settings": {"levels": [8, 5]}}, "make 40 entries of every codebook: give 40"),
         ({"quantizer_settings": {"a": {"b": 1}}}, "quantizer_settings={'a': {'b': 1}}: give at most 16 names"),
-        ({"quantizer": "residual_vq"}, "residual_vq takes none"),
+        ({"quantizer": "residual_vq"}, "residual_vq takes a beam of 1 to 64 candidates, or none"),
+        ({"quantizer": "residual_vq", "quantizer_settings": {"beam": 0}}, "takes a beam of 1 to 64"),
+        ({"quantizer": "residual_vq", "quantizer_settings": {"beam": True}}, "takes a beam of 1 to 64"),
         ({"quantizer": 3}, "quantizer=3: give 1 to 64 printable characters"),
     ],
 )

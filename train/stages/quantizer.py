@@ -6,6 +6,7 @@ Imported by training only; inference searches plain tables (`mimotok.model.quant
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
@@ -15,7 +16,7 @@ from vector_quantize_pytorch import VectorQuantize
 from vector_quantize_pytorch import vector_quantize_pytorch as library
 
 from mimotok.model.lengths import valid_mask
-from mimotok.model.quantizer import Codebook, ResidualQuantizer
+from mimotok.model.quantizer import Codebook, ResidualQuantizer, search_codes
 
 
 class Quantized(NamedTuple):
@@ -115,6 +116,8 @@ class TrainingQuantizer(nn.Module):
     def __init__(self, source: ResidualQuantizer, *, decay: float = 0.99, dead_code_fraction: float = 0.1) -> None:
         super().__init__()
         self.dead_code_fraction = dead_code_fraction
+        self.beam = source.beam
+        self.depth = source.depth
         books = source.codebooks()
         self.layers = nn.ModuleList(
             VectorQuantize(
@@ -159,11 +162,23 @@ class TrainingQuantizer(nn.Module):
         Returns:
             The commitment loss in it is the mean over the codebooks of the latents' squared distance to their codes.
         """
-        return quantize_in_turn(latents, lengths, n_q, len(self.layers), self._first_entries, self._search)
+        search = partial(self._search, searched=self._codes_of_the_beam(latents))
+        return quantize_in_turn(latents, lengths, n_q, len(self.layers), self._first_entries, search)
 
-    def _search(self, index: int, residual: Tensor, in_use: Tensor) -> Found:
+    @torch.no_grad()
+    def _codes_of_the_beam(self, latents: Tensor) -> Tensor | None:
+        """Search all codes [N, n_q] where the model's quantizer keeps candidates, once its codebooks are there."""
+        codebooks = list(self._codebooks())
+        if self.beam == 1 or not all(bool(codebook.initted) for codebook in codebooks):
+            return None
+        rows = latents.detach().float().flatten(0, 1).nan_to_num(0.0, 0.0, 0.0)
+        tables = [codebook.embed[0] for codebook in codebooks]
+        return search_codes(rows, tables, len(tables), beam=self.beam, depth=self.depth)
+
+    def _search(self, index: int, residual: Tensor, in_use: Tensor, searched: Tensor | None = None) -> Found:
         """Search and train one codebook as the library's layer does, which spends twice the time.
 
+        Codes `searched` [N, n_q] are taken as they are.
         Its sums over the frames of an entry, and its look-up of entries, are products with a matrix of zeros and ones.
         """
         codebook = cast(VectorQuantize, self.layers[index])._codebook
@@ -174,7 +189,7 @@ class TrainingQuantizer(nn.Module):
             codebook.init_embed_(rows[None], mask=used[None])
         # the library's distances: their ties decide between near copies of an entry, of which k-means makes many from
         # the like latents of a first step, and so how a run begins
-        codes = library.cdist(rows[None], codebook.embed)[0].argmin(1)
+        codes = library.cdist(rows[None], codebook.embed)[0].argmin(1) if searched is None else searched[:, index]
         entries = codebook.embed[0][codes]
         loss = residual.new_zeros(())
         if self.training:

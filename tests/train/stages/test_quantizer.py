@@ -24,7 +24,9 @@ def every(tokenizer: Tokenizer, items: int) -> torch.Tensor:
     return torch.full((items,), tokenizer.config.num_quantizers)
 
 
-def test_codes_equal_inference(source: Tokenizer) -> None:
+@pytest.mark.parametrize("beam", [1, 4])
+def test_codes_equal_inference(tiny: Callable[..., Tokenizer], beam: int) -> None:
+    source = tiny(default_n_q=3, quantizer_settings={"beam": beam})
     quantizer = TrainingQuantizer(source.encoder.quantizer).eval()
     latents, lengths = torch.randn(2, 9, 32), torch.tensor([9, 5])
     out = quantizer(latents, lengths, every(source, 2))
@@ -33,6 +35,19 @@ def test_codes_equal_inference(source: Tokenizer) -> None:
     assert torch.equal(out.codes[1, :, :5], codes[1, :, :5])
     assert (out.codes[1, :, 5:] == -1).all()
     torch.testing.assert_close(out.quantized[0], source.encoder.quantizer.decode(codes)[0])
+
+
+def test_codes_of_a_beam_are_those_that_are_trained(tiny: Callable[..., Tokenizer]) -> None:
+    source = tiny(default_n_q=3, quantizer_settings={"beam": 4})
+    quantizer = TrainingQuantizer(source.encoder.quantizer, dead_code_fraction=0.0).train()
+    latents = torch.randn(2, 9, 32)
+    codes = source.encoder.quantizer.encode(latents, 4)
+    before = [book.cluster_size.clone() for book in source.encoder.quantizer.codebooks()]
+    quantizer(latents, torch.tensor([9, 9]), torch.tensor([4, 2]))
+    for index, codebook in enumerate(quantizer._codebooks()):
+        heard = codes[:, index] if index < 2 else codes[:1, index]
+        counts = torch.bincount(heard.flatten(), minlength=codebook.cluster_size.shape[1]).float()
+        torch.testing.assert_close(codebook.cluster_size[0], torch.lerp(before[index], counts, 1 - codebook.decay))
 
 
 @pytest.mark.parametrize("inited", [True, False])
