@@ -81,10 +81,10 @@ class ResidualQuantizer(nn.Module):
 def search_codes(latents: Tensor, tables: Sequence[Tensor], n_q: int, *, beam: int, depth: int) -> Tensor:
     """Search the codes whose entries add up to about the latents.
 
-    The first codebook's is the nearest entry, since this one carries meaning. From there on the `beam` best candidates
-    are kept until `depth` codebooks are chosen, and the best of them is taken (the M-algorithm of vector quantization:
-    Chen, Guan and Wang, 2010, "Approximate nearest neighbor search by residual vector quantization"). Each further
-    code is the nearest entry again. So codes of fewer codebooks are always the first ones of codes of more.
+    The first code is that of the nearest entry, since the first codebook carries meaning. From there on the `beam` best
+    candidates are kept until `depth` codebooks are chosen, and the best of them is taken (LeBlanc et al., 1993,
+    "Efficient search and design procedures for robust multi-stage VQ of LPC parameters for 4 kb/s speech coding"). Each
+    further code is the nearest entry again. So codes of fewer codebooks are always the first ones of codes of more.
 
     Args:
         latents: float32 [N, D].
