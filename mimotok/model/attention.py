@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mimotok.config import Window
 from mimotok.model.lengths import frames_needed, valid_mask
-from mimotok.model.linear import autocasts
+from mimotok.model.linear import autocasts, full_precision
 
 # Queries of one block. A block's keys are as many more as the window is wide, so that fewer queries waste less; torch's
 # CPU kernel works on 32 at a time.
@@ -125,7 +125,7 @@ def _differentiable(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     q, k, v: [B, H, T, D]. All of it is in v's dtype, in which torch's softmax rounds nothing but its result: autocast
     would take each step to float32 and back.
     """
-    with torch.autocast(q.device.type, enabled=False):
+    with full_precision(q):
         # laid out by heads: of a view, the product would copy the transpose, which takes ten times as long
         q = (q * q.shape[-1] ** -0.5).to(v.dtype).contiguous()
         k = k.to(v.dtype).contiguous()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mimotok.config import MAX_CODEBOOK_SIZE, TokenizerConfig
 from mimotok.io.terminal.streams import shortened
+from mimotok.model.linear import full_precision
 from mimotok.model.precision import KeepsFloat32
 
 MAX_NUMBERS = 16  # of a frame's numbers in one codebook
@@ -48,7 +49,8 @@ class FiniteScalarQuantizer(KeepsFloat32, nn.Module):
 
     def encode(self, latents: Tensor, n_q: int) -> Tensor:
         """latents: [B, F, D]. Returns codes int64 [B, n_q, F]."""
-        numbers = self.project_in(latents.float()).unflatten(-1, (-1, len(self.levels)))[:, :, :n_q]
+        with full_precision(latents):
+            numbers = self.project_in(latents.float()).unflatten(-1, (-1, len(self.levels)))[:, :, :n_q]
         half = (self._levels(latents) - 1) * (1 + MARGIN) / 2
         # an even number of levels has none in the middle
         offset = 0.5 * (self._levels(latents) % 2 == 0)
@@ -66,7 +68,8 @@ class FiniteScalarQuantizer(KeepsFloat32, nn.Module):
         half = self._levels(codes) // 2
         numbers = ((digits - half) / half * (places >= 0)).flatten(2)
         weight = self.project_out.weight[:, : numbers.shape[-1]]
-        return nn.functional.linear(numbers.to(weight.dtype), weight, self.project_out.bias)
+        with full_precision(codes):
+            return nn.functional.linear(numbers.to(weight.dtype), weight, self.project_out.bias)
 
     def _levels(self, like: Tensor) -> Tensor:
         return torch.tensor(self.levels, device=like.device)

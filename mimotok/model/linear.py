@@ -8,6 +8,7 @@ exported graphs: those take torch's own path, on the same weights, and so does e
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -73,6 +74,12 @@ def dtype_of(module: nn.Module) -> torch.dtype:
 def entering(x: Tensor, module: nn.Module) -> Tensor:
     """Return x in the dtype that a module computes in. Under autocast it is left to the module's products."""
     return x if autocasts(x) else x.to(dtype_of(module))
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """Return a context in which autocast is off for x's device."""
+    # of the meta device torch knows no autocast
+    return nullcontext() if x.device.type == "meta" else torch.autocast(x.device.type, enabled=False)
 
 
 def autocasts(x: Tensor) -> bool:

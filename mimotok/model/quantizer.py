@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mimotok.config import TokenizerConfig
 from mimotok.io.terminal.streams import shortened
+from mimotok.model.linear import full_precision
 from mimotok.model.precision import KeepsFloat32
 
 MAX_BEAM = 64
@@ -96,16 +97,18 @@ def search_codes(latents: Tensor, tables: Sequence[Tensor], n_q: int, *, beam: i
     Returns:
         Codes int64 [N, n_q].
     """
-    residual = latents
-    codes = torch.zeros(latents.shape[0], 0, dtype=torch.long, device=latents.device)
-    if beam > 1 and n_q > 1:
-        codes, residual = _search_widely(latents, tables[:depth], beam)
-    for table in tables[codes.shape[1] : n_q]:
-        # |r - e|^2 without |r|^2, which is the same for every entry
-        code = torch.addmm(table.square().sum(1), residual, table.T, alpha=-2).argmin(1)
-        residual = residual - table[code]
-        codes = torch.cat([codes, code[:, None]], 1)
-    return codes[:, :n_q]
+    # distances of half precision would often find another entry
+    with full_precision(latents):
+        residual = latents
+        codes = torch.zeros(latents.shape[0], 0, dtype=torch.long, device=latents.device)
+        if beam > 1 and n_q > 1:
+            codes, residual = _search_widely(latents, tables[:depth], beam)
+        for table in tables[codes.shape[1] : n_q]:
+            # |r - e|^2 without |r|^2, which is the same for every entry
+            code = torch.addmm(table.square().sum(1), residual, table.T, alpha=-2).argmin(1)
+            residual = residual - table[code]
+            codes = torch.cat([codes, code[:, None]], 1)
+        return codes[:, :n_q]
 
 
 def _search_widely(latents: Tensor, tables: Sequence[Tensor], beam: int) -> tuple[Tensor, Tensor]:

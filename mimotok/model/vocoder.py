@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mimotok.config import TokenizerConfig
 from mimotok.model.lengths import frames_needed, valid_mask
-from mimotok.model.linear import Linear, dtype_of
+from mimotok.model.linear import Linear, dtype_of, full_precision
 from mimotok.model.mel import hann_window
 from mimotok.model.receptive_field import istft_reach
 from mimotok.model.state import StreamState
@@ -59,7 +59,7 @@ class ISTFTHead(nn.Module):
     def magnitude_phase(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """hidden: [B, T, dim]. Returns magnitude and phase (radians), each float32 [B, T, n_fft // 2 + 1]."""
         # a phase of ten radians in bf16 is off by 0.03: under autocast the projection stays in the weights' dtype
-        with torch.autocast(hidden.device.type, enabled=False):
+        with full_precision(hidden):
             log_magnitude, phase = self.out(hidden.to(dtype_of(self.out))).float().chunk(2, dim=-1)
         return log_magnitude.exp().clamp(max=MAX_MAGNITUDE), phase
 

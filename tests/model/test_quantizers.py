@@ -81,6 +81,18 @@ def test_a_wider_beam_comes_closer_and_codes_of_fewer_codebooks_come_first() -> 
     assert errors[0] > 1.05 * errors[2]
 
 
+@pytest.mark.parametrize("config", [STREAMABLE, replace(STREAMABLE, quantizer_settings={"beam": 4}), FSQ])
+@torch.no_grad()
+def test_autocast_leaves_quantizers_in_full_precision(config: TokenizerConfig) -> None:
+    quantizer = make_tokenizer(config).encoder.quantizer
+    latents = 10 + torch.randn(2, 300, config.d_model)
+    codes = quantizer.encode(latents, 3)
+    decoded = quantizer.decode(codes)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(quantizer.encode(latents, 3), codes)
+        assert torch.equal(quantizer.decode(codes), decoded)
+
+
 @torch.no_grad()
 def test_a_beam_passes_through_files_batches_and_streams(tmp_path: Path) -> None:
     plain = make_tokenizer(replace(STREAMABLE, default_n_q=3))
