@@ -41,7 +41,7 @@ def read_test_list(
     Raises:
         ValueError: the list is missing, empty or not understood.
     """
-    found = list(read_recordings(str(path), None if root is None else str(root), allow_outside=allow_outside))
+    found = list(read_recordings(path, root, allow_outside=allow_outside))
     clips = [clip for clip in found if split is None or clip.split in ("", split)]
     if not clips:
         splits = excerpt(", ".join(sorted({clip.split for clip in found})))

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from mimotok.corpus.dataset import TokenDataset
 from mimotok.corpus.sequences import Lane, SequenceBatch, collate
+from mimotok.io.terminal.workers import end_with_parent
 from mimotok.model.lengths import frames_needed
 
 
@@ -86,7 +87,11 @@ class TokenLoader:
         lanes = max(1, self.num_workers)
         data = _Lanes(self.dataset, self.batch_size, dict(self._states), self._next)
         loader: DataLoader[Any] = DataLoader(
-            data, batch_size=None, num_workers=self.num_workers, pin_memory=self.pin_memory
+            data,
+            batch_size=None,
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+            worker_init_fn=end_with_parent,
         )
         for lane, state, batch in loader:
             self._states[lane] = state

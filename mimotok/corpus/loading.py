@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from mimotok.corpus.clips import Item, NoRoomError, load_clip
 from mimotok.corpus.plan import split_batches
 from mimotok.io.terminal.streams import error_line
+from mimotok.io.terminal.workers import end_with_parent
 
 # longer recordings are encoded block by block
 LONG_SECONDS = 120.0
@@ -134,6 +135,7 @@ def decoded_loads(
                 prefetch_factor=ahead,
                 collate_fn=whole,
                 pin_memory=pin_memory,
+                worker_init_fn=end_with_parent,
             )
         )
     for load, decoded in zip(loads, _with_worker_errors(items), strict=True):

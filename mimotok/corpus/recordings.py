@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import posixpath
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -23,6 +24,7 @@ from mimotok.io.clips.clip import Clip, clip_of, require_seconds
 from mimotok.io.clips.encoding import encoding_problem, escaped
 from mimotok.io.clips.layouts import LISTS, read_folder, read_list
 from mimotok.io.clips.places import Places
+from mimotok.io.files import StrPath
 from mimotok.io.manifest import read_rows
 from mimotok.io.remote import is_remote, without_scheme
 from mimotok.io.terminal.streams import error_line, excerpt
@@ -30,7 +32,7 @@ from mimotok.io.terminal.streams import error_line, excerpt
 _PROBES = 8  # headers read at a time
 
 
-def read_recordings(source: str, root: str | None = None, *, allow_outside: bool = False) -> Iterator[Clip]:
+def read_recordings(source: StrPath, root: StrPath | None = None, *, allow_outside: bool = False) -> Iterator[Clip]:
     """Read the recordings of a folder or a list, in its order.
 
     Args:
@@ -55,7 +57,8 @@ def read_recordings(source: str, root: str | None = None, *, allow_outside: bool
     Raises:
         ValueError: the source is missing, empty or not understood, or names what may not be read.
     """
-    source = without_scheme(source)
+    source = without_scheme(os.fspath(source))
+    root = root if root is None else os.fspath(root)
     count = 0
     for clip in _clips(source, root, allow_outside):
         count += 1

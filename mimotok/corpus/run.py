@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -57,11 +58,11 @@ Runner = Callable[[list[Part], Settings, Path], Iterator[Finished]]
 
 
 def tokenize_corpus(
-    source: str,
+    source: StrPath,
     out: StrPath,
     tokenizer: Tokenizer,
     *,
-    root: str = ".",
+    root: StrPath = ".",
     n_q: int | None = None,
     format: str = "parquet",
     workers: int = 2,
@@ -111,7 +112,9 @@ def tokenize_corpus(
     checked_format(format)
     settings = settings_of(tokenizer, n_q, format)
     with open_ledger(out, settings) as ledger:
-        parts = _plan(source, root, ledger, shard_hours, allow_outside=allow_outside, notify=notify)
+        parts = _plan(
+            os.fspath(source), os.fspath(root), ledger, shard_hours, allow_outside=allow_outside, notify=notify
+        )
         reporter = _Reporter(parts, progress)
         encode_parts = _runner(tokenizer, options, ray, reporter)
         for finished in encode_parts(parts, settings, Path(out)):

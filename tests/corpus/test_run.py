@@ -53,7 +53,7 @@ def test_n_q_and_wrong_durations(sounds: Sounds, tokenizer: Tokenizer, out: Path
     rows = [row | {"duration": float(rng.uniform(0, 3))} for row in sounds.rows.values()]
     wrong = tmp_path / "wrong.jsonl.gz"
     wrong.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
-    tokenize_corpus(str(wrong), out, tokenizer, root=str(sounds.folder), n_q=2, **QUICK)
+    tokenize_corpus(wrong, out, tokenizer, root=sounds.folder, n_q=2, **QUICK)
     assert_complete(out, {key: codes[:2] for key, codes in sounds.codes.items()})
 
 

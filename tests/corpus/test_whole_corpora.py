@@ -89,7 +89,7 @@ def test_a_name_or_text_that_cannot_be_kept_costs_its_own_clip_alone(
         source = tmp_path / "m.jsonl"
         source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     for _ in range(2):  # the second run is the resumed one
-        done = tokenize_corpus(str(source), tmp_path / "out", tokenizer, root=str(audio), format=format, **QUICK)
+        done = tokenize_corpus(source, tmp_path / "out", tokenizer, root=audio, format=format, **QUICK)
         assert (done.clips, done.failed) == (2, 1)
     assert keys_of(tmp_path / "out") == ["a.wav", "c.wav"]
     (failure,) = read_failures(tmp_path / "out")

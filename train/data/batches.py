@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from mimotok.io.audio import resample
 from mimotok.io.clips.alignments import UNKNOWN, frame_labels
 from mimotok.io.clips.clip import Clip
+from mimotok.io.terminal.workers import end_with_parent
 from train.data.augment import AugmentConfig, augment
 from train.data.cache import skipped_table
 from train.data.manifest import BadClipError, read
@@ -202,7 +203,14 @@ class BatchDataset(Dataset[Loaded]):
         """Return this rank's batches from number `first` on."""
         numbers = range(first, sys.maxsize)
         pin = torch.cuda.is_available()
-        return DataLoader(self, batch_size=None, sampler=numbers, num_workers=num_workers, pin_memory=pin)
+        return DataLoader(
+            self,
+            batch_size=None,
+            sampler=numbers,
+            num_workers=num_workers,
+            pin_memory=pin,
+            worker_init_fn=end_with_parent,
+        )
 
 
 class ResumableLoader:

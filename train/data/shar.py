@@ -20,6 +20,7 @@ from mimotok.corpus.cuts import make_cut
 from mimotok.corpus.recordings import clip_of_cut
 from mimotok.corpus.shar import Shard, read_cuts, shar_cuts
 from mimotok.io.clips.clip import Clip
+from mimotok.io.terminal.workers import end_with_parent
 from train.data.augment import AugmentConfig
 from train.data.batches import Loaded, Render
 from train.data.manifest import for_training
@@ -59,7 +60,9 @@ class ShardBatches(IterableDataset[Loaded]):
         self.first = first
         self.lanes = max(1, num_workers)
         pin = torch.cuda.is_available()
-        return DataLoader(self, batch_size=None, num_workers=num_workers, pin_memory=pin)
+        return DataLoader(
+            self, batch_size=None, num_workers=num_workers, pin_memory=pin, worker_init_fn=end_with_parent
+        )
 
     def __iter__(self) -> Iterator[Loaded]:
         worker = get_worker_info()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import posixpath
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 from mimotok.io.clips.alignments import Phone
 from mimotok.io.clips.encoding import encoding_problem
 from mimotok.io.clips.places import Places
+from mimotok.io.files import StrPath
 from mimotok.io.manifest import read_rows
 from mimotok.io.remote import without_scheme
 from mimotok.io.terminal.streams import excerpt, shortened
@@ -89,7 +91,7 @@ class Clip:
 
 
 def read_clips(
-    path: str, root: str = ".", *, need_duration: bool = False, allow_outside: bool = False
+    path: StrPath, root: StrPath = ".", *, need_duration: bool = False, allow_outside: bool = False
 ) -> Iterator[Clip]:
     """Read a JSONL manifest, plain or as .gz.
 
@@ -107,7 +109,8 @@ def read_clips(
         ValueError: the file cannot be read, a line is not understood, or a path leaves the root; the message names the
             line.
     """
-    places = Places(root, posixpath.dirname(path) or ".", allow_outside=allow_outside)
+    path = os.fspath(path)
+    places = Places(os.fspath(root), posixpath.dirname(path) or ".", allow_outside=allow_outside)
     for number, row in read_rows(path):
         clip = clip_of(row, places, place=f"{path}:{number}")
         if need_duration and math.isnan(clip.duration):

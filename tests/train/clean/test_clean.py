@@ -247,7 +247,7 @@ def test_the_manifest_holds_the_sound_of_its_segments(found: Path, tmp_path: Pat
     pytest.importorskip("lhotse")
     out = tmp_path / "out"
     clean(str(found), str(found), out, hearing=DEAF)
-    for clip, row in zip(read_recordings(str(out / MANIFEST), str(found)), lines(out / MANIFEST), strict=True):
+    for clip, row in zip(read_recordings(out / MANIFEST, found), lines(out / MANIFEST), strict=True):
         whole = soundfile.read(found / row["recording"]["id"], always_2d=True)[0].mean(axis=1)
         first = round(row["start"] * RATE)
         wav = load_recording(clip, RATE)
@@ -255,7 +255,7 @@ def test_the_manifest_holds_the_sound_of_its_segments(found: Path, tmp_path: Pat
         np.testing.assert_allclose(wav, whole[first : first + len(wav)], atol=1e-6)
     # and may be cleaned again, as cuts
     clean(str(out / MANIFEST), str(found), tmp_path / "again", hearing=DEAF, limits=Limits(min_snr=-99))
-    again = list(read_recordings(str(tmp_path / "again" / MANIFEST), str(found)))
+    again = list(read_recordings(tmp_path / "again" / MANIFEST, found))
     seconds = sum(row["duration"] for row in lines(out / MANIFEST))
     assert sum(clip.duration for clip in again) == pytest.approx(seconds, rel=0.05)
     page = (out / REPORT).read_text()
