@@ -14,6 +14,7 @@ from jsonargparse import CLI
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from bench.tables import Table
 from mimotok.tokenizer import Tokenizer
 
 
@@ -74,12 +75,13 @@ def main(
             times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
             if not all(torch.equal(one, other) for one, other in zip(alone, codes, strict=True)):
                 raise SystemExit(f"{name}: the codes are not those of each clip alone")
-    print(f"{count} clips of {shortest:g} to {longest:g} s, {threads} thread(s), torch {torch.__version__}")
+    title = f"{count} clips of {shortest:g} to {longest:g} s, {threads} thread(s), torch {torch.__version__}"
+    table = Table(title, ["way", "clips/s", "against one at a time", "by CPU time"])
     first = [statistics.median(column) for column in zip(*times["one at a time"], strict=True)]
     for name, pairs in times.items():
         wall, cpu = (statistics.median(column) for column in zip(*pairs, strict=True))
-        ratios = f"{first[0] / wall:.2f} times one at a time ({first[1] / cpu:.2f} by CPU time)"
-        print(f"{name:<16} {count / wall:6.2f} clips/s, {ratios}")
+        table.add(name, f"{count / wall:.2f}", f"{first[0] / wall:.2f}", f"{first[1] / cpu:.2f}")
+    print(table)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import torch
 from jsonargparse import CLI
 from torch import Tensor, nn
 
-from bench.tables import Table
+from bench.tables import Table, book_columns
 from mimotok.io.audio import AUDIO_SUFFIXES, load_audio
 from mimotok.tokenizer import Tokenizer
 
@@ -117,8 +117,8 @@ def main(folder: Path, clips: int = 6, model: str | None = None, repeats: int = 
             for wav in wavs:
                 way.encode(wav)
             times[name] = min(times.get(name, np.inf), time.process_time() - start)
-    books = range(1, len(next(iter(shares.values()))) + 1)
-    table = Table("", ("in float32", *(f"book {book}" for book in books), "time against float32"))
+    books = book_columns(len(next(iter(shares.values()))))
+    table = Table("", ["in float32", *books, "time against float32"])
     for name, values in shares.items():
         table.add(name, *(f"{value:.1%}" for value in values), f"{times[name] / times['everything (float32)']:.2f}")
     print(table)

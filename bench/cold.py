@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from jsonargparse import CLI
 
+from bench.tables import Table
 from mimotok.io.audio import save_audio
 
 SAMPLE_RATE = 24000
@@ -50,8 +51,10 @@ def main(repeats: int = 7) -> None:
                 if turn:
                     times[name].append(seconds)
     medians = {name: statistics.median(seconds) for name, seconds in times.items()}
+    table = Table("", ["command", "CPU time in s", "against import torch"])
     for name, median in medians.items():
-        print(f"{name:<15} {median:.2f} s, {median / medians['import torch']:.2f} times import torch")
+        table.add(name, f"{median:.2f}", f"{median / medians['import torch']:.2f}")
+    print(table)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from jsonargparse import CLI
 
-from bench.tables import Table
+from bench.tables import Table, book_columns
 from mimotok.io.codes.bits import byte_count, code_widths
 from mimotok.io.codes.mimo_layout import CHECK_BITS
 from mimotok.tokenizer import Tokenizer
@@ -173,7 +173,7 @@ def main(
     trained(network, train.codes, WINDOW, minutes=0, steps=steps)
     spent = time.process_time() - start
     nominal = np.array(code_widths(sizes), float)
-    header = ("model", "split", *(f"book {book + 1}" for book in range(n_q)), "bit/s", "saved")
+    header = ("model", "split", *book_columns(n_q), "bit/s", "saved")
     table = Table("", header)
     for split in HELD_OUT:
         held = found[split]

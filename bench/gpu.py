@@ -22,6 +22,7 @@ from jsonargparse import CLI
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.tables import Table
 from mimotok.config import TokenizerConfig
 from mimotok.model.mel import log_mel
 from mimotok.tokenizer import Tokenizer, checked_device
@@ -128,8 +129,11 @@ def main(
 
     peak = peak_flops(product, place, kind, repeats)
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else place.type
-    print(f"{name}, torch {torch.__version__}, {dtype}, {mode}, batch {batch} x {seconds:g} s, mixed lengths: {mixed}")
-    print(f"peak: {peak / 1e12:.2f} TFLOP/s in a product of side {product}")
+    title = (
+        f"{name}, torch {torch.__version__}, {dtype}, {mode}, batch {batch} x {seconds:g} s, mixed lengths: {mixed}; "
+        f"peak: {peak / 1e12:.2f} TFLOP/s in a product of side {product}"
+    )
+    table = Table(title, ["work", "tokens/s", "x real time", "of the peak"])
     valid = batch * quantized.shape[1] if frames is None else int(frames.sum())
     share = valid / (batch * quantized.shape[1])
     work = (encode, lambda: decoder(quantized, frames))
@@ -137,7 +141,8 @@ def main(
         took = seconds_of(step, place, repeats)
         tokens = valid * settings.n_q / took
         speed = valid / settings.frame_rate / took
-        print(f"{verb}: {tokens:.0f} tokens/s, {speed:.1f} x real time, {flops * share / took / peak:.1%} of the peak")
+        table.add(verb, f"{tokens:.0f}", f"{speed:.1f}", f"{flops * share / took / peak:.1%}")
+    print(table)
 
 
 if __name__ == "__main__":

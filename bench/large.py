@@ -21,6 +21,7 @@ from jsonargparse import CLI
 from torch import Tensor
 
 from bench.memory import peak_rss
+from bench.tables import Table
 from mimotok.config import TokenizerConfig
 from mimotok.model.precision import float32_names
 from mimotok.tokenizer import Tokenizer
@@ -97,13 +98,16 @@ def main(seconds: float = 30.0, repeats: int = 3, threads: int = 2, shape: Path 
             times.append((*encoding, *decoding))
     rates = [seconds / statistics.median(column) for column in zip(*times, strict=True)]
     parameters = sum(parameter.numel() for parameter in tokenizer.parameters())
-    print(f"{parameters / 1e6:.0f} M parameters in bf16, {threads} thread(s), torch {torch.__version__}, {seconds:g} s")
-    print(f"loading {loading:.2f} s")
+    title = (
+        f"{parameters / 1e6:.0f} M parameters in bf16, {threads} thread(s), torch {torch.__version__}, {seconds:g} s"
+    )
+    table = Table(title, ["work", "x real time by the clock", "by CPU time of all threads"])
     for verb, (wall, cpu) in zip(("encode", "decode"), (rates[:2], rates[2:]), strict=True):
-        print(f"{verb}: {wall:.2f} x real time by the clock; {cpu:.2f} x by CPU time, all threads added up")
+        table.add(verb, f"{wall:.2f}", f"{cpu:.2f}")
+    print(table)
     peak = peak_rss()
-    print(f"weights {size / 1e9:.2f} GB; peak resident {peak / 1e9:.2f} GB = {peak / size:.2f} times the weights")
-    print(f"of which Python and torch, before loading: {before / 1e9:.2f} GB")
+    print(f"\nLoading took {loading:.2f} s. Weights: {size / 1e9:.2f} GB; peak resident: {peak / 1e9:.2f} GB,")
+    print(f"{peak / size:.2f} times the weights; of it Python and torch before loading: {before / 1e9:.2f} GB.")
 
 
 if __name__ == "__main__":

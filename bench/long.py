@@ -18,6 +18,7 @@ import torch
 from jsonargparse import CLI
 
 from bench.memory import peak_rss
+from bench.tables import Table
 from mimotok.io.audio import AUDIO_SUFFIXES, AudioWriter, load_audio
 from mimotok.tokenizer import Tokenizer
 from mimotok.transcode import decode_file, encode_file
@@ -38,15 +39,14 @@ def make_recording(path: Path, clips: Path, sample_rate: int, seconds: float) ->
                 return
 
 
-def tell(name: str, seconds: float, work: Callable[[], object]) -> None:
-    """Run `work`, and print its speed and the peak of memory so far."""
+def timed(name: str, seconds: float, work: Callable[[], object]) -> tuple[str, str, str, str]:
+    """Run `work`. Returns a row of its speed and of the peak of memory so far."""
     wall = time.perf_counter()
     cpu = time.process_time()
     work()
     wall = time.perf_counter() - wall
     cpu = time.process_time() - cpu
-    rates = f"{seconds / wall:6.1f} x real time by the clock, {seconds / cpu:6.1f} by CPU time"
-    print(f"{name}: {rates}, peak resident {peak_rss() / 1e9:.2f} GB", flush=True)
+    return name, f"{seconds / wall:.1f}", f"{seconds / cpu:.1f}", f"{peak_rss() / 1e9:.2f}"
 
 
 def main(clips: Path, hours: float = 10.0, model: str | None = None, threads: int = 1) -> None:
@@ -60,14 +60,16 @@ def main(clips: Path, hours: float = 10.0, model: str | None = None, threads: in
     """
     torch.set_num_threads(threads)
     tokenizer = Tokenizer.from_pretrained(model)
-    print(f"{hours:g} h, {threads} thread(s), torch {torch.__version__}; {peak_rss() / 1e9:.2f} GB before the work")
+    title = f"{hours:g} h, {threads} thread(s), torch {torch.__version__}; {peak_rss() / 1e9:.2f} GB before the work"
+    table = Table(title, ["work", "x real time by the clock", "by CPU time", "peak resident in GB"])
     seconds = hours * 3600
     with tempfile.TemporaryDirectory() as name:
         wav, codes, decoded = (Path(name) / file for file in ("in.wav", "codes.npz", "out.wav"))
         make_recording(wav, clips, tokenizer.sample_rate, seconds)
-        tell("encode", seconds, lambda: encode_file(tokenizer, wav, codes))
+        table.add(*timed("encode", seconds, lambda: encode_file(tokenizer, wav, codes)))
         wav.unlink()
-        tell("decode", seconds, lambda: decode_file(tokenizer, codes, decoded))
+        table.add(*timed("decode", seconds, lambda: decode_file(tokenizer, codes, decoded)))
+    print(table)
 
 
 if __name__ == "__main__":

@@ -14,14 +14,19 @@ from pathlib import Path
 import torch
 from jsonargparse import CLI
 
+from bench.tables import Table, book_columns
 from mimotok.io.audio import AUDIO_SUFFIXES, load_audio
 from mimotok.tokenizer import Tokenizer, checked_device
 
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-def differences(exact: Tokenizer, other: Tokenizer, clips: Sequence[Path]) -> str:
-    """Compare a model with another one that has the same weights. Returns one line."""
+def differences(exact: Tokenizer, other: Tokenizer, clips: Sequence[Path]) -> tuple[list[float], float]:
+    """Compare a model with another one that has the same weights.
+
+    Returns:
+        The share of codes that differ, by codebook, and the largest difference of the sound beside its largest sample.
+    """
     device = next(other.parameters()).device
     differing = []
     sound = []
@@ -33,8 +38,7 @@ def differences(exact: Tokenizer, other: Tokenizer, clips: Sequence[Path]) -> st
         sound.append(
             ((other.decode(codes.to(device)).cpu().float() - decoded).abs().max() / decoded.abs().max()).item()
         )
-    books = " ".join(f"{share:.2%}" for share in torch.cat(differing, 1).mean(1))
-    return f"codes that differ, by codebook: {books}; sound differs by {max(sound):.1e} of its largest sample"
+    return torch.cat(differing, 1).mean(1).tolist(), max(sound)
 
 
 @torch.no_grad()
@@ -52,10 +56,13 @@ def main(folder: Path, clips: int = 20, model: str | None = None, device: str = 
     if not found:
         raise ValueError(f"{folder}: no audio files; name a folder of clips")
     exact = Tokenizer.from_pretrained(model)
+    title = f"Codes and sound that differ from the CPU's in float32, on {device}"
+    table = Table(title, ["dtype", *book_columns(exact.config.checked_n_q(None)), "sound"])
     for dtype in DTYPES:
         other = Tokenizer.from_pretrained(model, device=place, dtype=dtype)
-        summary = differences(exact, other, found[:: max(1, len(found) // clips)][:clips])
-        print(f"{str(dtype).removeprefix('torch.'):<9} {summary}")
+        books, sound = differences(exact, other, found[:: max(1, len(found) // clips)][:clips])
+        table.add(str(dtype).removeprefix("torch."), *(f"{share:.2%}" for share in books), f"{sound:.1e}")
+    print(table)
 
 
 if __name__ == "__main__":

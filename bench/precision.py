@@ -23,6 +23,7 @@ from torch import Tensor
 from torch._inductor import config as inductor
 
 from bench.codec import Codec, measure
+from bench.tables import Table, book_columns
 from mimotok.export.onnx import export_onnx
 from mimotok.export.run_onnx import OnnxTokenizer
 from mimotok.io.audio import AUDIO_SUFFIXES, load_audio
@@ -62,8 +63,8 @@ def pesq_of(reference: Tensor, decoded: Tensor, sample_rate: int) -> float:
     return float(pesq(PESQ_RATE, *pair, "wb"))
 
 
-def quality(tokenizer: Tokenizer, ways: dict[str, Way], clips: list[Path]) -> None:
-    """Prints codes that differ from float32's, and PESQ-WB, of each way."""
+def quality(tokenizer: Tokenizer, ways: dict[str, Way], clips: list[Path]) -> Table:
+    """Return PESQ-WB of each way, and the codes that differ from float32's."""
     same: dict[str, list[np.ndarray]] = {name: [] for name in ways}
     scores: dict[str, list[float]] = {name: [] for name in ways}
     for clip in clips:
@@ -73,10 +74,11 @@ def quality(tokenizer: Tokenizer, ways: dict[str, Way], clips: list[Path]) -> No
             same[name].append((way.encode(wav) == exact).flatten(0, 1).float().mean(1).numpy())
             decoded = way.decode(exact)[:, : wav.shape[1]]
             scores[name].append(pesq_of(wav, decoded, tokenizer.sample_rate))
-    for name in ways:
-        differ = 1 - np.mean(same[name], axis=0)
-        books = " ".join(f"{share:.2%}" for share in differ)
-        print(f"{name:<10} PESQ-WB {np.mean(scores[name]):.3f}; codes that differ, by codebook: {books}")
+    differing = {name: 1 - np.mean(shares, axis=0) for name, shares in same.items()}
+    table = Table("Codes that differ", ["way", "PESQ-WB", *book_columns(len(differing["float32"]))])
+    for name, shares in differing.items():
+        table.add(name, f"{np.mean(scores[name]):.3f}", *(f"{share:.2%}" for share in shares))
+    return table
 
 
 @torch.no_grad()
@@ -100,13 +102,14 @@ def main(folder: Path, clips: int = 40, model: str | None = None, repeats: int =
             "int8": int8(tokenizer, Path(place) / "exported"),
         }
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
-    quality(tokenizer, ways, found[:: max(1, len(found) // clips)][:clips])
+    print(quality(tokenizer, ways, found[:: max(1, len(found) // clips)][:clips]))
     if compile:
         ways["compile"] = compiled(tokenizer)
     medians = measure([Codec(name, *way) for name, way in ways.items()], 10.0, repeats)
+    table = Table("Speed against float32", ["way", "encode", "decode"])
     for name, times in medians.items():
-        gains = (exact / own for exact, own in zip(medians["float32"], times, strict=True))
-        print(f"{name:<10} speed against float32: encode {next(gains):.2f}, decode {next(gains):.2f}")
+        table.add(name, *(f"{exact / own:.2f}" for exact, own in zip(medians["float32"], times, strict=True)))
+    print(f"\n{table}")
 
 
 if __name__ == "__main__":

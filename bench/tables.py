@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
+def book_columns(count: int) -> list[str]:
+    """Return the headings of columns that hold a figure of each of `count` codebooks."""
+    return [f"book {number}" for number in range(1, count + 1)]
+
+
 class Table:
     """A title and rows, printed whole.
 
