@@ -59,7 +59,7 @@ class WhisperFrames(CopyCodec):
         """Load the encoder of a Whisper model that comes in a package. Raises ImportError where it is missing."""
         super().__init__(spec)
         self.encoder = WhisperEncoder(model)
-        self.identity = {"kind": "features", "features": model}
+        self.identity = {"kind": "features", "features": model, "precision": "float32"}
 
     def frames(self, wav: np.ndarray) -> Frames:
         """Encode wav [T] at the protocol's rate."""

@@ -144,6 +144,7 @@ def _faster_whisper(name: str, device: str) -> Recognizer:
         "model": name,
         "library": "faster-whisper",
         "device": kind,
+        "precision": "float16" if kind == "cuda" else "float32",
         **UNREPEATED,
         **local_files(name),
     }
