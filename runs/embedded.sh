@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# From manifests of speech to the checkpoint that the package carries: phone labels, joint stage, adversarial stage.
+# From manifests of speech to the checkpoint that the package carries: phone labels, both halves of the joint stage,
+# adversarial stage.
 #
 #   runs/embedded.sh [options] MANIFEST...
 #
 #   --root DIR        folder of the manifests' audio paths (data)
 #   --synthetic H     hours of synthetic speech that are added to the manifests (15; 0 for none)
 #   --model MODEL     a config.json to train from scratch, or an exported model to go on from (the embedded shape)
-#   --steps FACTOR    scales the steps of both stages (1)
-#   --config FILE     settings for both stages, of this machine (train/configs/gpu.yaml) or of this corpus
+#   --steps FACTOR    scales the steps of all stages (1)
+#   --config FILE     settings for all stages, of this machine (train/configs/gpu.yaml) or of this corpus
 #                     (train/configs/recipe/sources.yaml); may be given several times
 #   --run DIR         folder of the run: labels, checkpoints, logs, exported stages (runs/embedded)
 #   --out DIR         folder of the finished model (checkpoints/default)
@@ -44,9 +45,11 @@ if [ ${#manifests[@]} -eq 0 ]; then
 fi
 python=${PYTHON:-python}
 
-# steps STAGE: the steps of its config times the factor, at least 2
+recipe=train/configs/recipe
+
+# steps FILE...: the steps of the last of these configs that tells any, times the factor, at least 2
 steps() {
-    awk -v factor="$factor" '$1 == "max_steps:" { n = int($2 * factor + 0.5); print n < 2 ? 2 : n; exit }' "$1"
+    awk -v factor="$factor" '$1 == "max_steps:" { n = int($2 * factor + 0.5) } END { print n < 2 ? 2 : n }' "$@"
 }
 
 if [ "$synthetic" != 0 ]; then
@@ -57,14 +60,18 @@ mkdir -p "$run"
 "$python" -m train align "${manifests[@]/#/--manifest=}" --root "$root" --out "$run/labels.jsonl"
 list=$(printf ',%s' "${manifests[@]}")
 
-# fit STAGE MODEL CONFIG [setting...]: train a stage and export what it gave
+# fit STAGE MODEL NAMES [setting...]: train a stage by the recipe's configs of these names, and export what it gave
 fit() {
-    local stage=$1 from=$2 yaml=$3
+    local stage=$1 from=$2 files=() configs=()
+    for name in $3; do
+        files+=("$recipe/$name.yaml")
+        configs+=(--config "$recipe/$name.yaml")
+    done
     shift 3
     if [ ! -e "$run/$stage-model/model.safetensors" ]; then
         # `fit` refuses a finished run, which may have been stopped before its export
         if [ ! -e "$run/$stage/finished" ]; then
-            "$python" -m train fit --config "$yaml" "${config[@]}" --trainer.max_steps "$(steps "$yaml")" \
+            "$python" -m train fit "${configs[@]}" "${config[@]}" --trainer.max_steps "$(steps "${files[@]}")" \
                 --trainer.default_root_dir "$run/$stage" --model.init_args.model "$from" \
                 --data.manifest "[${list:1}]" --data.root "$root" --data.cache_dir "$root/cache" "$@"
             touch "$run/$stage/finished"
@@ -72,9 +79,9 @@ fit() {
         "$python" -m train export --checkpoint "$run/$stage/checkpoints/last.ckpt" --out "$run/$stage-model"
     fi
 }
-fit joint "$model" train/configs/recipe/1_joint.yaml --config train/configs/recipe/phones.yaml \
-    --data.alignments "$run/labels.jsonl"
-fit adversarial "$run/joint-model" train/configs/recipe/2_adversarial.yaml
+fit joint "$model" "1_joint phones" --data.alignments "$run/labels.jsonl"
+fit sound "$run/joint-model" "1_joint phones sound" --data.alignments "$run/labels.jsonl"
+fit adversarial "$run/sound-model" 2_adversarial
 
 mkdir -p "$out"
 cp "$run"/adversarial-model/* "$out"
