@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mimotok.lm.sampling import Sampling, sample
@@ -18,12 +18,14 @@ def test_greedy_at_temperature_zero_and_at_the_smallest_top_p(seed, size) -> Non
 
 
 @given(st.integers(0, 50), st.floats(0.1, 1), st.floats(0.2, 3))
+@example(20, 0.7467977953543772, 0.7467977953543772)
 def test_only_the_fewest_ids_that_reach_top_p_are_drawn(seed, top_p, temperature) -> None:
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(8, generator=generator)
     drawn = sample(logits.expand(300, -1), Sampling(temperature, top_p), generator).unique()
     probability, order = (logits / temperature).softmax(0).sort(descending=True)
-    count = int((probability.cumsum(0) < top_p - 1e-6).sum()) + 1
+    # a sum that misses top_p by less than float32 tells from it may or may not need one more
+    count = int((probability.cumsum(0) < top_p + 1e-6).sum()) + 1
     assert set(drawn.tolist()) <= set(order[:count].tolist())
 
 
