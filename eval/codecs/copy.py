@@ -9,7 +9,7 @@ import torch
 
 from eval.codecs.base import CodecResult, CodecSpec, Frames
 from eval.protocol import SAMPLE_RATE, resample
-from eval.whisper import RATE, WhisperEncoder
+from eval.whisper import PRECISIONS, RATE, WhisperEncoder
 from mimotok.config import TokenizerConfig
 from mimotok.model.mel import log_mel
 
@@ -59,7 +59,7 @@ class WhisperFrames(CopyCodec):
         """Load the encoder of a Whisper model that comes in a package. Raises ImportError where it is missing."""
         super().__init__(spec)
         self.encoder = WhisperEncoder(model)
-        self.identity = {"kind": "features", "features": model, "precision": "float32"}
+        self.identity = {"kind": "features", "features": model, "precision": PRECISIONS["cpu"]}
 
     def frames(self, wav: np.ndarray) -> Frames:
         """Encode wav [T] at the protocol's rate."""

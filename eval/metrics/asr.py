@@ -11,7 +11,7 @@ from eval.local_files import local_files
 from eval.metrics.base import AUTO, MISSING, Column, missing_figures
 from eval.metrics.normalizers import PACKAGE, WhisperNormalizers, load_whisper_normalizers
 from eval.protocol import SAMPLE_RATE, resample
-from eval.whisper import BASE, RATE, load_whisper
+from eval.whisper import BASE, PRECISIONS, RATE, load_whisper
 from mimotok.io.clips.clip import Clip
 from mimotok.text import ErrorCounts, error_counts, normalize_text
 
@@ -144,7 +144,7 @@ def _faster_whisper(name: str, device: str) -> Recognizer:
         "model": name,
         "library": "faster-whisper",
         "device": kind,
-        "precision": "float16" if kind == "cuda" else "float32",
+        "precision": PRECISIONS[kind],
         **UNREPEATED,
         **local_files(name),
     }
