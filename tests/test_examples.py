@@ -21,21 +21,21 @@ pytest.importorskip("transformers")
 from examples import corpus as corpus_module
 from examples.asr_adapter.model import hide_stretches
 from examples.asr_adapter.train import command, latent_items, quantized_items
-from examples.audio_lm import evaluate, generate
+from examples.audio_lm import evaluate, generate, speaking
 from examples.audio_lm.model import (
     ARPABET,
     SPECIAL,
     TEXT,
     SpeechLM,
     Turn,
+    Unit,
     continuation_prompt,
-    group_words,
     pronounced,
     spoken,
-    texts_of,
     turns_of,
+    units_of,
 )
-from examples.audio_lm.speaking import LONGEST_TURN, continue_speech, speak
+from examples.audio_lm.speaking import continue_speech, speak
 from examples.audio_lm.train import main as train_audio_lm
 from examples.corpus import Corpus
 from examples.duplex.train import main as train_duplex
@@ -94,8 +94,10 @@ def dictionary() -> None:
 
 @pytest.mark.usefixtures("dictionary")
 def test_audio_lm_trains_speaks_and_goes_on(
-    data: dict[str, Any], labels: Path, capsys: pytest.CaptureFixture[str]
+    data: dict[str, Any], labels: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # one that has learnt nothing ends nothing
+    monkeypatch.setattr(speaking, "LONGEST", 40)
     train_audio_lm(**data, labels=labels, steps=3, batch_size=3, every=2)
     printed = capsys.readouterr().out
     assert re.search(r"^train: 7 clips, .* 6 with words$", printed, re.MULTILINE)
@@ -106,9 +108,9 @@ def test_audio_lm_trains_speaks_and_goes_on(
         out = Path(data["root"], f"{name}.wav")
         generate.main(out, **common, **request, prompt_seconds=0.4)
         frames = load_audio(out, 24_000).shape[1] / 960
-        # one second is six patches of four frames; 0.4 s of prompt are two whole patches; a text has two turns
+        # one second is six patches of four frames; 0.4 s of prompt are two whole patches
         assert frames % 4 == 0
-        assert 4 <= frames <= (32 if name == "continued" else 2 * 4 * LONGEST_TURN)
+        assert 4 <= frames <= (32 if name == "continued" else 4 * 40)
     with pytest.raises(ValueError, match="give either"):
         generate.main(Path("never.wav"), **common)
     with pytest.raises(ValueError, match="'hello qwrtplk': not in the dictionary: qwrtplk; give words"):
@@ -181,6 +183,7 @@ def test_an_audio_lm_is_measured(
     deaf = Deaf()
     monkeypatch.setattr(evaluate, "make_recognizer", lambda *_: deaf)
     monkeypatch.setattr(evaluate, "SpeakerSimilarity", lambda: deaf)
+    monkeypatch.setattr(speaking, "LONGEST", 40)
     options = {**data, "checkpoint": data["out"] / "last.ckpt", "out": data["out"] / "spoken"}
     evaluate.main(**options, labels=labels, prompt_seconds=0.32)
     printed = capsys.readouterr().out
@@ -196,8 +199,11 @@ def test_an_audio_lm_is_measured(
 
 
 @pytest.mark.usefixtures("dictionary")
-def test_what_the_lm_writes_is_without_its_prompt_and_the_same_in_every_batch() -> None:
+def test_what_the_lm_writes_is_without_its_prompt_and_the_same_in_every_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     lm = SpeechLM(SIZES, 1, width=40, layers=1).model.eval()
+    monkeypatch.setattr(speaking, "LONGEST", 40)
     texts = ["go there now", "please do not stop the music"]
     together = speak(lm, texts, ["anna", "bert"], Sampling(), seed=0)
     for number, said in enumerate(together):
@@ -221,23 +227,20 @@ def test_words_become_the_phones_of_their_time() -> None:
         Phone("OW", 0.4, 1),
     ]
     words = [Word("i", 0.1, 0.2), Word("go", 0.3, 1.0), Word("nowhere", 1.0, 1.0)]
-    assert pronounced(words, phones) == [("Y", 0.1, 0.2), ("go", 0.3, 1.0)]
+    assert pronounced(words, phones) == [(" Y", 0.1), (" g", 0.3), ("o", 0.4)]
+    assert units_of(["Y", "go"]) == [" Y", " g", "o"]
     assert len(set(ARPABET.values())) == len(PHONES) - 1, "all but silence, each its own letter"
     assert set(ARPABET) | {SILENCE} == set(PHONES)
 
 
-def test_turns_are_words_and_their_patches() -> None:
-    words = [Word("In", 0.11, 0.2), Word("DA", 0.21, 0.3), Word("mcrnIG", 0.31, 0.8), Word("It", 0.91, 1.0)]
-    assert group_words([word.text for word in words]) == [[0, 1], [2], [3]]
+def test_turns_are_the_phones_that_begin_in_a_patch() -> None:
+    units = [Unit(" I", 0.11), Unit("n", 0.17), Unit(" D", 0.21), Unit("A", 0.24), Unit(" b", 0.61)]
     # at 10 patches a second; the pause before the last word belongs to the one before
-    assert turns_of(words, 12, 10.0) == [("In DA", 0, 3), ("mcrnIG", 3, 9), ("It", 9, 12)]
-    assert turns_of([word._replace(start=word.start + 0.08) for word in words], 12, 10.0)[1].start == 3
-    # where there is no patch for a turn, the next one has its words too
-    assert turns_of(words, 3, 2.0) == [("In DA mcrnIG", 0, 1), ("It", 1, 3)]
-    assert turns_of(words, 1, 1.0) == [("In DA mcrnIG It", 0, 1)]
+    assert turns_of(units, 9, 10.0) == [(" In", 0, 2), (" DA", 2, 6), (" b", 6, 9)]
+    assert turns_of(units, 2, 2.0) == [(" In DA", 0, 1), (" b", 1, 2)]
+    # what begins after the last whole patch is said in it
+    assert turns_of(units, 1, 2.0) == [(" In DA b", 0, 1)]
     assert turns_of([], 12, 10.0) == []
-    said = [TEXT.decode(ids.tolist()) for ids in texts_of(["In DA", "mcrnIG", "It"], "Anna")]
-    assert said == ["Anna: In DA", " mcrnIG", " It"]
 
 
 def test_a_conversation_is_built_learnt_and_taken_apart(
@@ -322,7 +325,7 @@ def test_features_are_computed_once_and_equal_the_tokenizers(
 def test_sequences_hold_text_and_speech_in_turn() -> None:
     codes = torch.randint(0, 16, (4, 9))
     layout = InterleavedLayout(SIZES, SPECIAL)
-    whole = spoken(codes, [Turn("go", 0, 1), Turn("there", 1, 2)], "anna", layout)
+    whole = spoken(codes, [Turn(" go", 0, 1), Turn(" there", 1, 2)], "anna", layout)
     parts = layout.decode(whole, frames=[4, 5])
     assert [TEXT.decode(part.tolist()) for part in parts[::2]] == ["anna: go", " there", ""]
     assert torch.equal(torch.cat(parts[1::2], dim=1), codes), "the end that fills no patch is kept"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,8 +20,6 @@ TEXT = ByteTokenizer()
 SPECIAL = SpecialIds(audio=TEXT.size, start=TEXT.size + 1, end=TEXT.size + 2)
 
 
-# phones of the words that are spoken in one turn, so that most turns last two patches or more
-TURN_PHONES = 4
 # ARPAbet's own form of one letter for each phone, so that a phone is one byte of the text
 ARPABET = {
     **{"AA": "a", "AE": "@", "AH": "A", "AO": "c", "AW": "W", "AY": "Y", "EH": "E", "ER": "R", "EY": "e", "IH": "I"},
@@ -39,8 +37,8 @@ class SpeechLM(Example):
         codebook_sizes: Sequence[int],
         steps: int,
         learning_rate: float = 2e-3,
-        width: int = 320,
-        layers: int = 6,
+        width: int = 256,
+        layers: int = 4,
     ) -> None:
         super().__init__(steps, learning_rate)
         self.save_hyperparameters()
@@ -64,7 +62,7 @@ class SpeechLM(Example):
 
 
 class Turn(NamedTuple):
-    """Words in phones, and the patches [start, stop) of their speech."""
+    """Phones, and the patches [start, stop) of their speech."""
 
     text: str
     start: int
@@ -76,61 +74,52 @@ def one_letter(phones: Iterable[str]) -> str:
     return "".join(ARPABET[phone] for phone in phones if phone != SILENCE)
 
 
-def pronounced(words: Iterable[Word], phones: Sequence[Phone]) -> list[Word]:
-    """Replace the letters of words by the phones that are spoken in their time, one letter each."""
-    heard = ((word, [phone.label for phone in phones if word.start <= phone.start < word.end]) for word in words)
-    return [word._replace(text=one_letter(labels)) for word, labels in heard if labels]
+class Unit(NamedTuple):
+    """A phone of one letter, after a space where it begins a word, and when it begins, in seconds."""
+
+    text: str
+    start: float
 
 
-def group_words(words: Sequence[str]) -> list[list[int]]:
-    """Return the places of the words of each turn, which has at least TURN_PHONES phones where enough are left."""
-    groups: list[list[int]] = []
-    count = TURN_PHONES
-    for place, word in enumerate(words):
-        if count >= TURN_PHONES:
-            groups.append([])
-            count = 0
-        groups[-1].append(place)
-        count += len(word)
-    return groups
+def units_of(words: Iterable[str]) -> list[str]:
+    """Return the phones of words that are spelt in phones: "DA", "wEDR" are " D", "A", " w", "E", "D", "R"."""
+    return [f" {letter}" if place == 0 else letter for word in words for place, letter in enumerate(word)]
 
 
-def turns_of(words: Sequence[Word], patches: int, patch_rate: float) -> list[Turn]:
-    """Divide speech of so many patches into turns, at the beginnings of words; pauses belong to the word before.
+def pronounced(words: Iterable[Word], phones: Sequence[Phone]) -> list[Unit]:
+    """Return the phones that are spoken in the time of the words."""
+    units = []
+    for word in words:
+        heard = [phone for phone in phones if word.start <= phone.start < word.end and phone.label != SILENCE]
+        letters = units_of([one_letter(phone.label for phone in heard)])
+        units += [Unit(text, phone.start) for text, phone in zip(letters, heard, strict=True)]
+    return units
 
-    The patch in which a turn begins is the turn's own: what is left of the word before is known from its text, while
-    of a word that begins before its text nothing would be known. Words that would have no patch share those of the
-    turn after them. patch_rate: Hz.
+
+def turns_of(units: Sequence[Unit], patches: int, patch_rate: float) -> list[Turn]:
+    """Divide speech of so many patches into turns, each with the phones that begin in its first patch.
+
+    The patches that follow, in which no phone begins, are the turn's too, and what is before all phones is the first
+    turn's. patch_rate: Hz.
     """
-    turns: list[Turn] = []
-    text = ""
-    start = 0
-    groups = group_words([word.text for word in words])
-    for number, group in enumerate(groups):
-        text = " ".join([text, *(words[place].text for place in group)]).strip()
-        stop = patches
-        if number + 1 < len(groups):
-            stop = min(int(words[groups[number + 1][0]].start * patch_rate), patches)
-        if stop > start:
-            turns.append(Turn(text, start, stop))
-            text = ""
-            start = stop
-    if text and turns:
-        turns[-1] = turns[-1]._replace(text=f"{turns[-1].text} {text}")
-    return turns
+    texts: dict[int, str] = {}
+    for unit in units:
+        place = min(int(unit.start * patch_rate), patches - 1)
+        texts[place] = texts.get(place, "") + unit.text
+    starts = [0, *list(texts)[1:]]
+    stops = [*starts[1:], patches]
+    return [Turn(text, start, stop) for text, start, stop in zip(texts.values(), starts, stops, strict=False)]
 
 
-def texts_of(turns: Sequence[str], speaker: str) -> Iterator[Tensor]:
-    """Yield the ids that stand before the speech of each turn: its text, and at first bos and who is to speak."""
-    yield torch.tensor([TEXT.bos, *TEXT.encode(f"{speaker}: {turns[0]}")])
-    for text in turns[1:]:
-        yield torch.tensor(TEXT.encode(f" {text}"))
+def prompt_of(speaker: str) -> list[int]:
+    """Return the ids that stand before a text: who is to speak."""
+    return [TEXT.bos, *TEXT.encode(f"{speaker}:")]
 
 
 def spoken(codes: Tensor, turns: Sequence[Turn], speaker: str, layout: InterleavedLayout) -> Positions:
     """Return the training sequence of a clip, codes [n_q, F]: for each turn its text and its patches, and eos.
 
-        bos "anna: gUd" START patch patch END " mcrnIG" START patch patch patch END eos
+        bos "anna: gU" START patch END "d" START patch patch END " mc" START patch END eos
 
     Without turns, the sequence is one for continuation: bos START patch ... END eos.
     """
@@ -139,8 +128,9 @@ def spoken(codes: Tensor, turns: Sequence[Turn], speaker: str, layout: Interleav
     # what is left after the last whole patch belongs to the last turn
     stops = [turn.stop * layout.size for turn in turns[:-1]] + [codes.shape[1]]
     segments: list[Tensor] = []
-    for text, turn, stop in zip(texts_of([turn.text for turn in turns], speaker), turns, stops, strict=True):
-        segments += [text, codes[:, turn.start * layout.size : stop]]
+    for turn, stop in zip(turns, stops, strict=True):
+        text = TEXT.encode(turn.text) if segments else [*prompt_of(speaker), *TEXT.encode(turn.text)]
+        segments += [torch.tensor(text), codes[:, turn.start * layout.size : stop]]
     return layout.encode([*segments, torch.tensor([TEXT.eos])])
 
 

@@ -25,6 +25,7 @@ from mimotok.lm.interleaving import InterleavedLayout, Positions, SpecialIds
 from mimotok.lm.lm_folder import read_folder, write_folder
 from mimotok.lm.patches import CodeEmbedding, PatchConfig, PatchDecoder, PatchEncoder
 from mimotok.lm.sampling import PLAIN, Generators, Sampling, sample
+from mimotok.lm.script import Script
 from mimotok.model.lengths import checked_lengths, valid_mask
 
 
@@ -190,6 +191,7 @@ class AudioLM(nn.Module):
         prompt: Positions,
         *,
         limit: int,
+        script: Sequence[Sequence[int]] | None = None,
         stop_id: int | None = None,
         text_sampling: Sampling = PLAIN,
         audio_sampling: Sampling | Sequence[Sampling] = PLAIN,
@@ -201,6 +203,7 @@ class AudioLM(nn.Module):
         prompt: list[Positions],
         *,
         limit: int,
+        script: Sequence[Sequence[Sequence[int]]] | None = None,
         stop_id: int | None = None,
         text_sampling: Sampling = PLAIN,
         audio_sampling: Sampling | Sequence[Sampling] = PLAIN,
@@ -212,6 +215,7 @@ class AudioLM(nn.Module):
         prompt: Positions | list[Positions],
         *,
         limit: int,
+        script: Sequence[Any] | None = None,
         stop_id: int | None = None,
         text_sampling: Sampling = PLAIN,
         audio_sampling: Sampling | Sequence[Sampling] = PLAIN,
@@ -226,7 +230,9 @@ class AudioLM(nn.Module):
             prompt: one, or a list of any lengths; all begin together, and a longer one is read while the shorter ones
                 are continued, so that nothing is padded and each gives what it gives alone.
             limit: positions, at least 1.
-            stop_id: the text id that ends a sequence.
+            script: what a prompt is to say, as units of text ids, or that of each of a list of prompts. The model takes
+                unit by unit and speaks in between (see `Script`), and the sequence ends with its last speech.
+            stop_id: the text id that ends a sequence; of no use with a script.
             text_sampling: of text ids.
             audio_sampling: of codes, for all channels or one for each.
             generator: for all, or one for each prompt: only then is a prompt's result the same in every batch.
@@ -235,7 +241,8 @@ class AudioLM(nn.Module):
             The prompt and what was written, or a list of them.
 
         Raises:
-            ValueError: for a prompt or a limit of 0 positions, and another number of generators than prompts.
+            ValueError: for a prompt or a limit of 0 positions, an empty script, and another number of generators or
+                scripts than prompts.
         """
         prompts = [prompt] if isinstance(prompt, Positions) else prompt
         shortest = min((len(each.text) for each in prompts), default=0)
@@ -246,7 +253,12 @@ class AudioLM(nn.Module):
             generators = [generator]
         if isinstance(generators, Sequence) and len(generators) != len(prompts):
             raise ValueError(f"{len(generators)} generators for {len(prompts)} prompts: give one, or one for each")
+        scripts = [script] if isinstance(prompt, Positions) and script is not None else script
+        if scripts is not None and len(scripts) != len(prompts):
+            raise ValueError(f"{len(scripts)} scripts for {len(prompts)} prompts: give one for each")
         rows = [_Row(list(each.text), list(each.patches), limit) for each in prompts]
+        for row, units in zip(rows, scripts or [], strict=False):
+            row.script = Script(units, self.special)
         device = prompts[0].text.device
         text = torch.stack([each.text[:shortest] for each in prompts])
         patches = torch.stack([each.patches[:shortest] for each in prompts])
@@ -262,7 +274,7 @@ class AudioLM(nn.Module):
                 own = [generators[number] for number in writing] if isinstance(generators, Sequence) else generators
                 written = self._next(hidden, [rows[n] for n in writing], text_sampling, audio_sampling, own)
                 for number, new_text, new_patch in zip(writing, *written, strict=True):
-                    rows[number].write(new_text, new_patch, stop_id)
+                    rows[number].write(new_text, new_patch, self._stop_id(rows[number], stop_id))
             if not any(row.remaining for row in rows):
                 break
             text = torch.stack([row.text[min(read, len(row.text) - 1)] for row in rows])[:, None]
@@ -282,7 +294,12 @@ class AudioLM(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """hidden: [N, dim]. Returns the next text ids [N] and patches [N, n_q, size] of the rows."""
         grammar = torch.stack([self._grammar(int(row.text[-1]), row.remaining, hidden.device) for row in rows])
-        text = sample(self.lm.get_output_embeddings()(hidden).float() + grammar, text_sampling, generators)
+        logits = self.lm.get_output_embeddings()(hidden).float()
+        text = sample(logits + grammar, text_sampling, generators)
+        for number, row in enumerate(rows):
+            forced = row.script.follow(int(row.text[-1]), logits[number]) if row.script else None
+            if forced is not None:
+                text[number] = forced
         patches = self.layout.empty_patches(len(rows), hidden.device)
         audio = (text == self.special.audio).nonzero().flatten()
         if len(audio):
@@ -290,6 +307,11 @@ class AudioLM(nn.Module):
             state = self._for_patches(hidden[audio])
             patches[audio] = self.patch_decoder.generate(state, sampling=audio_sampling, generator=own)
         return text, patches
+
+    def _stop_id(self, row: _Row, stop_id: int | None) -> int | None:
+        if row.script is None:
+            return stop_id
+        return self.special.end if row.script.said else None
 
     def _grammar(self, last: int, remaining: int, device: torch.device) -> Tensor:
         """Return what is added to the logits, [ids]: -inf for a text id that may not follow `last`."""
@@ -313,6 +335,7 @@ class _Row:
     text: list[Tensor]
     patches: list[Tensor]
     remaining: int
+    script: Script | None = None
 
     def write(self, text: Tensor, patch: Tensor, stop_id: int | None) -> None:
         """Append a position."""
@@ -324,8 +347,10 @@ class _Row:
 
     def result(self, special: SpecialIds, empty: Tensor) -> Positions:
         """Return all positions, with an end of audio that the limit has cut off. empty: a patch, [1, n_q, size]."""
-        text = torch.stack(self.text)
-        patches = torch.stack(self.patches)
+        # speech that a script begins with the last position holds no patch
+        size = len(self.text) - int(int(self.text[-1]) == special.start)
+        text = torch.stack(self.text[:size])
+        patches = torch.stack(self.patches[:size])
         if int(text[-1]) != special.audio:
             return Positions(text, patches)
         return Positions(torch.cat((text, text.new_tensor([special.end]))), torch.cat((patches, empty)))

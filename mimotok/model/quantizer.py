@@ -18,6 +18,8 @@ from mimotok.model.linear import full_precision
 from mimotok.model.precision import KeepsFloat32
 
 MAX_BEAM = 64
+# latents that a CPU searches at once: the distances of all candidates to all entries are to fit its caches
+PIECE = 256
 
 
 class Codebook(KeepsFloat32, nn.Module):
@@ -102,13 +104,21 @@ def search_codes(latents: Tensor, tables: Sequence[Tensor], n_q: int, *, beam: i
         residual = latents
         codes = torch.zeros(latents.shape[0], 0, dtype=torch.long, device=latents.device)
         if beam > 1 and n_q > 1:
-            codes, residual = _search_widely(latents, tables[:depth], beam)
+            found = [_search_widely(piece, tables[:depth], beam) for piece in _pieces(latents)]
+            codes, residual = (torch.cat(parts) for parts in zip(*found, strict=True))
         for table in tables[codes.shape[1] : n_q]:
             # |r - e|^2 without |r|^2, which is the same for every entry
             code = torch.addmm(table.square().sum(1), residual, table.T, alpha=-2).argmin(1)
             residual = residual - table[code]
             codes = torch.cat([codes, code[:, None]], 1)
         return codes[:, :n_q]
+
+
+def _pieces(latents: Tensor) -> Sequence[Tensor]:
+    """Return latents [N, D] in the pieces in which they are searched; a traced graph, and a GPU, take them as one."""
+    if latents.device.type != "cpu" or torch.compiler.is_compiling():
+        return [latents]
+    return latents.split(PIECE)
 
 
 def _search_widely(latents: Tensor, tables: Sequence[Tensor], beam: int) -> tuple[Tensor, Tensor]:

@@ -177,6 +177,29 @@ def test_a_batch_writes_what_each_prompt_alone_does(model: AudioLM, sampling: Sa
         model.generate(prompts, generator=generators()[:2], **options)
 
 
+def test_a_script_is_spoken_whole_and_the_same_in_every_batch(model: AudioLM) -> None:
+    prompts = [Positions(torch.tensor([2]), LAYOUT.empty_patches(1)), SEQUENCES[0]]
+    scripts = [[[3, 4], [5], [6]], [[7], [8, 9]]]
+    options: dict = {"limit": 200, "text_sampling": Sampling(0.5)}
+    generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
+    together = model.generate(prompts, script=scripts, generator=generators, **options)
+    for number, (prompt, script, written) in enumerate(zip(prompts, scripts, together, strict=True)):
+        new = written.text[len(prompt.text) :]
+        assert new[new < min(SPECIAL)].tolist() == sum(script, [])
+        assert new[-1] == SPECIAL.end
+        LAYOUT.decode(written)
+        generator = torch.Generator().manual_seed(number)
+        alone = model.generate(prompt, script=script, generator=generator, **options)
+        assert torch.equal(written.text, alone.text)
+        assert torch.equal(written.patches, alone.patches)
+    with pytest.raises(ValueError, match="1 scripts for 2 prompts"):
+        model.generate(prompts, script=scripts[:1], limit=9)
+    cut = [model.generate(prompts[0], script=scripts[0], limit=limit) for limit in range(1, 9)]
+    assert all(len(each.text) <= 1 + limit + 1 for limit, each in enumerate(cut, 1))
+    for each in cut:
+        LAYOUT.decode(each)
+
+
 def test_a_folder_gives_the_model_back(tmp_path: Path) -> None:
     torch.manual_seed(0)
     for tied in (False, True):
