@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from mimotok.io.files import StrPath
 from mimotok.lm.interleaving import InterleavedLayout, Positions, SpecialIds
+from mimotok.lm.kv_cache import cache_name
 from mimotok.lm.lm_folder import read_folder, write_folder
 from mimotok.lm.patches import CodeEmbedding, PatchConfig, PatchDecoder, PatchEncoder
 from mimotok.lm.sampling import PLAIN, Generators, Sampling, sample
@@ -262,12 +263,12 @@ class AudioLM(nn.Module):
         device = prompts[0].text.device
         text = torch.stack([each.text[:shortest] for each in prompts])
         patches = torch.stack([each.patches[:shortest] for each in prompts])
-        cache = None
+        name, cache = cache_name(self.lm.base_model), None
         read = shortest
         while True:
             embeds = self.embed(text, patches)
-            output = self.lm.base_model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
-            cache = output.past_key_values
+            output = self.lm.base_model(inputs_embeds=embeds, use_cache=True, **{name: cache})
+            cache = getattr(output, name)
             writing = [number for number, row in enumerate(rows) if len(row.text) == read and row.remaining]
             if writing:
                 hidden = output.last_hidden_state[writing, -1]

@@ -29,7 +29,9 @@ def test_one_that_is_slow_speaks_when_nothing_is_left() -> None:
     said = [0]
     while said[-1] != SPECIAL.start:
         assert not script.said or said[-1] == 4
-        said.append(script.follow(said[-1], SLOW))
+        chosen = script.follow(said[-1], SLOW)
+        assert chosen is not None
+        said.append(chosen)
     assert said == [0, 1, 2, 3, 4, 6]
     assert script.follow(SPECIAL.start, SLOW) is None
     assert script.said

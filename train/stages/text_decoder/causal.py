@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mimotok.lm.kv_cache import cache_name
 from train.stages.text_decoder.base import take
 
 
@@ -49,9 +50,7 @@ def causal_logits(lm: Any, joined: Joined, keep: int, cache: Any = None) -> Tens
         cache: keys and values of what it has read before, to which these are added.
     """
     known = inspect.signature(lm.forward).parameters
-    optional: dict[str, Any] = {"position_ids": joined.position, "logits_to_keep": keep}
-    # as transformers called it before 5.24
-    optional["cache" if "cache" in known else "past_key_values"] = cache
+    optional = {"position_ids": joined.position, "logits_to_keep": keep, cache_name(lm): cache}
     out = lm(
         inputs_embeds=joined.embeds,
         attention_mask=joined.mask.long(),

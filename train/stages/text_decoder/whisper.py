@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mimotok.lm.kv_cache import cache_name
 from mimotok.model.lengths import valid_mask
 
 
@@ -48,10 +48,9 @@ class WhisperModel(nn.Module):
             cache: keys and values of the ids before, to which these are added.
         """
         decoder = self.lm.model.decoder
-        # as transformers called it before 5.24
-        name = "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
         self._mask = valid_mask(lengths, audio.shape[1])[:, None, None]
-        out = decoder(input_ids=ids, encoder_hidden_states=audio, use_cache=cache is not None, **{name: cache})
+        past = {cache_name(decoder): cache}
+        out = decoder(input_ids=ids, encoder_hidden_states=audio, use_cache=cache is not None, **past)
         return self.lm.proj_out(out.last_hidden_state)
 
     def _mask_padding(
