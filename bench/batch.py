@@ -6,7 +6,6 @@ python -m bench.batch --threads 2
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
@@ -14,6 +13,7 @@ from jsonargparse import CLI
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from bench.clocks import Clocks, clocked
 from bench.tables import Table
 from mimotok.tokenizer import Tokenizer
 
@@ -65,14 +65,12 @@ def main(
         "batches of 8": lambda: encode_in_batches(tokenizer, clips, 8),
         f"one batch of {count}": lambda: encode_in_batches(tokenizer, clips, count),
     }
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    times: dict[str, list[Clocks]] = {name: [] for name in ways}
     alone = ways["one at a time"]()
     for _ in range(repeats):
         for name, encode in ways.items():
-            wall = time.perf_counter()
-            cpu = time.process_time()
-            codes = encode()
-            times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+            spent, codes = clocked(encode)
+            times[name].append(spent)
             if not all(torch.equal(one, other) for one, other in zip(alone, codes, strict=True)):
                 raise SystemExit(f"{name}: the codes are not those of each clip alone")
     title = f"{count} clips of {shortest:g} to {longest:g} s, {threads} thread(s), torch {torch.__version__}"

@@ -11,8 +11,6 @@ from __future__ import annotations
 import json
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +18,7 @@ import torch
 from jsonargparse import CLI
 from torch import Tensor
 
+from bench.clocks import clocked
 from bench.memory import peak_rss
 from bench.tables import Table
 from mimotok.config import TokenizerConfig
@@ -66,14 +65,6 @@ def _random(name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     return values.fill_(1) if name.endswith("norm.weight") else values.normal_(std=0.02)
 
 
-def seconds_of(work: Callable[[], Tensor]) -> tuple[tuple[float, float], Tensor]:
-    """Wall clock and CPU time of one call, and its result."""
-    wall = time.perf_counter()
-    cpu = time.process_time()
-    result = work()
-    return (time.perf_counter() - wall, time.process_time() - cpu), result
-
-
 def main(seconds: float = 30.0, repeats: int = 3, threads: int = 2, shape: Path | None = None) -> None:
     """Prints speeds and the peak of memory.
 
@@ -87,14 +78,12 @@ def main(seconds: float = 30.0, repeats: int = 3, threads: int = 2, shape: Path 
     with tempfile.TemporaryDirectory() as name:
         size = write_random_checkpoint(Path(name), OFFICIAL if shape is None else TokenizerConfig.load(shape))
         before = peak_rss()
-        start = time.perf_counter()
-        tokenizer = Tokenizer.from_pretrained(name, dtype=torch.bfloat16)
-        loading = time.perf_counter() - start
+        loading, tokenizer = clocked(lambda: Tokenizer.from_pretrained(name, dtype=torch.bfloat16))
         wav = 0.1 * torch.randn(1, int(seconds * tokenizer.sample_rate))
         times = []
         for _ in range(repeats):
-            encoding, codes = seconds_of(lambda: tokenizer.encode(wav))
-            decoding, _ = seconds_of(partial(tokenizer.decode, codes))
+            encoding, codes = clocked(lambda: tokenizer.encode(wav))
+            decoding, _ = clocked(partial(tokenizer.decode, codes))
             times.append((*encoding, *decoding))
     rates = [seconds / statistics.median(column) for column in zip(*times, strict=True)]
     parameters = sum(parameter.numel() for parameter in tokenizer.parameters())
@@ -106,7 +95,7 @@ def main(seconds: float = 30.0, repeats: int = 3, threads: int = 2, shape: Path 
         table.add(verb, f"{wall:.2f}", f"{cpu:.2f}")
     print(table)
     peak = peak_rss()
-    print(f"\nLoading took {loading:.2f} s. Weights: {size / 1e9:.2f} GB; peak resident: {peak / 1e9:.2f} GB,")
+    print(f"\nLoading took {loading.wall:.2f} s. Weights: {size / 1e9:.2f} GB; peak resident: {peak / 1e9:.2f} GB,")
     print(f"{peak / size:.2f} times the weights; of it Python and torch before loading: {before / 1e9:.2f} GB.")
 
 

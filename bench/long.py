@@ -9,7 +9,6 @@ decoded one. One thread unless --threads says otherwise.
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable
 from itertools import cycle
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import torch
 from jsonargparse import CLI
 
+from bench.clocks import clocked
 from bench.memory import peak_rss
 from bench.tables import Table
 from mimotok.io.audio import AUDIO_SUFFIXES, AudioWriter, load_audio
@@ -41,12 +41,8 @@ def make_recording(path: Path, clips: Path, sample_rate: int, seconds: float) ->
 
 def timed(name: str, seconds: float, work: Callable[[], object]) -> tuple[str, str, str, str]:
     """Run `work`. Returns a row of its speed and of the peak of memory so far."""
-    wall = time.perf_counter()
-    cpu = time.process_time()
-    work()
-    wall = time.perf_counter() - wall
-    cpu = time.process_time() - cpu
-    return name, f"{seconds / wall:.1f}", f"{seconds / cpu:.1f}", f"{peak_rss() / 1e9:.2f}"
+    spent, _ = clocked(work)
+    return name, f"{seconds / spent.wall:.1f}", f"{seconds / spent.cpu:.1f}", f"{peak_rss() / 1e9:.2f}"
 
 
 def main(clips: Path, hours: float = 10.0, model: str | None = None, threads: int = 1) -> None:

@@ -203,9 +203,8 @@ class TrainingQuantizer(nn.Module):
     def _first_entries(self, latents: Tensor) -> Tensor:
         """Return the nearest entries of the first codebook, [B, F, D], whatever each item's number of codebooks."""
         entries = next(self._codebooks()).embed[0]
-        # argmin of |x - e|^2, of which |x|^2 is the same for all entries
-        distance = torch.addmm(entries.square().sum(1), latents.flatten(0, 1), entries.T, alpha=-2)
-        return entries[distance.argmin(1)].view_as(latents)
+        codes = search_codes(latents.flatten(0, 1), [entries], 1, beam=1, depth=1)
+        return entries[codes[:, 0]].view_as(latents)
 
     def _set_dead_threshold(self, codebook: library.Codebook) -> None:
         mean = float(codebook.cluster_size.mean()) if bool(codebook.initted) else 0.0
