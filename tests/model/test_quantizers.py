@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mimotok import StreamDecoder, StreamEncoder, Tokenizer, TokenizerConfig, register_quantizer
 from mimotok.info import read_info
 from mimotok.io.codes_file import load_codes
-from mimotok.model.quantizer import search_codes
+from mimotok.model.quantizer import PIECE, search_codes
 from mimotok.model.quantizers import make_quantizer
 from tests.helpers.models import STREAMABLE, make_tokenizer
 
@@ -79,6 +79,17 @@ def test_a_wider_beam_comes_closer_and_codes_of_fewer_codebooks_come_first() -> 
         errors.append(float(residual_error(latents, tables, codes[:, :4]).mean()))
     assert errors == sorted(errors, reverse=True)
     assert errors[0] > 1.05 * errors[2]
+
+
+def test_long_clips_are_searched_in_pieces_with_the_codes_of_each_alone() -> None:
+    latents = torch.randn(2 * PIECE + 3, 16)
+    tables = [torch.randn(64, 16) * 0.7**index for index in range(4)]
+    with torch.profiler.profile(record_shapes=True) as profile:
+        codes = search_codes(latents, tables, 4, beam=8, depth=4)
+    sizes = [event.input_shapes[0][0] for event in profile.events() if event.name == "aten::topk"]
+    assert max(sizes) == PIECE
+    parts = [search_codes(part, tables, 4, beam=8, depth=4) for part in (latents[:100], latents[100:])]
+    assert torch.equal(codes, torch.cat(parts))
 
 
 @pytest.mark.parametrize("config", [STREAMABLE, replace(STREAMABLE, quantizer_settings={"beam": 4}), FSQ])
