@@ -127,8 +127,8 @@ def main(
     model: str | None = None,
     clips: int = 50,
     prompt_seconds: float = 2.0,
-    temperature: float = 0.8,
-    top_p: float = 0.95,
+    temperature: float = 0.3,
+    top_p: float = 0.9,
 ) -> None:
     """Speak the texts of up to so many dev clips of each speaker whose words are in `labels`, and continue all clips.
 

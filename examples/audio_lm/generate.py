@@ -21,8 +21,8 @@ def main(
     audio: Path | None = None,
     prompt_seconds: float = 2.0,
     seconds: float = 5.0,
-    temperature: float = 0.8,
-    top_p: float = 0.95,
+    temperature: float = 0.3,
+    top_p: float = 0.9,
     seed: int = 0,
     model: str | None = None,
 ) -> None:
