@@ -233,7 +233,7 @@ class AudioLM(nn.Module):
             limit: positions, at least 1.
             script: what a prompt is to say, as units of text ids, or that of each of a list of prompts. The model takes
                 unit by unit and speaks in between (see `Script`), and the sequence ends with its last speech.
-            stop_id: the text id that ends a sequence; of no use with a script.
+            stop_id: the text id that ends a sequence which has no script.
             text_sampling: of text ids.
             audio_sampling: of codes, for all channels or one for each.
             generator: for all, or one for each prompt: only then is a prompt's result the same in every batch.
@@ -242,8 +242,8 @@ class AudioLM(nn.Module):
             The prompt and what was written, or a list of them.
 
         Raises:
-            ValueError: for a prompt or a limit of 0 positions, an empty script, and another number of generators or
-                scripts than prompts.
+            ValueError: for a prompt or a limit of 0 positions, an empty script, one beside a stop_id, and another number
+                of generators or scripts than prompts.
         """
         prompts = [prompt] if isinstance(prompt, Positions) else prompt
         shortest = min((len(each.text) for each in prompts), default=0)
@@ -257,13 +257,16 @@ class AudioLM(nn.Module):
         scripts = [script] if isinstance(prompt, Positions) and script is not None else script
         if scripts is not None and len(scripts) != len(prompts):
             raise ValueError(f"{len(scripts)} scripts for {len(prompts)} prompts: give one for each")
+        if scripts is not None and stop_id is not None:
+            raise ValueError(f"stop_id={stop_id}: a sequence with a script ends with what it says; give one of the two")
         rows = [_Row(list(each.text), list(each.patches), limit) for each in prompts]
         for row, units in zip(rows, scripts or [], strict=False):
             row.script = Script(units, self.special)
         device = prompts[0].text.device
         text = torch.stack([each.text[:shortest] for each in prompts])
         patches = torch.stack([each.patches[:shortest] for each in prompts])
-        name, cache = cache_name(self.lm.base_model), None
+        name = cache_name(self.lm.base_model)
+        cache = None
         read = shortest
         while True:
             embeds = self.embed(text, patches)

@@ -194,6 +194,8 @@ def test_a_script_is_spoken_whole_and_the_same_in_every_batch(model: AudioLM) ->
         assert torch.equal(written.patches, alone.patches)
     with pytest.raises(ValueError, match="1 scripts for 2 prompts"):
         model.generate(prompts, script=scripts[:1], limit=9)
+    with pytest.raises(ValueError, match="stop_id=2: a sequence with a script"):
+        model.generate(prompts, script=scripts, limit=9, stop_id=2)
     cut = [model.generate(prompts[0], script=scripts[0], limit=limit) for limit in range(1, 9)]
     assert all(len(each.text) <= 1 + limit + 1 for limit, each in enumerate(cut, 1))
     for each in cut:
