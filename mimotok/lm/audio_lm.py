@@ -242,8 +242,8 @@ class AudioLM(nn.Module):
             The prompt and what was written, or a list of them.
 
         Raises:
-            ValueError: for a prompt or a limit of 0 positions, an empty script, one beside a stop_id, and another number
-                of generators or scripts than prompts.
+            ValueError: for a prompt or a limit of 0 positions, an empty script, one beside a stop_id, and another
+                number of generators or scripts than prompts.
         """
         prompts = [prompt] if isinstance(prompt, Positions) else prompt
         shortest = min((len(each.text) for each in prompts), default=0)
