@@ -212,6 +212,12 @@ def test_what_the_lm_writes_is_without_its_prompt_and_the_same_in_every_batch(
         assert said.codes.shape[0] == 4
         assert said.codes.shape[1] % 4 == 0
         assert int(said.codes.max()) < 32
+    # no limit up to the longest leaves the text half said and calls it ended
+    whole = len(speak(lm, texts[:1], ["anna"], Sampling(), seed=0)[0].codes[0])
+    for limit in range(1, 41):
+        monkeypatch.setattr(speaking, "LONGEST", limit)
+        cut = speak(lm, texts[:1], ["anna"], Sampling(), seed=0)[0]
+        assert not cut.ended or cut.codes.shape[1] == whole
     codes = torch.zeros(4, 8).long()
     more = continue_speech(lm, [codes], 5, Sampling(), seed=0)[0]
     assert more.codes.shape[1] <= 20

@@ -61,7 +61,10 @@ def speak(lm: AudioLM, texts: Sequence[str], speakers: Sequence[str], sampling: 
         audio_sampling=sampling,
         generator=make_generators(len(texts), seed),
     )
-    return [_written(prompt, result, LONGEST) for prompt, result in zip(prompts, results, strict=True)]
+    return [
+        _written(prompt, result, LONGEST, asked=sum(map(len, script)))
+        for prompt, result, script in zip(prompts, results, scripts, strict=True)
+    ]
 
 
 # its dictionary and acoustic model are read once, not for every batch of texts
@@ -77,8 +80,11 @@ def _units(text: str) -> list[str]:
         raise ValueError(f"text={text!r}: {error}; give words of the dictionary") from error
 
 
-def _written(prompt: Positions, result: Positions, limit: int) -> Written:
+def _written(prompt: Positions, result: Positions, limit: int, asked: int = 0) -> Written:
+    """asked: text ids that were to be said on the way."""
     text = result.text[len(prompt.text) :]
     patches = result.patches[len(prompt.text) :][text == SPECIAL.audio]
+    said = int((text < min(SPECIAL)).sum()) == asked
     # where the limit has cut off the speech, its end is one position more
-    return Written(patches.transpose(0, 1).flatten(1), ended=len(text) <= limit)
+    ended = said and int(text[-1]) == SPECIAL.end and len(text) <= limit
+    return Written(patches.transpose(0, 1).flatten(1), ended)

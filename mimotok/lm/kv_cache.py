@@ -9,7 +9,7 @@ from typing import Any
 def cache_name(model: Any) -> str:
     """Return the argument of a model or function: `cache`, or `past_key_values` as before transformers 5.24.
 
-    What is returned to `forward` under this name is also an attribute of its output.
+    The model's output has what it has computed as an attribute of the same name.
     """
     known = inspect.signature(getattr(model, "forward", model)).parameters
     return "cache" if "cache" in known else "past_key_values"
