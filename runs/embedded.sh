@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From manifests of speech to the checkpoint that the package carries: phone labels, both halves of the joint stage,
-# adversarial stage.
+# weighted search, adversarial stage.
 #
 #   runs/embedded.sh [options] MANIFEST...
 #
@@ -81,7 +81,10 @@ fit() {
 }
 fit joint "$model" "1_joint phones" --data.alignments "$run/labels.jsonl"
 fit sound "$run/joint-model" "1_joint phones sound" --data.alignments "$run/labels.jsonl"
-fit adversarial "$run/sound-model" 2_adversarial
+if [ ! -e "$run/weighted-model/model.safetensors" ]; then
+    "$python" -m train weigh "$run/sound-model" --out "$run/weighted-model" "${manifests[@]/#/--manifest=}" --root "$root"
+fi
+fit adversarial "$run/weighted-model" 2_adversarial
 
 mkdir -p "$out"
 cp "$run"/adversarial-model/* "$out"

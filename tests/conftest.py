@@ -60,7 +60,7 @@ def windowed_export(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer
         "decoder_layers": 1,
         "vocoder_num_layers": 1,
     }
-    books: dict[str, Any] = {"num_quantizers": 3, "default_n_q": 2, "quantizer_settings": {"beam": 3}}
+    books: dict[str, Any] = {"num_quantizers": 3, "default_n_q": 2, "quantizer_settings": {"beam": 3, "weighted": True}}
     original = make_tokenizer(replace(STREAMABLE, **layers, **books))
     original.save_pretrained(folder / "model")
     tokenizer = Tokenizer.from_pretrained(folder / "model")

@@ -12,7 +12,19 @@ import typer
 
 from mimotok.io.terminal.streams import errors_in_one_line, run_command, say
 
-TOOLS = ("align", "average", "clean", "code-model", "export", "prepare", "prune", "runs", "transcribe", "transfer")
+TOOLS = (
+    "align",
+    "average",
+    "clean",
+    "code-model",
+    "export",
+    "prepare",
+    "prune",
+    "runs",
+    "transcribe",
+    "transfer",
+    "weigh",
+)
 # Lightning's, which read their own arguments; they stand here for the list of commands.
 LIGHTNING = {"allow_extra_args": True, "ignore_unknown_options": True}
 AllowOutside = Annotated[
@@ -145,6 +157,41 @@ def prune(
         seconds=seconds,
         dtype=dtype,
         allow_outside=allow_outside,
+    )
+
+
+@app.command()
+def weigh(
+    source: Annotated[str, typer.Argument(help="Folder of an exported model.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    manifest: Annotated[list[str], typer.Option(help="Folder, manifest or CutSet; may be given several times.")],
+    root: Annotated[str, typer.Option(help="Folder of relative audio paths.")] = ".",
+    minutes: Annotated[float, typer.Option(help="Speech to measure the decoder's sensitivity on.")] = 10.0,
+    hours: Annotated[float, typer.Option(help="Speech to refit the codebooks on.")] = 2.0,
+    strength: Annotated[float, typer.Option(help="Power of the sensitivity, above 0, up to 1.")] = 0.6,
+    rounds: Annotated[int, typer.Option(help="Of searching and refitting.", min=0)] = 8,
+    dtype: Annotated[str, typer.Option(help="float16, bfloat16 or float32.")] = "float16",
+    allow_outside: AllowOutside = False,
+) -> None:
+    """Write a model whose codes are searched by what its decoder hears of an error; the first codebook stays.
+
+    Example: python -m train weigh runs/joint --out weighted --manifest manifest.jsonl --root data
+    """
+    from train.tools.weigh import weigh_search
+
+    say(
+        weigh_search(
+            source,
+            out,
+            manifest,
+            root=root,
+            minutes=minutes,
+            hours=hours,
+            strength=strength,
+            rounds=rounds,
+            dtype=dtype,
+            allow_outside=allow_outside,
+        )
     )
 
 

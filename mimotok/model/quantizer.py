@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,31 +42,68 @@ class Codebook(KeepsFloat32, nn.Module):
         self.register_buffer("inited", zeros(1))
 
 
-class ResidualQuantizer(nn.Module):
+class Search(NamedTuple):
+    """How codes are searched.
+
+    Attributes:
+        beam: candidates that are kept; 1 is the plain residual search, and the official one.
+        depth: codebooks over which candidates are kept.
+        weighting: float32 [D, D], or None for the plain distance. What the first codebook leaves of a latent is
+            multiplied by it, and the further entries are those that are nearest there.
+    """
+
+    beam: int = 1
+    depth: int = 1
+    weighting: Tensor | None = None
+
+
+class _Weighed(NamedTuple):
+    """Codebooks as a weighted search takes them, and of which tensors at which of their versions they were made."""
+
+    sources: list[Tensor]
+    versions: list[int]
+    tables: list[Tensor]
+
+    def holds(self, sources: list[Tensor]) -> bool:
+        """Return whether they are still those of `sources`."""
+        same = all(mine is theirs for mine, theirs in zip(self.sources, sources, strict=True))
+        return same and self.versions == [source._version for source in sources]
+
+
+class ResidualQuantizer(KeepsFloat32, nn.Module):
     """Each codebook quantizes what the ones before it left over (Zeghidour et al., 2021, algorithm 1).
 
     `quantizer_settings` of the configuration may hold `beam`, 1 where they do not: how many candidates `search_codes`
-    keeps over the default number of codebooks.
+    keeps over the default number of codebooks; and `weighted`, true where the model has a matrix `weighting` that says
+    how much its decoder hears of an error in each direction (`python -m train weigh` makes it).
 
     Raises:
         ValueError: for other settings, and for a beam out of range.
     """
 
+    weighting: Tensor | None
+
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
-        self.beam = _checked_beam(config.quantizer_settings)
+        self.beam, weighted = _checked_settings(config.quantizer_settings)
         self.depth = config.n_q
+        self.register_buffer("weighting", torch.eye(config.d_model, dtype=torch.float32) if weighted else None)
         self.layers = nn.ModuleList(Codebook(size, config.d_model) for size in config.codebook_sizes)
+        self._weighed: _Weighed | None = None
 
     def codebooks(self) -> list[Codebook]:
         """Return the codebooks in order, typed."""
         return [cast(Codebook, layer) for layer in self.layers]
 
+    @property
+    def search(self) -> Search:
+        """How this quantizer searches codes."""
+        return Search(self.beam, self.depth, self.weighting)
+
     def encode(self, latents: Tensor, n_q: int) -> Tensor:
         """latents: [B, F, D]. Returns codes int64 [B, n_q, F]; the search is in fp32."""
         batch, frames, dim = latents.shape
-        tables = [codebook.embed for codebook in self.codebooks()]
-        codes = search_codes(latents.float().reshape(-1, dim), tables, n_q, beam=self.beam, depth=self.depth)
+        codes = search_codes(latents.float().reshape(-1, dim), self._searched_tables(), n_q, self.search)
         return codes.view(batch, frames, n_q).transpose(1, 2)
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -80,8 +117,31 @@ class ResidualQuantizer(nn.Module):
         ]
         return cast(Tensor, sum(entries))
 
+    def _searched_tables(self) -> list[Tensor]:
+        """Return the codebooks as `weigh` makes them, which a stream of single frames must not do for each of them."""
+        tables = [codebook.embed for codebook in self.codebooks()]
+        if self.weighting is None:
+            return tables
+        sources = [*tables, self.weighting]
+        # a graph computes them itself, and tensors of inference mode do not count their versions
+        if torch.compiler.is_compiling() or any(source.is_inference() for source in sources):
+            return weigh(tables, self.weighting)
+        if self._weighed is None or not self._weighed.holds(sources):
+            versions = [source._version for source in sources]
+            self._weighed = _Weighed(sources, versions, weigh(tables, self.weighting))
+        return self._weighed.tables
 
-def search_codes(latents: Tensor, tables: Sequence[Tensor], n_q: int, *, beam: int, depth: int) -> Tensor:
+
+@torch.no_grad()
+def weigh(tables: Sequence[Tensor], weighting: Tensor | None) -> list[Tensor]:
+    """Return codebooks, [C, D] each, as `search_codes` takes them: all but the first multiplied by the weighting."""
+    if weighting is None:
+        return list(tables)
+    with full_precision(weighting):
+        return [tables[0], *(table @ weighting for table in tables[1:])]
+
+
+def search_codes(latents: Tensor, tables: Sequence[Tensor], n_q: int, search: Search) -> Tensor:
     """Search the codes whose entries add up to about the latents.
 
     The first code is that of the nearest entry, since the first codebook carries meaning. From there on the `beam` best
@@ -89,29 +149,26 @@ def search_codes(latents: Tensor, tables: Sequence[Tensor], n_q: int, *, beam: i
     "Efficient search and design procedures for robust multi-stage VQ of LPC parameters for 4 kb/s speech coding"). Each
     further code is the nearest entry again. So codes of fewer codebooks are always the first ones of codes of more.
 
+    With a weighting, an error in a direction that the decoder hardly hears counts less than one that it hears well
+    (Gardner and Rao, 1995, "Theoretical analysis of the high-rate vector quantization of LPC parameters").
+
     Args:
         latents: float32 [N, D].
-        tables: the codebooks, float32 [C, D] each, at least `n_q` and `depth`.
+        tables: the codebooks, float32 [C, D] each, at least `n_q` and `depth`; of a weighted search, from `weigh`.
         n_q: codebooks to use.
-        beam: candidates; 1 is the plain residual search, and the official one.
-        depth: codebooks over which candidates are kept.
+        search: how.
 
     Returns:
         Codes int64 [N, n_q].
     """
     # distances of half precision would often find another entry
     with full_precision(latents):
-        residual = latents
-        codes = torch.zeros(latents.shape[0], 0, dtype=torch.long, device=latents.device)
-        if beam > 1 and n_q > 1:
-            found = [_search_widely(piece, tables[:depth], beam) for piece in _pieces(latents)]
-            codes, residual = (torch.cat(parts) for parts in zip(*found, strict=True))
-        for table in tables[codes.shape[1] : n_q]:
-            # |r - e|^2 without |r|^2, which is the same for every entry
-            code = torch.addmm(table.square().sum(1), residual, table.T, alpha=-2).argmin(1)
-            residual = residual - table[code]
-            codes = torch.cat([codes, code[:, None]], 1)
-        return codes[:, :n_q]
+        if search.beam == 1 or n_q == 1:
+            return _search_plainly(latents, tables[:n_q], search.weighting)[0]
+        found = [_search_widely(piece, tables[: search.depth], search) for piece in _pieces(latents)]
+        codes, residual = (torch.cat(parts) for parts in zip(*found, strict=True))
+        rest, _ = _search_plainly(residual, tables[search.depth : n_q])
+        return torch.cat([codes, rest], 1)[:, :n_q]
 
 
 def _pieces(latents: Tensor) -> Sequence[Tensor]:
@@ -121,13 +178,32 @@ def _pieces(latents: Tensor) -> Sequence[Tensor]:
     return latents.split(PIECE)
 
 
-def _search_widely(latents: Tensor, tables: Sequence[Tensor], beam: int) -> tuple[Tensor, Tensor]:
-    """Return the codes [N, len(tables)] of the best candidate, and what it leaves of the latents [N, D]."""
-    rows = torch.arange(latents.shape[0], device=latents.device)[:, None]
-    residuals = latents[:, None]
-    codes = torch.zeros(latents.shape[0], 1, 0, dtype=torch.long, device=latents.device)
+def _search_plainly(
+    residual: Tensor, tables: Sequence[Tensor], weighting: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the code of the nearest entry of each codebook in turn, [N, len(tables)], and what is left, [N, D].
+
+    weighting: what the residual is multiplied by after the first of these codebooks.
+    """
+    codes = torch.zeros(residual.shape[0], 0, dtype=torch.long, device=residual.device)
     for index, table in enumerate(tables):
-        kept = 1 if index == 0 else min(beam, residuals.shape[1] * len(table))
+        # |r - e|^2 without |r|^2, which is the same for every entry
+        code = torch.addmm(table.square().sum(1), residual, table.T, alpha=-2).argmin(1)
+        residual = residual - table[code]
+        if index == 0 and weighting is not None:
+            residual = residual @ weighting
+        codes = torch.cat([codes, code[:, None]], 1)
+    return codes, residual
+
+
+def _search_widely(latents: Tensor, tables: Sequence[Tensor], search: Search) -> tuple[Tensor, Tensor]:
+    """Return the codes [N, len(tables)] of the best candidate, and what it leaves, [N, D]."""
+    rows = torch.arange(latents.shape[0], device=latents.device)[:, None]
+    first, left = _search_plainly(latents, tables[:1], search.weighting)
+    codes = first[:, None]
+    residuals = left[:, None]
+    for table in tables[1:]:
+        kept = min(search.beam, residuals.shape[1] * len(table))
         # |r - e|^2, of which |r|^2 counts here: the candidates of a latent leave residuals of unlike lengths
         distance = torch.addmm(table.square().sum(1), residuals.flatten(0, 1), table.T, alpha=-2)
         distance = distance.view(*residuals.shape[:2], -1) + residuals.square().sum(-1, keepdim=True)
@@ -139,10 +215,14 @@ def _search_widely(latents: Tensor, tables: Sequence[Tensor], beam: int) -> tupl
     return codes[:, 0], residuals[:, 0]
 
 
-def _checked_beam(settings: dict[str, Any]) -> int:
+def _checked_settings(settings: dict[str, Any]) -> tuple[int, bool]:
+    """Return beam and weighted."""
     beam = settings.get("beam", 1)
-    if set(settings) - {"beam"} or not isinstance(beam, int) or isinstance(beam, bool) or not 1 <= beam <= MAX_BEAM:
+    weighted = settings.get("weighted", False)
+    whole = isinstance(beam, int) and not isinstance(beam, bool)
+    if set(settings) - {"beam", "weighted"} or not whole or not 1 <= beam <= MAX_BEAM or not isinstance(weighted, bool):
         raise ValueError(
-            f"quantizer_settings={shortened(settings)}: residual_vq takes a beam of 1 to {MAX_BEAM} candidates, or none"
+            f"quantizer_settings={shortened(settings)}: residual_vq takes a beam of 1 to {MAX_BEAM} candidates, and "
+            "weighted, true or false"
         )
-    return beam
+    return beam, weighted

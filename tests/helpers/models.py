@@ -46,6 +46,9 @@ def make_tokenizer(config: TokenizerConfig, seed: int = 0) -> Tokenizer:
                 parameter.add_(0.1 * torch.randn_like(parameter))
         if not isinstance(tokenizer.encoder.quantizer, ResidualQuantizer):
             return tokenizer
+        weighting = tokenizer.encoder.quantizer.weighting
+        if weighting is not None:
+            weighting.add_(torch.randn_like(weighting) / len(weighting) ** 0.5)
         for depth, codebook in enumerate(tokenizer.encoder.quantizer.codebooks()):
             codebook.embed.normal_(std=0.7 ** (depth + 1))
             codebook.cluster_size.fill_(1)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from mimotok import StreamDecoder, StreamEncoder, Tokenizer, TokenizerConfig, register_quantizer
 from mimotok.info import read_info
 from mimotok.io.codes_file import load_codes
-from mimotok.model.quantizer import PIECE, search_codes
+from mimotok.model.quantizer import PIECE, Search, search_codes, weigh
 from mimotok.model.quantizers import make_quantizer
 from tests.helpers.models import STREAMABLE, make_tokenizer
 
@@ -59,7 +61,7 @@ def residual_error(latents: Tensor, tables: list[Tensor], codes: Tensor) -> Tens
 def test_a_beam_that_keeps_all_finds_the_best_codes_after_the_first() -> None:
     latents = torch.randn(40, 6)
     tables = [torch.randn(size, 6) / (1 + index) for index, size in enumerate((5, 4, 3))]
-    found = search_codes(latents, tables, 3, beam=64, depth=3)
+    found = search_codes(latents, tables, 3, Search(64, 3))
     assert torch.equal(found[:, 0], torch.cdist(latents, tables[0]).argmin(1))
     for latent, codes in zip(latents, found, strict=True):
         rest = torch.cartesian_prod(torch.arange(4), torch.arange(3))
@@ -73,9 +75,9 @@ def test_a_wider_beam_comes_closer_and_codes_of_fewer_codebooks_come_first() -> 
     tables = [torch.randn(32, 16) * 0.7**index for index in range(6)]
     errors = []
     for beam in (1, 2, 8, 32):
-        codes = search_codes(latents, tables, 6, beam=beam, depth=4)
+        codes = search_codes(latents, tables, 6, Search(beam, 4))
         for n_q in range(1, 6):
-            assert torch.equal(search_codes(latents, tables, n_q, beam=beam, depth=4), codes[:, :n_q])
+            assert torch.equal(search_codes(latents, tables, n_q, Search(beam, 4)), codes[:, :n_q])
         errors.append(float(residual_error(latents, tables, codes[:, :4]).mean()))
     assert errors == sorted(errors, reverse=True)
     assert errors[0] > 1.05 * errors[2]
@@ -85,14 +87,55 @@ def test_long_clips_are_searched_in_pieces_with_the_codes_of_each_alone() -> Non
     latents = torch.randn(2 * PIECE + 3, 16)
     tables = [torch.randn(64, 16) * 0.7**index for index in range(4)]
     with torch.profiler.profile(record_shapes=True) as profile:
-        codes = search_codes(latents, tables, 4, beam=8, depth=4)
+        codes = search_codes(latents, tables, 4, Search(8, 4))
     sizes = [event.input_shapes[0][0] for event in profile.events() if event.name == "aten::topk"]
     assert max(sizes) == PIECE
-    parts = [search_codes(part, tables, 4, beam=8, depth=4) for part in (latents[:100], latents[100:])]
+    parts = [search_codes(part, tables, 4, Search(8, 4)) for part in (latents[:100], latents[100:])]
     assert torch.equal(codes, torch.cat(parts))
 
 
-@pytest.mark.parametrize("config", [STREAMABLE, replace(STREAMABLE, quantizer_settings={"beam": 4}), FSQ])
+WEIGHTED = replace(STREAMABLE, default_n_q=3, quantizer_settings={"beam": 4, "weighted": True})
+
+
+@pytest.mark.parametrize("beam", [1, 8])
+def test_a_weighted_search_leaves_less_of_what_counts(beam: int) -> None:
+    latents = torch.randn(500, 16)
+    tables = [torch.randn(32, 16) * 0.7**index for index in range(4)]
+    weighting = torch.diag(torch.linspace(0.2, 2, 16))
+    plain = search_codes(latents, tables, 4, Search(beam, 4))
+    weighted = search_codes(latents, weigh(tables, weighting), 4, Search(beam, 4, weighting))
+    assert torch.equal(plain[:, 0], weighted[:, 0])
+    seen = [table @ weighting for table in tables]
+    left = [residual_error(latents @ weighting, seen, codes).mean() for codes in (plain, weighted)]
+    assert left[1] < 0.95 * left[0]
+    # the identity changes nothing
+    same = search_codes(latents, weigh(tables, torch.eye(16)), 4, Search(beam, 4, torch.eye(16)))
+    assert torch.equal(same, plain)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_weighted_codes_follow_a_change_of_codebooks_and_weighting(mode: Callable[[], Any]) -> None:
+    with mode():
+        quantizer = make_tokenizer(WEIGHTED).encoder.quantizer
+        latents = torch.randn(1, 200, STREAMABLE.d_model)
+
+        def expected() -> Tensor:
+            tables = weigh([book.embed for book in quantizer.codebooks()], quantizer.weighting)
+            return search_codes(latents[0], tables, 3, quantizer.search).T[None]
+
+        seen = [quantizer.encode(latents, 3)]
+        assert torch.equal(seen[0], expected())
+        quantizer.codebooks()[1].embed.mul_(-1)
+        seen.append(quantizer.encode(latents, 3))
+        assert torch.equal(seen[1], expected())
+        quantizer.weighting = quantizer.weighting.roll(1, 0)
+        seen.append(quantizer.encode(latents, 3))
+        assert torch.equal(seen[2], expected())
+        assert len({codes.numpy().tobytes() for codes in seen}) == 3
+
+
+@pytest.mark.parametrize("config", [STREAMABLE, WEIGHTED, FSQ])
 @torch.no_grad()
 def test_autocast_leaves_quantizers_in_full_precision(config: TokenizerConfig) -> None:
     quantizer = make_tokenizer(config).encoder.quantizer
@@ -105,15 +148,17 @@ def test_autocast_leaves_quantizers_in_full_precision(config: TokenizerConfig) -
 
 
 @torch.no_grad()
-def test_a_beam_passes_through_files_batches_and_streams(tmp_path: Path) -> None:
+@pytest.mark.parametrize("weighted", [False, True])
+def test_another_search_passes_through_files_batches_and_streams(tmp_path: Path, weighted: bool) -> None:
     plain = make_tokenizer(replace(STREAMABLE, default_n_q=3))
-    plain.save_pretrained(tmp_path / "plain")
-    config = json.loads((tmp_path / "plain" / "config.json").read_text())
-    config["quantizer_settings"] = {"beam": 4}
-    (tmp_path / "plain" / "config.json").write_text(json.dumps(config))
-    Tokenizer.from_pretrained(tmp_path / "plain").save_pretrained(tmp_path / "beam")
-    tokenizer = Tokenizer.from_pretrained(tmp_path / "beam")
+    changed = make_tokenizer(replace(WEIGHTED, quantizer_settings={"beam": 4, "weighted": weighted}))
+    changed.load_state_dict(plain.state_dict(), strict=not weighted)
+    changed.save_pretrained(tmp_path, dtype=torch.float16)
+    plain.load_state_dict(Tokenizer.from_pretrained(tmp_path).state_dict(), strict=not weighted)
+    tokenizer = Tokenizer.from_pretrained(tmp_path)
     assert tokenizer.encoder.quantizer.beam == 4
+    if weighted:
+        assert torch.equal(tokenizer.encoder.quantizer.weighting, changed.encoder.quantizer.weighting)
     wav = torch.randn(2, 24000)
     codes = tokenizer.encode(wav)
     assert torch.equal(codes[:, 0], plain.encode(wav)[:, 0])
@@ -226,9 +271,10 @@ def test_an_own_kind_lives_where_it_is_registered_and_is_refused_elsewhere(
         ({"quantizer_settings": {"levels": [8, 5], "more": 1}}, "fsq takes levels"),
         ({"quantizer_settings": {"levels": [8, 5]}}, "make 40 entries of every codebook: give 40"),
         ({"quantizer_settings": {"a": {"b": 1}}}, "quantizer_settings={'a': {'b': 1}}: give at most 16 names"),
-        ({"quantizer": "residual_vq"}, "residual_vq takes a beam of 1 to 64 candidates, or none"),
+        ({"quantizer": "residual_vq"}, "residual_vq takes a beam of 1 to 64 candidates, and weighted"),
         ({"quantizer": "residual_vq", "quantizer_settings": {"beam": 0}}, "takes a beam of 1 to 64"),
         ({"quantizer": "residual_vq", "quantizer_settings": {"beam": True}}, "takes a beam of 1 to 64"),
+        ({"quantizer": "residual_vq", "quantizer_settings": {"weighted": 1}}, "weighted, true or false"),
         ({"quantizer": 3}, "quantizer=3: give 1 to 64 printable characters"),
     ],
 )

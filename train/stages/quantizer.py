@@ -16,7 +16,7 @@ from vector_quantize_pytorch import VectorQuantize
 from vector_quantize_pytorch import vector_quantize_pytorch as library
 
 from mimotok.model.lengths import valid_mask
-from mimotok.model.quantizer import Codebook, ResidualQuantizer, search_codes
+from mimotok.model.quantizer import Codebook, ResidualQuantizer, Search, search_codes, weigh
 
 
 class Quantized(NamedTuple):
@@ -113,11 +113,14 @@ class TrainingQuantizer(nn.Module):
     the mean count, enough to survive until it is used. Padded frames and unused codebooks never touch the statistics.
     """
 
+    weighting: Tensor | None
+
     def __init__(self, source: ResidualQuantizer, *, decay: float = 0.99, dead_code_fraction: float = 0.1) -> None:
         super().__init__()
         self.dead_code_fraction = dead_code_fraction
         self.beam = source.beam
         self.depth = source.depth
+        self.register_buffer("weighting", None if source.weighting is None else source.weighting.clone())
         books = source.codebooks()
         self.layers = nn.ModuleList(
             VectorQuantize(
@@ -167,13 +170,15 @@ class TrainingQuantizer(nn.Module):
 
     @torch.no_grad()
     def _codes_of_the_beam(self, latents: Tensor) -> Tensor | None:
-        """Search all codes [N, n_q] where the model's quantizer keeps candidates, once its codebooks are there."""
+        """Search all codes [N, n_q] as the model's quantizer does where it differs, once its codebooks are there."""
         codebooks = list(self._codebooks())
-        if self.beam == 1 or not all(bool(codebook.initted) for codebook in codebooks):
+        plain = self.beam == 1 and self.weighting is None
+        if plain or not all(bool(codebook.initted) for codebook in codebooks):
             return None
         rows = latents.detach().float().flatten(0, 1).nan_to_num(0.0, 0.0, 0.0)
         tables = [codebook.embed[0] for codebook in codebooks]
-        return search_codes(rows, tables, len(tables), beam=self.beam, depth=self.depth)
+        search = Search(self.beam, self.depth, self.weighting)
+        return search_codes(rows, weigh(tables, self.weighting), len(tables), search)
 
     def _search(self, index: int, residual: Tensor, in_use: Tensor, searched: Tensor | None = None) -> Found:
         """Search and train one codebook as the library's layer does, which spends twice the time.
@@ -203,7 +208,7 @@ class TrainingQuantizer(nn.Module):
     def _first_entries(self, latents: Tensor) -> Tensor:
         """Return the nearest entries of the first codebook, [B, F, D], whatever each item's number of codebooks."""
         entries = next(self._codebooks()).embed[0]
-        codes = search_codes(latents.flatten(0, 1), [entries], 1, beam=1, depth=1)
+        codes = search_codes(latents.flatten(0, 1), [entries], 1, Search())
         return entries[codes[:, 0]].view_as(latents)
 
     def _set_dead_threshold(self, codebook: library.Codebook) -> None:

@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mimotok.io.audio import resample
 from mimotok.model.transformer import Block
 from mimotok.tokenizer import Tokenizer
-from train.data.manifest import BadClipError, decode, read_manifest
 from train.tools.export import checked_dtype
+from train.tools.hear import speech
 
 # Of the mean square of the units: what keeps the inverse of their second moments finite.
 DAMPING = 1e-4
@@ -71,27 +70,6 @@ def prune(
 
 def _blocks(tokenizer: Tokenizer) -> list[Block]:
     return [block for stack in tokenizer.stacks() for block in stack.blocks()]
-
-
-def speech(
-    manifest: str, root: str, seconds: float, sample_rate: int, *, allow_outside: bool = False
-) -> Iterator[Tensor]:
-    """Yield about `seconds` of training clips [1, T], from all over the manifest.
-
-    Raises ValueError where none can be read.
-    """
-    clips = [clip for clip in read_manifest(manifest, root, allow_outside=allow_outside) if clip.split == "train"]
-    every = max(1, int(sum(clip.duration for clip in clips) / seconds))
-    heard = 0.0
-    for clip in clips[::every]:
-        try:
-            wav, rate = decode(clip)
-        except BadClipError:
-            continue
-        heard += clip.duration
-        yield torch.from_numpy(resample(wav, rate, sample_rate))[None]
-    if not heard:
-        raise ValueError(f"{manifest}: no training clip could be read; check --root")
 
 
 @torch.no_grad()

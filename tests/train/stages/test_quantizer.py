@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -24,9 +25,9 @@ def every(tokenizer: Tokenizer, items: int) -> torch.Tensor:
     return torch.full((items,), tokenizer.config.num_quantizers)
 
 
-@pytest.mark.parametrize("beam", [1, 4])
-def test_codes_equal_inference(tiny: Callable[..., Tokenizer], beam: int) -> None:
-    source = tiny(default_n_q=3, quantizer_settings={"beam": beam})
+@pytest.mark.parametrize("settings", [{}, {"beam": 4}, {"weighted": True}, {"beam": 4, "weighted": True}])
+def test_codes_equal_inference(tiny: Callable[..., Tokenizer], settings: dict[str, Any]) -> None:
+    source = tiny(default_n_q=3, quantizer_settings=settings)
     quantizer = TrainingQuantizer(source.encoder.quantizer).eval()
     latents, lengths = torch.randn(2, 9, 32), torch.tensor([9, 5])
     out = quantizer(latents, lengths, every(source, 2))

@@ -1,0 +1,87 @@
+"""A weighted search: what the decoder does not hear counts less, the first codebook and all else stay."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers.models import TINY, make_tokenizer
+from tests.helpers.training_runs import make_speech
+
+pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
+
+from mimotok import Tokenizer
+from train.tools.weigh import heard_error, make_weighting, measure_sensitivity, refit, weigh_search
+
+BEAM = replace(TINY, default_n_q=3, quantizer_settings={"beam": 4})
+
+
+def clips(count: int) -> list[torch.Tensor]:
+    return [0.3 * torch.randn(1, 12_000) for _ in range(count)]
+
+
+def test_the_sensitivity_is_that_of_the_directions_that_the_decoder_takes_in() -> None:
+    tokenizer = make_tokenizer(BEAM)
+    dim = tokenizer.config.d_model
+    first = tokenizer.decoder.dconv1.conv
+    with torch.no_grad():
+        first.weight[dim // 2 :] = 0.0
+    sensitivity = measure_sensitivity(tokenizer, clips(3))
+    assert sensitivity[: dim // 2, : dim // 2].diagonal().min() > 0
+    assert not sensitivity[dim // 2 :].any()
+    assert torch.equal(sensitivity, sensitivity.T)
+    torch.testing.assert_close(sensitivity.trace(), torch.tensor(float(dim)))
+    weighting = make_weighting(sensitivity, 0.6)
+    assert weighting[dim // 2 :].norm() < 0.5 * weighting[: dim // 2].norm()
+    torch.testing.assert_close(weighting.square().sum(), torch.tensor(float(dim)))
+    assert torch.linalg.matrix_rank(weighting) == dim
+
+
+@torch.no_grad()
+def test_refitted_codebooks_leave_less_and_the_first_one_stays() -> None:
+    quantizer = make_tokenizer(BEAM).encoder.quantizer
+    latents = torch.randn(2000, TINY.d_model)
+    everything = torch.eye(TINY.d_model)
+    first = quantizer.codebooks()[0].embed.clone()
+    errors = [heard_error(quantizer, latents, everything)]
+    for _ in range(3):
+        refit(quantizer, latents)
+        errors.append(heard_error(quantizer, latents, everything))
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.9 * errors[0]
+    assert torch.equal(quantizer.codebooks()[0].embed, first)
+    for book in quantizer.codebooks()[1:]:
+        torch.testing.assert_close(book.embed_avg, book.embed * book.cluster_size[:, None])
+
+
+def test_a_model_is_written_whose_search_is_weighted_and_whose_rest_is_the_same(tmp_path: Path) -> None:
+    plain = make_tokenizer(BEAM)
+    plain.save_pretrained(tmp_path / "plain")
+    manifest = make_speech(tmp_path) / "manifest.jsonl"
+    said = weigh_search(
+        tmp_path / "plain", tmp_path / "weighted", str(manifest), root=str(tmp_path), minutes=0.1, hours=0.002, rounds=2
+    )
+    assert "error that the decoder hears 0." in said
+    weighted = Tokenizer.from_pretrained(tmp_path / "weighted")
+    assert weighted.config.quantizer_settings == {"beam": 4, "weighted": True}
+    wav = torch.cat(clips(2))
+    assert torch.equal(weighted.encode(wav)[:, 0], plain.encode(wav)[:, 0])
+    assert not torch.equal(weighted.encode(wav), plain.encode(wav))
+    before = {name: value for name, value in plain.state_dict().items() if "quantizer" not in name}
+    after = weighted.state_dict()
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value.half().float(), msg=name)
+
+
+def test_what_cannot_be_weighted_is_refused(tmp_path: Path) -> None:
+    make_tokenizer(BEAM).save_pretrained(tmp_path / "model")
+    fsq = replace(TINY, quantizer="fsq", quantizer_settings={"levels": [8, 5, 3]}, codebook_sizes=(120,))
+    make_tokenizer(fsq).save_pretrained(tmp_path / "fsq")
+    with pytest.raises(ValueError, match=r"strength=0: give a number above 0, up to 1"):
+        weigh_search(tmp_path / "model", tmp_path / "out", "manifest.jsonl", strength=0)
+    with pytest.raises(ValueError, match=r"its quantizer is fsq; only residual_vq"):
+        weigh_search(tmp_path / "fsq", tmp_path / "out", "manifest.jsonl")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,32 @@
+"""Speech for tools that measure a model on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from mimotok.io.audio import resample
+from train.data.manifest import BadClipError, decode, read_manifest
+
+
+def speech(
+    manifest: str | Sequence[str], root: str, seconds: float, sample_rate: int, *, allow_outside: bool = False
+) -> Iterator[Tensor]:
+    """Yield about `seconds` of training clips [1, T], from all over the manifest or manifests.
+
+    Raises ValueError where none can be read.
+    """
+    clips = [clip for clip in read_manifest(manifest, root, allow_outside=allow_outside) if clip.split == "train"]
+    every = max(1, int(sum(clip.duration for clip in clips) / seconds))
+    heard = 0.0
+    for clip in clips[::every]:
+        try:
+            wav, rate = decode(clip)
+        except BadClipError:
+            continue
+        heard += clip.duration
+        yield torch.from_numpy(resample(wav, rate, sample_rate))[None]
+    if not heard:
+        raise ValueError(f"{manifest}: no training clip could be read; check --root")
