@@ -79,12 +79,16 @@ def test_one_command_makes_a_model_and_goes_on_where_it_was(
     parts = sorted((out / "parts").glob("model.safetensors.*"))
     assert b"".join(part.read_bytes() for part in parts) == (out / "model" / "model.safetensors").read_bytes()
     tokenizer = mimotok.Tokenizer.from_pretrained(out / "model")
-    joint = mimotok.Tokenizer.from_pretrained(out / "recipe" / "sound-model")
+    joint, weighted = (
+        mimotok.Tokenizer.from_pretrained(out / "recipe" / name) for name in ("sound-model", "weighted-model")
+    )
     wav = mimotok.load_audio(SAMPLE, 24_000)[:, :24_000]
     codes = tokenizer.encode(wav)
+    # a weighted search keeps the first codebook's codes and the decoder
+    assert codes[:, 0].equal(joint.encode(wav)[:, 0])
     # the adversarial stage leaves the codes alone and trains the decoder
-    assert codes.equal(joint.encode(wav))
-    assert not tokenizer.decode(codes).equal(joint.decode(codes))
+    assert codes.equal(weighted.encode(wav))
+    assert not tokenizer.decode(codes).equal(weighted.decode(codes))
     written = times_of(out)
     assert run_script("gpu.sh", *arguments, folder=tmp_path).returncode == 0
     assert times_of(out) == written

@@ -14,7 +14,7 @@ from tests.helpers.training_runs import make_speech
 pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
 
 from mimotok import Tokenizer
-from train.tools.weigh import heard_error, make_weighting, measure_sensitivity, refit, weigh_search
+from train.tools.weigh import directions_heard, heard_error, make_weighting, measure_sensitivity, refit, weigh_search
 
 BEAM = replace(TINY, default_n_q=3, quantizer_settings={"beam": 4})
 
@@ -34,6 +34,9 @@ def test_the_sensitivity_is_that_of_the_directions_that_the_decoder_takes_in() -
     assert not sensitivity[dim // 2 :].any()
     assert torch.equal(sensitivity, sensitivity.T)
     torch.testing.assert_close(sensitivity.trace(), torch.tensor(float(dim)))
+    assert directions_heard(sensitivity) <= dim // 2
+    assert directions_heard(torch.diag(torch.tensor([95.0, 3.0, 2.0, 0.1])), 0.9) == 1
+    assert directions_heard(torch.eye(dim)) == dim
     weighting = make_weighting(sensitivity, 0.6)
     assert weighting[dim // 2 :].norm() < 0.5 * weighting[: dim // 2].norm()
     torch.testing.assert_close(weighting.square().sum(), torch.tensor(float(dim)))
@@ -64,7 +67,7 @@ def test_a_model_is_written_whose_search_is_weighted_and_whose_rest_is_the_same(
     said = weigh_search(
         tmp_path / "plain", tmp_path / "weighted", str(manifest), root=str(tmp_path), minutes=0.1, hours=0.002, rounds=2
     )
-    assert "error that the decoder hears 0." in said
+    assert " of what was heard is left" in said
     weighted = Tokenizer.from_pretrained(tmp_path / "weighted")
     assert weighted.config.quantizer_settings == {"beam": 4, "weighted": True}
     wav = torch.cat(clips(2))
