@@ -16,8 +16,10 @@ def speech(
 ) -> Iterator[Tensor]:
     """Yield about `seconds` of training clips [1, T], from all over the manifest or manifests.
 
-    Raises ValueError where none can be read.
+    Raises ValueError where none can be read, and for no time.
     """
+    if not seconds > 0:
+        raise ValueError(f"{seconds:g} s of speech to hear: give more than 0")
     clips = [clip for clip in read_manifest(manifest, root, allow_outside=allow_outside) if clip.split == "train"]
     every = max(1, int(sum(clip.duration for clip in clips) / seconds))
     heard = 0.0

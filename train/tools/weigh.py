@@ -165,13 +165,11 @@ def refit(quantizer: ResidualQuantizer, latents: Tensor) -> None:
     """
     books = quantizer.codebooks()
     codes = quantizer.encode(latents[None], len(books))[0]
-    entries = [book.embed[code] for book, code in zip(books, codes, strict=True)]
-    left = latents - cast(Tensor, sum(entries[: quantizer.depth]))
+    left = latents - quantizer.decode(codes[None, : quantizer.depth])[0]
     for index in [*range(1, quantizer.depth)] * SWEEPS:
-        left += entries[index]
+        left += books[index].embed[codes[index]]
         _fit(books[index], codes[index], left)
-        entries[index] = books[index].embed[codes[index]]
-        left -= entries[index]
+        left -= books[index].embed[codes[index]]
     for book, code in zip(books[quantizer.depth :], codes[quantizer.depth :], strict=True):
         _fit(book, code, left)
         left -= book.embed[code]

@@ -87,4 +87,8 @@ def test_what_cannot_be_weighted_is_refused(tmp_path: Path) -> None:
         weigh_search(tmp_path / "model", tmp_path / "out", "manifest.jsonl", strength=0)
     with pytest.raises(ValueError, match=r"its quantizer is fsq; only residual_vq"):
         weigh_search(tmp_path / "fsq", tmp_path / "out", "manifest.jsonl")
+    make_speech(tmp_path)
+    manifest = str(tmp_path / "manifest.jsonl")
+    with pytest.raises(ValueError, match=r"0 s of speech to hear: give more than 0"):
+        weigh_search(tmp_path / "model", tmp_path / "out", manifest, root=str(tmp_path), minutes=0)
     assert not (tmp_path / "out").exists()
