@@ -25,7 +25,8 @@ PUBLISHED_WEIGHTS = {"mel": 1.0, "adversarial": 1.0, "feature_matching": 2.0}
 class AdversarialStage(Stage):
     """The stage that trains decoder and vocoder; codes of the model that it starts from stay valid.
 
-    One step updates the discriminators, then the generator; step counts are the generator's.
+    One step updates the discriminators, then the generator; step counts are the generator's. Where neither the
+    adversarial nor the feature matching loss has a weight, discriminators are neither asked nor trained.
 
     Args:
         model: as in Stage.
@@ -77,7 +78,8 @@ class AdversarialStage(Stage):
         wav = self.tokenizer.decoder(segment.latents, segment.lengths)
         # every clip of a batch keeps the same share of its segment, whatever the layer's rate
         valid = segment.lengths / segment.latents.shape[1]
-        self._train_discriminators(segment.wav, wav.detach(), valid)
+        if self.is_judged():
+            self._train_discriminators(segment.wav, wav.detach(), valid)
         self._train_generator(segment, wav, valid)
         self.average()
 
@@ -108,9 +110,9 @@ class AdversarialStage(Stage):
     def _train_generator(self, segment: Segment, wav: Tensor, valid: Tensor) -> None:
         optimizer, _ = self._optimizers()
         self.discriminators.requires_grad_(False)
-        with torch.no_grad():
-            real = self._judge(segment.wav)
-        losses = self._generator_losses(segment, wav, real, self._judge(wav), valid)
+        losses = self.reconstruction_losses(wav, segment.wav, segment.samples)
+        if self.is_judged():
+            losses |= self._judged_losses(segment.wav, wav, valid)
         optimizer.zero_grad()
         self.manual_backward(self.total(losses))
         self.discriminators.requires_grad_(True)
@@ -120,14 +122,18 @@ class AdversarialStage(Stage):
         for schedule in cast(list, self.lr_schedulers()):
             schedule.step()
 
-    def _generator_losses(
-        self, segment: Segment, wav: Tensor, real: Judgements, fake: Judgements, valid: Tensor
-    ) -> dict[str, Tensor]:
-        losses = self.reconstruction_losses(wav, segment.wav, segment.samples)
-        losses["adversarial"] = adversarial_loss(fake.logits, valid)
+    def is_judged(self) -> bool:
+        """Return whether a loss asks the discriminators."""
+        return self.uses("adversarial") or self.uses("feature_matching")
+
+    def _judged_losses(self, real: Tensor, wav: Tensor, valid: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad():
+            wanted = self._judge(real)
+        judged = self._judge(wav)
+        losses = {"adversarial": adversarial_loss(judged.logits, valid)}
         # discriminators of one's own may have no features to show
         if self.uses("feature_matching"):
-            losses["feature_matching"] = feature_matching_loss(real.features, fake.features, valid)
+            losses["feature_matching"] = feature_matching_loss(wanted.features, judged.features, valid)
         return losses
 
     def _judge(self, wav: Tensor) -> Judgements:

@@ -166,6 +166,24 @@ def test_the_adversarial_stage_leaves_the_codes_alone(adversarial_run: Path, exp
     assert torch.load(adversarial_run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
 
 
+def test_without_their_losses_discriminators_are_left_alone(exported: Path, speech: Path, tmp_path: Path) -> None:
+    config = configure(tmp_path, speech, "tiny_adversarial.yaml", model=str(exported))
+    weights = ("--model.init_args.loss_weights", "{mel: 1.0}", "--trainer.max_steps", "1")
+    fit(config, *weights, "--model.init_args.discriminator_weights", str(new_discriminators(tmp_path)))
+    after = state_of(tmp_path)
+    for name, tensor in load_file(tmp_path / "new.safetensors").items():
+        assert torch.equal(after[f"discriminators.{name}"], tensor), name
+    decoder = Tokenizer.from_pretrained(exported).decoder.state_dict()
+    assert any(not torch.equal(tensor, after[f"tokenizer.decoder.{name}"]) for name, tensor in decoder.items())
+
+
+def new_discriminators(folder: Path) -> Path:
+    """Discriminators of tiny_adversarial.yaml's sizes, in a file."""
+    sizes = yaml.safe_load((CONFIGS / "tiny_adversarial.yaml").read_text())["model"]["init_args"]["discriminators"]
+    save_file(Discriminators(**sizes["init_args"]).state_dict(), folder / "new.safetensors")
+    return folder / "new.safetensors"
+
+
 def test_the_adversarial_stage_resumes_bit_identically(
     adversarial_run: Path, exported: Path, speech: Path, tmp_path: Path
 ) -> None:
