@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From manifests of speech to the checkpoint that the package carries: phone labels, both halves of the joint stage,
-# weighted search, adversarial stage.
+# weighted search, adversarial stage, and its mean with what a short training without discriminators makes of it.
 #
 #   runs/embedded.sh [options] MANIFEST...
 #
@@ -85,7 +85,6 @@ if [ ! -e "$run/weighted-model/model.safetensors" ]; then
     "$python" -m train weigh "$run/sound-model" --out "$run/weighted-model" "${manifests[@]/#/--manifest=}" --root "$root"
 fi
 fit adversarial "$run/weighted-model" 2_adversarial
-
-mkdir -p "$out"
-cp "$run"/adversarial-model/* "$out"
+fit refine "$run/adversarial-model" "2_adversarial refine"
+"$python" -m train average "$run/adversarial-model" "$run/refine-model" --out "$out"
 echo "$out: made by the recipe from ${#manifests[@]} manifest(s)"

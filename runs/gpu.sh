@@ -92,10 +92,10 @@ done
 factor=0
 if [ -z "$tiny" ]; then
     factor=$(awk -v minutes="$minutes" '
-        $1 == "max_steps:" { steps[FILENAME ~ /adversarial/ ? 2 : 1] += $2 }
+        $1 == "max_steps:" { steps[FILENAME ~ /adversarial|refine/ ? 2 : 1] += $2 }
         /^\| the step \|/ { seconds += $5 * steps[++timed] }
         END { print 60 * minutes / seconds }' \
-        train/configs/recipe/{1_joint,sound,2_adversarial}.yaml "$out/report.txt")
+        train/configs/recipe/{1_joint,sound,2_adversarial,refine}.yaml "$out/report.txt")
 fi
 run=$out/recipe
 mkdir -p "$run"

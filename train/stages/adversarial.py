@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from train.data.batches import Batch
 from train.losses.adversarial import adversarial_loss, discriminator_loss, feature_matching_loss
 from train.losses.discriminators import Discriminators, Judgements, judge
+from train.losses.speech import SpeechFeatureLoss
 from train.stages.arguments import to_plain
 from train.stages.base import RECONSTRUCTION_LOSSES, Segment, Stage, StageConfig
 from train.stages.model import shipped
@@ -30,8 +31,8 @@ class AdversarialStage(Stage):
 
     Args:
         model: as in Stage.
-        loss_weights: of mel, adversarial and feature_matching losses (eq. 7 by default); the RECONSTRUCTION_LOSSES
-            where they have a weight.
+        loss_weights: of mel, adversarial and feature_matching losses (eq. 7 by default); the RECONSTRUCTION_LOSSES and
+            speech (see `train.losses.speech`) where they have a weight.
         training: as in Stage.
         discriminators: the usual ones, or an nn.Module of your own that returns what `Judge` says.
         discriminator_weights: a file of `python -m train export --discriminators`, what they begin with; without it
@@ -39,9 +40,10 @@ class AdversarialStage(Stage):
         discriminator_optimizer: without weight decay by default, as published.
         default_ratio: share of clips decoded from the default number of codebooks; the others draw 1 to all of them.
         losses: as in Stage.
+        speech: as in Stage.
     """
 
-    LOSSES = ("mel", *RECONSTRUCTION_LOSSES, "adversarial", "feature_matching")
+    LOSSES = ("mel", *RECONSTRUCTION_LOSSES, "speech", "adversarial", "feature_matching")
 
     def __init__(
         self,
@@ -54,8 +56,9 @@ class AdversarialStage(Stage):
         discriminator_optimizer: OptimizerConfig | None = None,
         default_ratio: float = 0.7,
         losses: dict[str, Callable] | None = None,
+        speech: SpeechFeatureLoss | None = None,
     ) -> None:
-        super().__init__(model, loss_weights or PUBLISHED_WEIGHTS, training or StageConfig(), losses)
+        super().__init__(model, loss_weights or PUBLISHED_WEIGHTS, training or StageConfig(), losses, speech)
         self.automatic_optimization = False
         self.tokenizer.encoder.requires_grad_(False)
         self.discriminators = discriminators or Discriminators()

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +20,15 @@ from mimotok.tokenizer import Tokenizer
 from train.data.batches import Batch
 from train.losses.perceptual import disturbance_loss, stoi_loss
 from train.losses.spectral import MelLoss, complex_loss, stft_loss
+from train.losses.speech import SpeechFeatureLoss, Teacher
 from train.stages.arguments import to_plain
 from train.stages.callbacks import CheckpointFacts, ClipsInTensorBoard, CodeUsageMonitor
 from train.stages.model import build_tokenizer
 from train.stages.optim import OptimizerConfig, SkipCounter
 from train.stages.plain import GIVEN, PlainLoading
 from train.stages.usage import CodeUsage
+
+TeacherT = TypeVar("TeacherT", bound=Teacher)
 
 # Losses beside the mel loss, which has settings of its own.
 RECONSTRUCTION_LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -91,6 +94,7 @@ class Stage(PlainLoading):
         loss_weights: by name, of the LOSSES of the stage; a loss without a weight, or with None, trains nothing.
         config: settings.
         losses: of your own, by name, see `ReconstructionLoss`; a weight of that name puts one to use.
+        speech: of the speech feature loss.
 
     Raises:
         ValueError: for an unknown loss, and for one of your own with the name of another.
@@ -104,6 +108,7 @@ class Stage(PlainLoading):
         loss_weights: Mapping[str, float | None],
         config: StageConfig,
         losses: Mapping[str, Callable] | None = None,
+        speech: SpeechFeatureLoss | None = None,
     ) -> None:
         super().__init__()
         self.own_losses = dict(losses or {})
@@ -115,6 +120,7 @@ class Stage(PlainLoading):
         # losses hear what the model makes
         config = replace(config, mel_loss=config.mel_loss.at_rate(self.tokenizer.sample_rate))
         self.loss_weights = {name: weight for name, weight in loss_weights.items() if weight is not None}
+        self.speech_loss = self.at_rate(speech or SpeechFeatureLoss()) if self.uses("speech") else None
         self.config = config
         self.segment_frames = round(config.segment_seconds * self.tokenizer.frame_rate)
         average = get_ema_multi_avg_fn(config.optimizer.average_decay)
@@ -125,6 +131,11 @@ class Stage(PlainLoading):
         self._started = time.perf_counter()
         if config.compile:
             self._compile()
+
+    def at_rate(self, teacher: TeacherT) -> TeacherT:
+        """Return a teacher that hears sound at the model's sample rate."""
+        rate = self.tokenizer.sample_rate
+        return teacher if teacher.sample_rate == rate else replace(teacher, sample_rate=rate)
 
     def _check_names(self, loss_weights: Mapping[str, float | None]) -> None:
         if clashing := set(self.own_losses) & {*self.LOSSES, *RECONSTRUCTION_LOSSES}:
@@ -201,7 +212,7 @@ class Stage(PlainLoading):
         return Segment(latents, lengths, wav.gather(1, index), lengths * samples)
 
     def reconstruction_losses(self, wav: Tensor, target: Tensor, lengths: Tensor) -> dict[str, Tensor]:
-        """Compute the mel loss, the RECONSTRUCTION_LOSSES and one's own, those that have a weight.
+        """Compute the mel loss, the RECONSTRUCTION_LOSSES, speech and one's own, those that have a weight.
 
         Args:
             wav: [B, T], decoded.
@@ -212,6 +223,8 @@ class Stage(PlainLoading):
         rate = self.tokenizer.sample_rate
         functions |= {name: partial(functions[name], sample_rate=rate) for name in AT_A_RATE}
         losses = {name: loss(wav, target, lengths) for name, loss in functions.items() if self.uses(name)}
+        if self.speech_loss is not None:
+            losses["speech"] = self.speech_loss(wav, target, lengths)
         for name, loss in self.own_losses.items():
             if self.uses(name):
                 losses[name] = _checked_loss(name, loss(wav, target, lengths))
@@ -272,12 +285,15 @@ class Stage(PlainLoading):
 
         The model is its sizes: the weights come from the checkpoint, wherever the first ones lay.
         """
-        return {
+        saved = {
             "model": self.tokenizer.config.to_official(),
             "loss_weights": dict(self.loss_weights),
             "training": to_plain(self.config),
             GIVEN: ["losses"] if self.own_losses else [],
         }
+        if self.speech_loss is not None:
+            saved["speech"] = to_plain(self.speech_loss)
+        return saved
 
     @classmethod
     def check_saved(cls, saved: dict[str, Any], state: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from mimotok.text import ErrorRates, error_rates, normalize_text
 from train.data.batches import Batch
 from train.losses.meaning import CharacterConfig, CharacterReader, PhoneClassifier, spelling
 from train.losses.semantic import SemanticConfig, SemanticReader
-from train.losses.speech import SpeechFeatureLoss, Teacher
+from train.losses.speech import SpeechFeatureLoss
 from train.stages.arguments import to_plain
 from train.stages.base import RECONSTRUCTION_LOSSES, Reconstruction, Stage, StageConfig
 from train.stages.optim import clip_gradients, optimize_groups, parameter_groups
@@ -29,7 +29,6 @@ from train.stages.text_decoder import (
     load_text_decoder,
 )
 
-TeacherT = TypeVar("TeacherT", bound=Teacher)
 PUBLISHED_WEIGHTS = {"text": 10.0, "mel": 1.0, "commitment": 1.0}
 
 
@@ -79,7 +78,7 @@ class JointStage(Stage):
         losses: dict[str, Callable] | None = None,
         quantizer_training: Callable[[nn.Module], nn.Module] | None = None,
     ) -> None:
-        super().__init__(model, loss_weights or PUBLISHED_WEIGHTS, training or StageConfig(), losses)
+        super().__init__(model, loss_weights or PUBLISHED_WEIGHTS, training or StageConfig(), losses, speech)
         self.quantizer_config = quantizer or QuantizerConfig()
         self.own_training = quantizer_training is not None
         self.quantizer = make_training(
@@ -105,16 +104,11 @@ class JointStage(Stage):
             CharacterReader(width, characters or CharacterConfig()) if self.uses("characters") else None
         )
         self.semantic_reader = (
-            SemanticReader(width, self.tokenizer.frame_size, self._at_rate(semantic or SemanticConfig()))
+            SemanticReader(width, self.tokenizer.frame_size, self.at_rate(semantic or SemanticConfig()))
             if self.uses("semantic")
             else None
         )
-        self.speech_loss = self._at_rate(speech or SpeechFeatureLoss()) if self.uses("speech") else None
         self.sharded = False
-
-    def _at_rate(self, teacher: TeacherT) -> TeacherT:
-        rate = self.tokenizer.sample_rate
-        return teacher if teacher.sample_rate == rate else replace(teacher, sample_rate=rate)
 
     def _build_text_decoder(self, source: TextDecoderConfig | PretrainedTextDecoderConfig | str | None) -> AudioToText:
         width = self.tokenizer.config.d_model
@@ -174,13 +168,6 @@ class JointStage(Stage):
             losses["characters"] = self.character_reader.loss(coded.first, lengths, batch.text)
         if self.semantic_reader is not None:
             losses["semantic"] = self.semantic_reader.loss(coded.first, lengths, batch.wav, batch.lengths)
-        return losses
-
-    def reconstruction_losses(self, wav: Tensor, target: Tensor, lengths: Tensor) -> dict[str, Tensor]:
-        """Compute Stage's, and the speech feature loss where it has a weight."""
-        losses = super().reconstruction_losses(wav, target, lengths)
-        if self.speech_loss is not None:
-            losses["speech"] = self.speech_loss(wav, target, lengths)
         return losses
 
     def _phone_labels(self, batch: Batch) -> Tensor:
@@ -286,8 +273,6 @@ class JointStage(Stage):
             saved["characters"] = to_plain(self.character_reader.config)
         if self.semantic_reader is not None:
             saved["semantic"] = to_plain(self.semantic_reader.config)
-        if self.speech_loss is not None:
-            saved["speech"] = to_plain(self.speech_loss)
         if self.own_training:
             saved[GIVEN] = [*saved[GIVEN], "quantizer_training"]
         return saved
