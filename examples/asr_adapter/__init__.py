@@ -1,1 +1,1 @@
-"""Recognition by an adapter: frozen tokenizer, a small projection, a small causal LM."""
+"""Recognition by an adapter: frozen tokenizer, a small network of convolutions, frozen Whisper."""

@@ -1,6 +1,6 @@
-"""The model: frozen features, four frames joined by Linear-GELU-Linear into one position of a small causal LM.
+"""The model: an adapter that writes, from a tokenizer's frames, what the convolutions of a frozen Whisper would give.
 
-A listener may stand before the adapter, a recurrent network that has learnt to spell by CTC.
+It learns from sound alone: what Whisper's encoder makes of the adapter's output must be what it makes of the sound.
 """
 
 from __future__ import annotations
@@ -9,110 +9,98 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from examples.corpus import Item
 from examples.training import Example
-from mimotok.text import normalize_text
-from train.losses.meaning import CharacterConfig, CharacterReader
-from train.stages.text_decoder import TextDecoder, TextDecoderConfig
+from mimotok.model.lengths import valid_mask
+from train.losses.speech import BUNDLED, Teacher, feature_distance
+from train.losses.whisper import WhisperEncoder
 
-STACK = 4
+POSITIONS = 2  # of Whisper, at 50 Hz, in a frame of 25 Hz
+MELS = 4  # of Whisper's mel frames, at 100 Hz, in a frame of 25 Hz
+KERNEL = 5
 
 
 class Batch(NamedTuple):
-    """features: [B, F, D], padded; lengths: [B] frames; texts: B normalised transcripts."""
+    """features: [B, F, D], padded; mel: [B, n_mels, 4 * F], what Whisper hears in the sound; lengths: [B] frames."""
 
     features: Tensor
+    mel: Tensor
     lengths: Tensor
-    texts: list[str]
 
 
-class Listener(CharacterReader):
-    """A bidirectional LSTM over the frames, whose states the adapter reads and a linear layer spells by CTC.
+class Adapter(nn.Module):
+    """Two convolutions over frames of 25 Hz and a linear layer, which makes two positions of 50 Hz of each frame."""
 
-    Next-token loss on a few hours learns how English is spelt long before it looks at the sound; CTC has nothing but
-    the sound to learn from (joint CTC and attention: Kim et al., 2017).
-    """
+    def __init__(self, d_model: int, hidden: int, width: int) -> None:
+        """d_model: width of the frames. width: of the positions."""
+        super().__init__()
+        self.norm = nn.LayerNorm(d_model)
+        self.convs = nn.ModuleList(
+            nn.Conv1d(channels, hidden, KERNEL, padding=KERNEL // 2) for channels in (d_model, hidden)
+        )
+        self.out = nn.Linear(hidden, POSITIONS * width)
 
-    def __init__(self, width: int, units: int) -> None:
-        super().__init__(width, CharacterConfig(units))
-        # the second layer hears in whole syllables what the first one hears in phones
-        self.lstm = nn.LSTM(width, units, num_layers=2, dropout=0.2, batch_first=True, bidirectional=True)
-
-    def hidden(self, frames: Tensor, lengths: Tensor) -> Tensor:
-        """frames: [B, F, D], lengths: [B]. Returns the states of both directions, [B, F, 2 * units]."""
-        packed = pack_padded_sequence(frames, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        return pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=frames.shape[1])[0]
-
-
-def hide_stretches(frames: Tensor, lengths: Tensor, count: int = 2, longest: int = 12) -> Tensor:
-    """Return frames [B, F, D] of which `count` stretches of up to `longest` in each clip are zero.
-
-    What was said there has to be guessed from both sides, which keeps a listener from learning few clips by heart
-    (SpecAugment's time masks: Park et al., 2019).
-    """
-    position = torch.arange(frames.shape[1], device=frames.device)
-    hidden = torch.zeros(frames.shape[:2], dtype=torch.bool, device=frames.device)
-    for _ in range(count):
-        start = torch.rand(len(frames), device=frames.device) * lengths
-        size = torch.randint(longest + 1, (len(frames),), device=frames.device)
-        hidden |= (position >= start[:, None]) & (position < (start + size)[:, None])
-    return frames.masked_fill(hidden[..., None], 0.0)
+    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """features: [B, F, D], lengths: [B] frames. Returns [B, 2 * F, width], of which the padding says nothing."""
+        mask = valid_mask(lengths, features.shape[1])[:, None]
+        x = self.norm(features).transpose(1, 2)
+        for conv in self.convs:
+            # zero the padding: a convolution would carry it into the last frames
+            x = F.gelu(conv(x * mask))
+        return self.out(x.transpose(1, 2)).unflatten(2, (POSITIONS, -1)).flatten(1, 2)
 
 
 class Reader(Example):
-    """Learns adapter and LM; the tokenizer that made the features is not in it, so nothing changes it.
+    """Learns the adapter. Tokenizer and Whisper are not in it, so nothing changes them.
 
-    listen_steps: of `steps`, the first ones, in which a listener learns by CTC alone, without the LM's work; 0 for a
-    model without one.
+    hidden: channels of the adapter. encoder: of `train.losses.speech.Teacher`, a Whisper. stem_steps: of `steps`, the
+    first ones, in which the output of the convolutions alone is learnt, without the work of the blocks.
     """
 
     def __init__(
         self,
         d_model: int,
         steps: int,
-        learning_rate: float = 1e-3,
-        width: int = 256,
-        layers: int = 4,
-        listen_steps: int = 0,
+        learning_rate: float = 2e-3,
+        hidden: int = 512,
+        encoder: str = BUNDLED,
+        stem_steps: int = 0,
     ) -> None:
         super().__init__(steps, learning_rate)
         self.save_hyperparameters()
-        self.listen_steps = listen_steps
-        self.listener = Listener(d_model, width) if listen_steps else None
-        read = 2 * width if listen_steps else d_model
-        config = TextDecoderConfig(hidden_size=width, num_layers=layers, ffn_dim=3 * width, stack=STACK)
-        self.reader = TextDecoder(read, config)
-        adapter = nn.Sequential(nn.Linear(STACK * read, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-        # in the place of its single linear layer
-        self.reader.add_module("projection", adapter)
+        self.stem_steps = stem_steps
+        self.teacher = Teacher(encoder)
+        self.adapter = Adapter(d_model, hidden, self.whisper().width)
+
+    def whisper(self) -> WhisperEncoder:
+        """Return the frozen encoder. Raises ValueError where the speech encoder is no Whisper."""
+        encoder = self.teacher.load(self.device)
+        if not isinstance(encoder, WhisperEncoder):
+            raise ValueError(f"encoder={self.teacher.encoder}: expected a Whisper")
+        return encoder
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Nats per byte of text, and with a listener those of CTC per letter."""
-        features, lengths, texts = batch
-        if self.training:
-            features = hide_stretches(features, lengths)
-        if self.listener is None:
-            return {"loss": self.reader(features, lengths, texts).text}
-        ctc = self.listener.loss(features, lengths, list(texts))
-        if self.global_step < self.listen_steps:
-            return {"loss": ctc, "ctc": ctc}
-        text = self.reader(self.listener.hidden(features, lengths), lengths, texts).text
-        return {"loss": text + ctc, "text": text, "ctc": ctc}
-
-    def transcribe(self, batch: Batch) -> list[str]:
-        """Write what is read in a batch."""
-        features = batch.features
-        if self.listener is not None:
-            with torch.no_grad():
-                features = self.listener.hidden(features, batch.lengths)
-        return self.reader.transcribe(features, batch.lengths)
+        """Return how far convolutions and last block are from those of the sound, in units of the sound's."""
+        whisper = self.whisper()
+        positions = POSITIONS * batch.lengths
+        with torch.no_grad():
+            wanted = whisper.convolve(batch.mel.float(), MELS * batch.lengths)
+        written = self.adapter(batch.features, batch.lengths)
+        mask = valid_mask(positions, wanted.shape[1])
+        stem = (written - wanted)[mask].abs().mean() / wanted[mask].abs().mean()
+        if self.global_step < self.stem_steps:
+            return {"loss": stem, "stem": stem}
+        with torch.no_grad():
+            said = whisper.attend(wanted, positions)[-1]
+        states = feature_distance(whisper.attend(written, positions)[-1], said, mask)
+        return {"loss": stem + states, "stem": stem, "states": states}
 
 
-def collate(items: Sequence[Item]) -> Batch:
-    """Clips, whose features are [F, D], as one batch."""
-    features = nn.utils.rnn.pad_sequence([item.features for item in items], batch_first=True)
-    lengths = torch.tensor([len(item.features) for item in items])
-    return Batch(features, lengths, [normalize_text(item.text) for item in items])
+def collate(pairs: Sequence[tuple[Item, Item]]) -> Batch:
+    """Batch clips, of which one item holds features [F, D] and the other one Whisper's mel frames [4 * F, n_mels]."""
+    features = nn.utils.rnn.pad_sequence([item.features for item, _ in pairs], batch_first=True)
+    mel = nn.utils.rnn.pad_sequence([heard.features for _, heard in pairs], batch_first=True)
+    return Batch(features, mel.transpose(1, 2), torch.tensor([len(item.features) for item, _ in pairs]))

@@ -1,16 +1,25 @@
-"""Train an adapter that transcribes: python -m examples.asr_adapter.train manifest.jsonl --root data."""
+"""Train an adapter that reads codes: python -m examples.asr_adapter.train manifest.jsonl --root data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
 from examples.asr_adapter.model import Reader, collate
+from examples.asr_adapter.writing import Writer
 from examples.corpus import Corpus, Item, codes_of, hours, latents_of, load_items
 from examples.training import fit, make_loader, run
-from mimotok import Tokenizer
-from mimotok.text import error_rates, normalize_text
+from mimotok import Tokenizer, load_audio
+from mimotok.text import error_rates
+from train.losses.speech import prepare
+from train.losses.whisper import whisper_log_mel
 
+FRAME_RATE = 25.0
 SHOWN = 5
 
 
@@ -25,6 +34,13 @@ def latent_items(corpus: Corpus, split: str, tokenizer: Tokenizer) -> list[Item]
     return load_items(corpus, split, tokenizer, "latents", latents_of)
 
 
+def mel_of(tokenizer: Tokenizer, wav: Tensor, n_mels: int) -> Tensor:
+    """Compute what Whisper hears of wav [1, T], for whole frames of the tokenizer: float16 [1, 4 * F, n_mels]."""
+    whole = tokenizer.num_frames(wav.shape[1]) * tokenizer.frame_size
+    heard, samples = prepare(F.pad(wav, (0, whole - wav.shape[1])), torch.tensor([whole]), tokenizer.sample_rate)
+    return whisper_log_mel(heard, samples, n_mels).transpose(1, 2).to(torch.float16)
+
+
 def command(read: Callable[[Corpus, str, Tokenizer], list[Item]], name: str) -> Callable[..., None]:
     """Return the script that trains on what `read` gives; it writes to runs/examples/`name`."""
 
@@ -37,54 +53,61 @@ def command(read: Callable[[Corpus, str, Tokenizer], list[Item]], name: str) -> 
         language: str = "en",
         source: str = "",
         minutes: float = 60.0,
+        max_seconds: float = 20.0,
         steps: int = 400,
-        listen_steps: int = 0,
+        stem_steps: int = 0,
         batch_size: int = 16,
         every: int = 100,
         resume: bool = False,
     ) -> None:
-        """Train adapter and LM on a frozen tokenizer, and print the CER on dev.
+        """Train an adapter from a frozen tokenizer to a frozen Whisper, and print what the two read on dev.
 
-        Of `steps`, the first `listen_steps` teach a recurrent network before the adapter to spell by CTC. resume: goes
-        on where a stopped call with the same settings was.
+        Of `steps`, the first `stem_steps` learn the output of Whisper's convolutions alone. resume: goes on where a
+        stopped call with the same settings was.
         """
-        if not 0 <= listen_steps <= steps:
-            raise ValueError(f"listen_steps={listen_steps}: give 0, for a model without a listener, to {steps}")
+        if not 0 <= stem_steps <= steps:
+            raise ValueError(f"stem_steps={stem_steps}: give 0 to {steps}")
         tokenizer = Tokenizer.from_pretrained(model)
-        corpus = Corpus(manifest, root, cache, language or None, source, minutes)
-        parts = {split: read(corpus, split, tokenizer) for split in ("train", "dev")}
+        if tokenizer.frame_rate != FRAME_RATE:
+            raise ValueError(f"{model}: {tokenizer.frame_rate:g} frames a second, but the adapter reads {FRAME_RATE:g}")
+        corpus = Corpus(manifest, root, cache, language or None, source, minutes, max_seconds)
+        reader = Reader(tokenizer.config.d_model, steps, stem_steps=stem_steps)
+        n_mels = reader.whisper().shape.n_mels
+        items = {}
         loaders = {}
-        for split, items in parts.items():
-            print(f"{split}: {len(items)} clips, {hours(items, tokenizer.frame_rate, time=0):.2f} h")
-            loaders[split] = make_loader(items, [len(item.features) for item in items], collate, batch_size)
-        reader = Reader(tokenizer.config.d_model, steps, listen_steps=listen_steps)
+        for split in ("train", "dev"):
+            items[split] = read(corpus, split, tokenizer)
+            print(f"{split}: {len(items[split])} clips, {hours(items[split], FRAME_RATE, time=0):.2f} h")
+            heard = load_items(corpus, split, tokenizer, f"mel-{n_mels}", partial(mel_of, n_mels=n_mels))
+            pairs = list(zip(items[split], heard, strict=True))
+            loaders[split] = make_loader(pairs, [len(item.features) for item in heard], collate, batch_size)
         print(fit(reader, loaders["train"], loaders["dev"], out, every=every, resume=resume))
-        report(reader, parts["dev"])
+        # Lightning leaves it where it trained
+        reader.cpu().eval()
+        report(reader, Writer(reader.whisper()), tokenizer, items["dev"])
 
     return main
 
 
-def report(reader: Reader, items: list[Item]) -> None:
-    """Print a few transcripts, and CER and WER over all clips and over each source's, of the LM and of the listener."""
-    heard: dict[str, list[str]] = {"read": [], "spelled": []}
-    reader.eval()
-    for start in range(0, len(items), 16):
-        batch = collate(items[start : start + 16])
-        if reader.steps > reader.listen_steps:
-            heard["read"] += reader.transcribe(batch)
-        if reader.listener is not None:
-            heard["spelled"] += reader.listener.transcribe(batch.features, batch.lengths)
-    said = [normalize_text(item.text) for item in items]
-    sources = sorted({item.source for item in items})
-    for name, texts in heard.items():
-        if not texts:
-            continue
-        for reference, hypothesis in list(zip(said, texts, strict=True))[:SHOWN]:
-            print(f"said: {reference}\n{name}: {hypothesis}")
-        for source in [*sources, ""]:
-            chosen = [number for number, item in enumerate(items) if source in ("", item.source)]
-            cer, wer = error_rates([said[number] for number in chosen], [texts[number] for number in chosen])
-            print(f"dev CER {cer:.3f}, WER {wer:.3f} ({name}, {len(chosen)} clips{source and f' of {source}'})")
+@torch.no_grad()
+def report(reader: Reader, writer: Writer, tokenizer: Tokenizer, items: list[Item]) -> None:
+    """Print a few transcripts, and CER and WER of each source and of all: of sound, of decoded sound, and as read."""
+    texts: dict[str, list[str]] = {"original": [], "decoded": [], "read": []}
+    for item in items:
+        wav = load_audio(item.audio, tokenizer.sample_rate)
+        texts["original"].append(writer.hear(wav, tokenizer.sample_rate))
+        texts["decoded"].append(writer.hear(tokenizer.reconstruct(wav), tokenizer.sample_rate))
+        stem = reader.adapter(item.features[None], torch.tensor([len(item.features)]))
+        texts["read"].append(writer.read(stem[0]))
+    for item, text in list(zip(items, texts["read"], strict=True))[:SHOWN]:
+        print(f"said: {item.text}\nread: {text}")
+    for source in [*sorted({item.source for item in items}), ""]:
+        chosen = [number for number, item in enumerate(items) if source in ("", item.source)]
+        said = [items[number].text for number in chosen]
+        print(f"dev, {len(chosen)} clips{source and f' of {source}'}:")
+        for name, written in texts.items():
+            cer, wer = error_rates(said, [written[number] for number in chosen])
+            print(f"  {name}: CER {cer:.3f}, WER {wer:.3f}")
 
 
 if __name__ == "__main__":

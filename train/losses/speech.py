@@ -111,11 +111,12 @@ def speech_feature_loss(
         heard, samples = prepare(target, lengths, sample_rate)
         wanted, _ = encoder.features(heard, samples, layers)
     mask = valid_mask(frames, predicted[0].shape[1])
-    terms = [_distance(a.float(), b.float(), mask) for a, b in zip(predicted, wanted, strict=True)]
+    terms = [feature_distance(a.float(), b.float(), mask) for a, b in zip(predicted, wanted, strict=True)]
     return torch.stack(terms).mean()
 
 
-def _distance(predicted: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
+def feature_distance(predicted: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
+    """L1 plus 1 - cosine between standardised features [B, F, D]: the mean over the frames of mask, bool [B, F]."""
     # after standardising, the cosine is that of the features around their mean
     predicted, wanted = (F.layer_norm(x, x.shape[-1:]) for x in (predicted, wanted))
     error = (predicted - wanted).abs().mean(-1) + 1 - F.cosine_similarity(predicted, wanted, dim=-1)

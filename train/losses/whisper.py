@@ -166,21 +166,32 @@ class WhisperEncoder(nn.Module):
             depth: the last block to run, all by default.
 
         Returns:
-            The outputs of the convolutions and of each block, [B, ceil(T / 2), D], without the final norm.
+            The output of the convolutions with the positions, and that of each block, [B, ceil(T / 2), D], without the
+            final norm.
 
         Raises:
             ValueError: where the sound is longer than the positions reach.
         """
         if lengths is None:
             lengths = torch.full((len(mel),), mel.shape[2], device=mel.device)
+        return self.attend(self.convolve(mel, lengths), frames_needed(lengths, 2), depth=depth)
+
+    def convolve(self, mel: Tensor, lengths: Tensor) -> Tensor:
+        """Return the output of the convolutions, [B, ceil(T / 2), D], of mel [B, n_mels, T], 0 past lengths [B]."""
         x = F.gelu(self.conv1(mel))
         # zero the padding: the strided convolution would read one frame past the end
-        x = F.gelu(self.conv2(x * valid_mask(lengths, mel.shape[2])[:, None])).transpose(1, 2)
+        return F.gelu(self.conv2(x * valid_mask(lengths, mel.shape[2])[:, None])).transpose(1, 2)
+
+    def attend(self, x: Tensor, lengths: Tensor, *, depth: int | None = None) -> list[Tensor]:
+        """Add the positions to what the convolutions gave, x [B, F, D] with lengths [B], and run the blocks.
+
+        Returns that sum and the output of each block. Arguments, results and errors are otherwise those of `forward`.
+        """
         if x.shape[1] > self.shape.positions:
             limit = self.shape.positions * 2 * HOP / RATE
             raise ValueError(f"{x.shape[1] * 2 * HOP / RATE:.1f} s of sound, but this speech encoder hears {limit:g} s")
         x = x + self.get_buffer("positions")[: x.shape[1]]
-        mask = valid_mask(frames_needed(lengths, 2), x.shape[1])
+        mask = valid_mask(lengths, x.shape[1])
         outputs = [x]
         for block in self.blocks[:depth]:
             outputs.append(block(outputs[-1], mask))

@@ -185,12 +185,16 @@ def test_the_adversarial_stage_comes_back_without_arguments(tmp_path: Path) -> N
         AdversarialStage.load_from_checkpoint(tmp_path / "x.ckpt")
 
 
-def test_models_of_the_examples_come_back_without_arguments(tmp_path: Path) -> None:
+def test_models_of_the_examples_come_back_without_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers")
     from examples.asr_adapter.model import Reader
     from examples.audio_lm.model import SpeechLM
+    from train.losses import speech
+    from train.losses.whisper import Shape, WhisperEncoder
 
-    for model in (Reader(32, 5, width=32, layers=1), SpeechLM((8, 4), 5, width=32, layers=1)):
+    whisper = WhisperEncoder(Shape(n_mels=20, width=16, layers=1, heads=2, hidden=16, positions=200))
+    monkeypatch.setattr(speech, "load_speech_encoder", lambda _: whisper)
+    for model in (Reader(32, 5, hidden=8), SpeechLM((8, 4), 5, width=32, layers=1)):
         content = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}
         torch.save(content, tmp_path / "x.ckpt")
         again = type(model).load_from_checkpoint(tmp_path / "x.ckpt")
