@@ -107,13 +107,6 @@ class CharacterReader(nn.Module):
         )
         return loss if spellable else 0 * loss
 
-    @torch.no_grad()
-    def transcribe(self, frames: Tensor, lengths: Tensor) -> list[str]:
-        """Return the most probable letter of each frame, without repeats and blanks."""
-        best = self(frames, lengths).argmax(-1).cpu()
-        rows = (torch.unique_consecutive(row[:length]).tolist() for row, length in zip(best, lengths, strict=True))
-        return ["".join(ALPHABET[i - 1] for i in row if i) for row in rows]
-
 
 def spelling(text: str | None) -> list[int] | None:
     """Spell a transcript as ids of letters, accents removed; None where it has no letter, or a character beyond a-z."""
