@@ -21,6 +21,7 @@ from mimotok.config import MAX_FFT, TokenizerConfig
 from mimotok.io.terminal.streams import shortened
 from mimotok.model.lengths import valid_mask
 from mimotok.model.mel import hann_window, log_mel
+from mimotok.model.precision import float32_names
 from mimotok.model.quantizer import Codebook, ResidualQuantizer
 from mimotok.model.transformer import RMSNorm, Stack
 from mimotok.tokenizer import Tokenizer
@@ -282,6 +283,7 @@ class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
         r"encoder\.layer_norm",
         r"encoder\.down_sample_layer",
         r"encoder\.down_sample_norm",
+        r"encoder\.quantizer",
     ]
     # a constant that the official file stores; ours is computed
     _keys_to_ignore_on_load_unexpected = [WINDOW_KEY.replace(".", r"\.")]  # noqa: RUF012
@@ -296,6 +298,11 @@ class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
         self.decoder = tokenizer.decoder
         if isinstance(self.encoder.quantizer, ResidualQuantizer):
             self.encoder.quantizer = _NamedQuantizer(tokenizer.config)
+        # transformers may build a model in half precision
+        kept = float32_names(self)
+        for name, tensor in [*self.named_parameters(), *self.named_buffers()]:
+            if name in kept and tensor.is_floating_point():
+                tensor.data = tensor.data.float()
         # registered as a module, it would double every key
         object.__setattr__(self, "_plain", tokenizer)
         self.post_init()

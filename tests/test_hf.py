@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from mimotok import Tokenizer, TokenizerConfig
+from mimotok.model.precision import float32_names
 from mimotok.weights import PREPROCESSOR_NAME, WEIGHTS_NAME, WINDOW_KEY, embedded_folder
 from tests.helpers.models import STREAMABLE, TINY, make_tokenizer
 from tests.helpers.paths import PARITY
@@ -193,8 +194,11 @@ def test_half_precision_leaves_the_codebooks_alone(dtype: torch.dtype, tmp_path:
     make_tokenizer(STREAMABLE).save_pretrained(tmp_path)
     wav, _ = batch([4000])
     loaded, cast = auto(tmp_path, dtype=dtype), auto(tmp_path).to(dtype)
-    for model in (loaded, cast):
+    begun = transformers.AutoModel.from_config(transformers.AutoConfig.from_pretrained(tmp_path), dtype=dtype)
+    names = float32_names(loaded)
+    for model in (loaded, cast, begun):
         assert model.dtype == dtype
+        assert {name for name, tensor in model.state_dict().items() if tensor.dtype == torch.float32} == names
         assert {book.embed.dtype for book in model.encoder.quantizer.codebooks()} == {torch.float32}
         skip = model.encoder.layers.skip
         assert {block.fc1.weight.dtype for block in list(model.encoder.layers)[:skip]} == {torch.float32}
