@@ -21,7 +21,6 @@ from mimotok.config import MAX_FFT, TokenizerConfig
 from mimotok.io.terminal.streams import shortened
 from mimotok.model.lengths import valid_mask
 from mimotok.model.mel import hann_window, log_mel
-from mimotok.model.precision import float32_names
 from mimotok.model.quantizer import Codebook, ResidualQuantizer
 from mimotok.model.transformer import RMSNorm, Stack
 from mimotok.tokenizer import Tokenizer
@@ -298,11 +297,6 @@ class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
         self.decoder = tokenizer.decoder
         if isinstance(self.encoder.quantizer, ResidualQuantizer):
             self.encoder.quantizer = _NamedQuantizer(tokenizer.config)
-        # transformers may build a model in half precision
-        kept = float32_names(self)
-        for name, tensor in [*self.named_parameters(), *self.named_buffers()]:
-            if name in kept and tensor.is_floating_point():
-                tensor.data = tensor.data.float()
         # registered as a module, it would double every key
         object.__setattr__(self, "_plain", tokenizer)
         self.post_init()

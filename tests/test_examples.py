@@ -50,8 +50,9 @@ from mimotok.lm.sampling import Sampling
 from mimotok.model.lengths import valid_mask
 from mimotok.text import error_rates
 from tests.helpers.paths import SAMPLE
+from tests.helpers.whispers import tiny_whisper
 from train.losses import speech
-from train.losses.whisper import Shape, WhisperEncoder
+from train.losses.whisper import WhisperEncoder
 
 pytestmark = pytest.mark.slow
 
@@ -295,7 +296,7 @@ def test_words_stand_in_the_conversation_when_they_are_said(
 def whisper(monkeypatch: pytest.MonkeyPatch) -> WhisperEncoder:
     """A random Whisper that hears four seconds, in place of the one that adapters are held against."""
     torch.manual_seed(0)
-    encoder = WhisperEncoder(Shape(n_mels=20, width=16, layers=2, heads=2, hidden=16, positions=200))
+    encoder = tiny_whisper(layers=2)
     monkeypatch.setattr(speech, "load_speech_encoder", lambda _: encoder)
     return encoder
 

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from eval.whisper import TINY_EN, load_whisper
 from train.losses.speech import prepare
-from train.losses.whisper import WhisperEncoder, whisper_log_mel
+from train.losses.whisper import HOP, RATE, WhisperEncoder, whisper_log_mel
 
 # What Whisper's log-mel features are after the end of a clip of usual loudness. It has learnt on 30 seconds, filled up
 # with silence; of a short clip alone, or with five seconds of silence, it writes the last words again and again.
 QUIET = -0.75
-POSITION_RATE = 50  # Hz
+POSITION_RATE = RATE // (2 * HOP)  # Hz
 TOKENS_PER_SECOND = 10  # nobody says more in a second; text that is repeated would go on
 
 

@@ -17,7 +17,13 @@ else:
 
 
 class KeepsFloat32(_Base):
-    """A module that `.to(dtype)`, `.half()` and the like move, and do not convert."""
+    """A module in float32, which `.to(dtype)`, `.half()` and the like move, and do not convert."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Build the module as its other base does, in float32 under any default dtype, which transformers changes."""
+        super().__init__(*args, **kwargs)
+        for tensor in [*self.parameters(), *self.buffers()]:
+            tensor.data = tensor.data.float()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         def move_only(tensor: Tensor) -> Tensor:

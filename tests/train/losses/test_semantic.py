@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.helpers.whispers import tiny_whisper
 from train.losses.semantic import SemanticConfig, SemanticReader
-from train.losses.whisper import Shape, WhisperEncoder
+from train.losses.whisper import WhisperEncoder
 
 FRAME_SIZE = 960
 
@@ -38,7 +39,7 @@ def reader_of(encoder: object, **settings: float) -> SemanticReader:
 @pytest.fixture(scope="module")
 def whisper() -> WhisperEncoder:
     torch.manual_seed(0)
-    return WhisperEncoder(Shape(n_mels=20, width=16, layers=1, heads=2, hidden=16, positions=200))
+    return tiny_whisper()
 
 
 @pytest.mark.parametrize("samples", [20 * FRAME_SIZE, 20 * FRAME_SIZE - 700])

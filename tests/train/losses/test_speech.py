@@ -12,6 +12,7 @@ import torch
 
 from mimotok.io.audio import load_audio
 from tests.helpers.paths import SAMPLE
+from tests.helpers.whispers import tiny_whisper
 from train.losses.speech import (
     BUNDLED,
     RATE,
@@ -20,7 +21,7 @@ from train.losses.speech import (
     resample,
     speech_feature_loss,
 )
-from train.losses.whisper import Shape, WhisperEncoder, read_arrays, whisper_log_mel
+from train.losses.whisper import WhisperEncoder, read_arrays, whisper_log_mel
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def encoder() -> WhisperEncoder:
     torch.manual_seed(0)
-    return WhisperEncoder(Shape(n_mels=20, width=16, layers=3, heads=2, hidden=32, positions=200))
+    return tiny_whisper(layers=3, hidden=32)
 
 
 @pytest.fixture(scope="module")

@@ -189,10 +189,10 @@ def test_models_of_the_examples_come_back_without_arguments(tmp_path: Path, monk
     pytest.importorskip("transformers")
     from examples.asr_adapter.model import Reader
     from examples.audio_lm.model import SpeechLM
+    from tests.helpers.whispers import tiny_whisper
     from train.losses import speech
-    from train.losses.whisper import Shape, WhisperEncoder
 
-    whisper = WhisperEncoder(Shape(n_mels=20, width=16, layers=1, heads=2, hidden=16, positions=200))
+    whisper = tiny_whisper()
     monkeypatch.setattr(speech, "load_speech_encoder", lambda _: whisper)
     for model in (Reader(32, 5, hidden=8), SpeechLM((8, 4), 5, width=32, layers=1)):
         content = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}

@@ -19,6 +19,7 @@ import lightning
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from mimotok import Tokenizer
+from tests.helpers.whispers import tiny_whisper
 from train.data.batches import Batch
 from train.data.manifest import read_manifest
 from train.data.module import SpeechDataModule
@@ -26,7 +27,6 @@ from train.losses.meaning import CharacterConfig
 from train.losses.semantic import SemanticConfig
 from train.losses.spectral import MelLoss
 from train.losses.speech import SpeechFeatureLoss
-from train.losses.whisper import Shape, WhisperEncoder
 from train.stages.base import StageConfig
 from train.stages.joint import JointStage
 from train.stages.optim import OptimizerConfig
@@ -54,7 +54,7 @@ def make_stage(weights: dict[str, float | None] = WEIGHTS) -> JointStage:
     )
     speech = SpeechFeatureLoss(layers=(1, 2))
     semantic = SemanticConfig(layer=2, share=0.5)
-    encoder = WhisperEncoder(Shape(n_mels=20, width=16, layers=2, heads=2, hidden=16, positions=200))
+    encoder = tiny_whisper(layers=2)
     for teacher in (speech, semantic):
         teacher._held["encoder"] = encoder
     return JointStage(
