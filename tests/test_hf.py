@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from mimotok import Tokenizer, TokenizerConfig
 from mimotok.model.precision import float32_names
@@ -26,6 +27,7 @@ from tests.helpers.paths import PARITY
 pytestmark = pytest.mark.slow
 
 transformers = pytest.importorskip("transformers", minversion="5", reason="needs: pip install 'mimotok[hf]'")
+modeling_layers = pytest.importorskip("transformers.modeling_layers", reason="needs: pip install 'mimotok[hf]'")
 hf = pytest.importorskip("mimotok.hf", reason="needs: pip install 'mimotok[hf]'")
 
 CONFIGS = {
@@ -49,6 +51,11 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     tokenizer = make_tokenizer(request.param)
     tokenizer.save_pretrained(folder)
     return tokenizer, auto(folder)
+
+
+def blocks(model: Any) -> list[Any]:
+    """All Transformer blocks of an adapter."""
+    return [*model.encoder.layers, *model.decoder.layers, *model.decoder.vocoder.layers]
 
 
 def batch(lengths: list[int], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -236,6 +243,19 @@ def test_what_a_checkpoint_lacks_is_initialised(tmp_path: Path) -> None:
     assert torch.equal(again.encoder.conv1.weight, model.encoder.conv1.weight)
 
 
+def test_what_is_missing_and_what_is_foreign_is_listed(tmp_path: Path) -> None:
+    model = transformers.AutoModel.from_config(hf.MimoAudioTokenizerConfig(**STREAMABLE.to_official()))
+    model.save_pretrained(tmp_path)
+    save_file({"foreign": torch.tensor([1, 2])}, tmp_path / WEIGHTS_NAME, metadata={"format": "pt"})
+    _, listed = transformers.AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert set(listed["missing_keys"]) == set(model.state_dict())
+    assert set(listed["unexpected_keys"]) == {"foreign"}
+    bias = model.encoder.conv1.bias.long()
+    save_file({"encoder.conv1.bias": bias}, tmp_path / WEIGHTS_NAME, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"encoder\.conv1\.bias I64; convert them"):
+        auto(tmp_path)
+
+
 def test_gradients_reach_what_can_be_trained(streamable: Callable[..., Tokenizer], tmp_path: Path) -> None:
     streamable().save_pretrained(tmp_path)
     model = auto(tmp_path)
@@ -316,6 +336,8 @@ def test_gradient_checkpointing_changes_no_gradient(streamable: Callable[..., To
     for checkpointed in (False, True):
         model = auto(tmp_path).train()
         assert model.supports_gradient_checkpointing
+        # what transformers can set one by one
+        assert all(isinstance(block, modeling_layers.GradientCheckpointingLayer) for block in blocks(model))
         if checkpointed:
             model.gradient_checkpointing_enable()
         first = model.encoder.layers[0]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from mimotok.config import TokenizerConfig, Window
 from mimotok.model.attention import AttentionPlan, attention, buffered_attention, plan_attention
@@ -226,9 +224,7 @@ class Stack(nn.ModuleList):
 
     skip: the number of the block (from 1) whose output is added to the last block's (MiMo-Audio, section 2.1); None
     for none. exact: the norms stay in float32 whatever the dtype is, for input in float32, and so do the hidden layers
-    of the feed-forward up to `skip`, whose errors the output has twice. gradient_checkpointing:
-    whether training computes each block anew in the backward pass and keeps only what goes into it; transformers sets
-    it and its function by these names.
+    of the feed-forward up to `skip`, whose errors the output has twice.
     """
 
     def __init__(self, shape: StackShape, *, skip: int | None = None, exact: bool = False) -> None:
@@ -239,8 +235,6 @@ class Stack(nn.ModuleList):
         self.head_dim = shape.dim // shape.heads
         self.rope_theta = shape.rope_theta
         self.skip = skip
-        self.gradient_checkpointing = False
-        self._gradient_checkpointing_func: Callable[..., Tensor] = partial(checkpoint, use_reentrant=False)
 
     def blocks(self) -> Iterator[Block]:
         """Iterate over the blocks in order, typed."""
@@ -254,11 +248,7 @@ class Stack(nn.ModuleList):
         plans = plan_attention((block.self_attn.window for block in self.blocks()), attending, lengths)
         skipped = None
         for number, block in enumerate(self.blocks(), start=1):
-            plan = plans[block.self_attn.window]
-            if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-                hidden = self._gradient_checkpointing_func(block, hidden, rope, plan)
-            else:
-                hidden = block(hidden, rope, plan)
+            hidden = block(hidden, rope, plans[block.self_attn.window])
             if number == self.skip:
                 skipped = hidden
         return hidden if skipped is None else hidden + skipped
