@@ -48,21 +48,31 @@ class Search(NamedTuple):
     Attributes:
         beam: candidates that are kept; 1 is the plain residual search, and the official one.
         depth: codebooks over which candidates are kept.
-        weighting: float32 [D, D], or None for the plain distance. What the first codebook leaves of a latent is
-            multiplied by it, and the further entries are those that are nearest there.
     """
 
     beam: int = 1
     depth: int = 1
+
+
+class Tables(NamedTuple):
+    """Codebooks as `search_codes` takes them; `weigh` makes those of a weighted search.
+
+    Attributes:
+        entries: float32 [C, D] of each codebook, of a weighted search multiplied by the weighting from the second on.
+        weighting: float32 [D, D], or None for the plain distance. What the first codebook leaves of a latent is
+            multiplied by it, and the further entries are those that are nearest there.
+    """
+
+    entries: Sequence[Tensor]
     weighting: Tensor | None = None
 
 
 class _Weighed(NamedTuple):
-    """Codebooks as a weighted search takes them, and of which tensors at which of their versions they were made."""
+    """Tables of a weighted search, and of which tensors at which of their versions they were made."""
 
     sources: list[Tensor]
     versions: list[int]
-    tables: list[Tensor]
+    tables: Tables
 
     def holds(self, sources: list[Tensor]) -> bool:
         """Return whether they are still those of `sources`."""
@@ -98,7 +108,7 @@ class ResidualQuantizer(KeepsFloat32, nn.Module):
     @property
     def search(self) -> Search:
         """How this quantizer searches codes."""
-        return Search(self.beam, self.depth, self.weighting)
+        return Search(self.beam, self.depth)
 
     def encode(self, latents: Tensor, n_q: int) -> Tensor:
         """latents: [B, F, D]. Returns codes int64 [B, n_q, F]; the search is in fp32."""
@@ -117,31 +127,31 @@ class ResidualQuantizer(KeepsFloat32, nn.Module):
         ]
         return cast(Tensor, sum(entries))
 
-    def _searched_tables(self) -> list[Tensor]:
+    def _searched_tables(self) -> Tables:
         """Return the codebooks as `weigh` makes them, which a stream of single frames must not do for each of them."""
-        tables = [codebook.embed for codebook in self.codebooks()]
+        entries = [codebook.embed for codebook in self.codebooks()]
         if self.weighting is None:
-            return tables
-        sources = [*tables, self.weighting]
+            return Tables(entries)
+        sources = [*entries, self.weighting]
         # a graph computes them itself, and tensors of inference mode do not count their versions
         if torch.compiler.is_compiling() or any(source.is_inference() for source in sources):
-            return weigh(tables, self.weighting)
+            return weigh(entries, self.weighting)
         if self._weighed is None or not self._weighed.holds(sources):
             versions = [source._version for source in sources]
-            self._weighed = _Weighed(sources, versions, weigh(tables, self.weighting))
+            self._weighed = _Weighed(sources, versions, weigh(entries, self.weighting))
         return self._weighed.tables
 
 
 @torch.no_grad()
-def weigh(tables: Sequence[Tensor], weighting: Tensor | None) -> list[Tensor]:
-    """Return codebooks, [C, D] each, as `search_codes` takes them: all but the first multiplied by the weighting."""
+def weigh(entries: Sequence[Tensor], weighting: Tensor | None) -> Tables:
+    """Return the tables of codebooks, float32 [C, D] each, for a search with this weighting, [D, D]."""
     if weighting is None:
-        return list(tables)
+        return Tables(entries)
     with full_precision(weighting):
-        return [tables[0], *(table @ weighting for table in tables[1:])]
+        return Tables([entries[0], *(table @ weighting for table in entries[1:])], weighting)
 
 
-def search_codes(latents: Tensor, tables: Sequence[Tensor], n_q: int, search: Search) -> Tensor:
+def search_codes(latents: Tensor, tables: Tables, n_q: int, search: Search) -> Tensor:
     """Search the codes whose entries add up to about the latents.
 
     The first code is that of the nearest entry, since the first codebook carries meaning. From there on the `beam` best
@@ -154,7 +164,7 @@ def search_codes(latents: Tensor, tables: Sequence[Tensor], n_q: int, search: Se
 
     Args:
         latents: float32 [N, D].
-        tables: the codebooks, float32 [C, D] each, at least `n_q` and `depth`; of a weighted search, from `weigh`.
+        tables: the codebooks, at least `n_q` and `depth`.
         n_q: codebooks to use.
         search: how.
 
@@ -164,10 +174,11 @@ def search_codes(latents: Tensor, tables: Sequence[Tensor], n_q: int, search: Se
     # distances of half precision would often find another entry
     with full_precision(latents):
         if search.beam == 1 or n_q == 1:
-            return _search_plainly(latents, tables[:n_q], search.weighting)[0]
-        found = [_search_widely(piece, tables[: search.depth], search) for piece in _pieces(latents)]
+            return _search_plainly(latents, Tables(tables.entries[:n_q], tables.weighting))[0]
+        wide = Tables(tables.entries[: search.depth], tables.weighting)
+        found = [_search_widely(piece, wide, search.beam) for piece in _pieces(latents)]
         codes, residual = (torch.cat(parts) for parts in zip(*found, strict=True))
-        rest, _ = _search_plainly(residual, tables[search.depth : n_q])
+        rest, _ = _search_plainly(residual, Tables(tables.entries[search.depth : n_q]))
         return torch.cat([codes, rest], 1)[:, :n_q]
 
 
@@ -178,32 +189,27 @@ def _pieces(latents: Tensor) -> Sequence[Tensor]:
     return latents.split(PIECE)
 
 
-def _search_plainly(
-    residual: Tensor, tables: Sequence[Tensor], weighting: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Return the code of the nearest entry of each codebook in turn, [N, len(tables)], and what is left, [N, D].
-
-    weighting: what the residual is multiplied by after the first of these codebooks.
-    """
+def _search_plainly(residual: Tensor, tables: Tables) -> tuple[Tensor, Tensor]:
+    """Return the code of the nearest entry of each codebook in turn, [N, codebooks], and what is left, [N, D]."""
     codes = torch.zeros(residual.shape[0], 0, dtype=torch.long, device=residual.device)
-    for index, table in enumerate(tables):
+    for index, table in enumerate(tables.entries):
         # |r - e|^2 without |r|^2, which is the same for every entry
         code = torch.addmm(table.square().sum(1), residual, table.T, alpha=-2).argmin(1)
         residual = residual - table[code]
-        if index == 0 and weighting is not None:
-            residual = residual @ weighting
+        if index == 0 and tables.weighting is not None:
+            residual = residual @ tables.weighting
         codes = torch.cat([codes, code[:, None]], 1)
     return codes, residual
 
 
-def _search_widely(latents: Tensor, tables: Sequence[Tensor], search: Search) -> tuple[Tensor, Tensor]:
-    """Return the codes [N, len(tables)] of the best candidate, and what it leaves, [N, D]."""
+def _search_widely(latents: Tensor, tables: Tables, beam: int) -> tuple[Tensor, Tensor]:
+    """Return the codes [N, codebooks] of the best candidate, and what it leaves, [N, D]."""
     rows = torch.arange(latents.shape[0], device=latents.device)[:, None]
-    first, left = _search_plainly(latents, tables[:1], search.weighting)
+    first, left = _search_plainly(latents, Tables(tables.entries[:1], tables.weighting))
     codes = first[:, None]
     residuals = left[:, None]
-    for table in tables[1:]:
-        kept = min(search.beam, residuals.shape[1] * len(table))
+    for table in tables.entries[1:]:
+        kept = min(beam, residuals.shape[1] * len(table))
         # |r - e|^2, of which |r|^2 counts here: the candidates of a latent leave residuals of unlike lengths
         distance = torch.addmm(table.square().sum(1), residuals.flatten(0, 1), table.T, alpha=-2)
         distance = distance.view(*residuals.shape[:2], -1) + residuals.square().sum(-1, keepdim=True)

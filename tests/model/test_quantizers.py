@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mimotok import StreamDecoder, StreamEncoder, Tokenizer, TokenizerConfig, register_quantizer
 from mimotok.info import read_info
 from mimotok.io.codes_file import load_codes
-from mimotok.model.quantizer import PIECE, Search, search_codes, weigh
+from mimotok.model.quantizer import PIECE, Search, Tables, search_codes, weigh
 from mimotok.model.quantizers import make_quantizer
 from tests.helpers.models import STREAMABLE, make_tokenizer
 
@@ -61,7 +61,7 @@ def residual_error(latents: Tensor, tables: list[Tensor], codes: Tensor) -> Tens
 def test_a_beam_that_keeps_all_finds_the_best_codes_after_the_first() -> None:
     latents = torch.randn(40, 6)
     tables = [torch.randn(size, 6) / (1 + index) for index, size in enumerate((5, 4, 3))]
-    found = search_codes(latents, tables, 3, Search(64, 3))
+    found = search_codes(latents, Tables(tables), 3, Search(64, 3))
     assert torch.equal(found[:, 0], torch.cdist(latents, tables[0]).argmin(1))
     for latent, codes in zip(latents, found, strict=True):
         rest = torch.cartesian_prod(torch.arange(4), torch.arange(3))
@@ -75,9 +75,9 @@ def test_a_wider_beam_comes_closer_and_codes_of_fewer_codebooks_come_first() -> 
     tables = [torch.randn(32, 16) * 0.7**index for index in range(6)]
     errors = []
     for beam in (1, 2, 8, 32):
-        codes = search_codes(latents, tables, 6, Search(beam, 4))
+        codes = search_codes(latents, Tables(tables), 6, Search(beam, 4))
         for n_q in range(1, 6):
-            assert torch.equal(search_codes(latents, tables, n_q, Search(beam, 4)), codes[:, :n_q])
+            assert torch.equal(search_codes(latents, Tables(tables), n_q, Search(beam, 4)), codes[:, :n_q])
         errors.append(float(residual_error(latents, tables, codes[:, :4]).mean()))
     assert errors == sorted(errors, reverse=True)
     assert errors[0] > 1.05 * errors[2]
@@ -87,10 +87,10 @@ def test_long_clips_are_searched_in_pieces_with_the_codes_of_each_alone() -> Non
     latents = torch.randn(2 * PIECE + 3, 16)
     tables = [torch.randn(64, 16) * 0.7**index for index in range(4)]
     with torch.profiler.profile(record_shapes=True) as profile:
-        codes = search_codes(latents, tables, 4, Search(8, 4))
+        codes = search_codes(latents, Tables(tables), 4, Search(8, 4))
     sizes = [event.input_shapes[0][0] for event in profile.events() if event.name == "aten::topk"]
     assert max(sizes) == PIECE
-    parts = [search_codes(part, tables, 4, Search(8, 4)) for part in (latents[:100], latents[100:])]
+    parts = [search_codes(part, Tables(tables), 4, Search(8, 4)) for part in (latents[:100], latents[100:])]
     assert torch.equal(codes, torch.cat(parts))
 
 
@@ -102,14 +102,14 @@ def test_a_weighted_search_leaves_less_of_what_counts(beam: int) -> None:
     latents = torch.randn(500, 16)
     tables = [torch.randn(32, 16) * 0.7**index for index in range(4)]
     weighting = torch.diag(torch.linspace(0.2, 2, 16))
-    plain = search_codes(latents, tables, 4, Search(beam, 4))
-    weighted = search_codes(latents, weigh(tables, weighting), 4, Search(beam, 4, weighting))
+    plain = search_codes(latents, Tables(tables), 4, Search(beam, 4))
+    weighted = search_codes(latents, weigh(tables, weighting), 4, Search(beam, 4))
     assert torch.equal(plain[:, 0], weighted[:, 0])
     seen = [table @ weighting for table in tables]
     left = [residual_error(latents @ weighting, seen, codes).mean() for codes in (plain, weighted)]
     assert left[1] < 0.95 * left[0]
     # the identity changes nothing
-    same = search_codes(latents, weigh(tables, torch.eye(16)), 4, Search(beam, 4, torch.eye(16)))
+    same = search_codes(latents, weigh(tables, torch.eye(16)), 4, Search(beam, 4))
     assert torch.equal(same, plain)
 
 

@@ -16,7 +16,7 @@ from vector_quantize_pytorch import VectorQuantize
 from vector_quantize_pytorch import vector_quantize_pytorch as library
 
 from mimotok.model.lengths import valid_mask
-from mimotok.model.quantizer import Codebook, ResidualQuantizer, Search, search_codes, weigh
+from mimotok.model.quantizer import Codebook, ResidualQuantizer, Search, Tables, search_codes, weigh
 
 
 class Quantized(NamedTuple):
@@ -176,9 +176,8 @@ class TrainingQuantizer(nn.Module):
         if plain or not all(bool(codebook.initted) for codebook in codebooks):
             return None
         rows = latents.detach().float().flatten(0, 1).nan_to_num(0.0, 0.0, 0.0)
-        tables = [codebook.embed[0] for codebook in codebooks]
-        search = Search(self.beam, self.depth, self.weighting)
-        return search_codes(rows, weigh(tables, self.weighting), len(tables), search)
+        tables = weigh([codebook.embed[0] for codebook in codebooks], self.weighting)
+        return search_codes(rows, tables, len(codebooks), Search(self.beam, self.depth))
 
     def _search(self, index: int, residual: Tensor, in_use: Tensor, searched: Tensor | None = None) -> Found:
         """Search and train one codebook as the library's layer does, which spends twice the time.
@@ -208,7 +207,7 @@ class TrainingQuantizer(nn.Module):
     def _first_entries(self, latents: Tensor) -> Tensor:
         """Return the nearest entries of the first codebook, [B, F, D], whatever each item's number of codebooks."""
         entries = next(self._codebooks()).embed[0]
-        codes = search_codes(latents.flatten(0, 1), [entries], 1, Search())
+        codes = search_codes(latents.flatten(0, 1), Tables([entries]), 1, Search())
         return entries[codes[:, 0]].view_as(latents)
 
     def _set_dead_threshold(self, codebook: library.Codebook) -> None:
