@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from tests.helpers.paths import CONFIGS, ROOT, SAMPLE
@@ -79,8 +80,9 @@ def test_one_command_makes_a_model_and_goes_on_where_it_was(
     parts = sorted((out / "parts").glob("model.safetensors.*"))
     assert b"".join(part.read_bytes() for part in parts) == (out / "model" / "model.safetensors").read_bytes()
     tokenizer = mimotok.Tokenizer.from_pretrained(out / "model")
-    joint, weighted = (
-        mimotok.Tokenizer.from_pretrained(out / "recipe" / name) for name in ("sound-model", "weighted-model")
+    joint, weighted, adversarial, refined = (
+        mimotok.Tokenizer.from_pretrained(out / "recipe" / f"{stage}-model")
+        for stage in ("sound", "weighted", "adversarial", "refine")
     )
     wav = mimotok.load_audio(SAMPLE, 24_000)[:, :24_000]
     codes = tokenizer.encode(wav)
@@ -89,6 +91,12 @@ def test_one_command_makes_a_model_and_goes_on_where_it_was(
     # the adversarial stage leaves the codes alone and trains the decoder
     assert codes.equal(weighted.encode(wav))
     assert not tokenizer.decode(codes).equal(weighted.decode(codes))
+    # the finished model is the mean of what came before and after the decoder's refinement
+    before = adversarial.state_dict()
+    after = refined.state_dict()
+    means = {name: weight.lerp(after[name], 0.5) for name, weight in before.items()}
+    assert any(not weight.equal(after[name]) for name, weight in before.items())
+    torch.testing.assert_close(tokenizer.state_dict(), means, rtol=1e-3, atol=1e-6)
     written = times_of(out)
     assert run_script("gpu.sh", *arguments, folder=tmp_path).returncode == 0
     assert times_of(out) == written
