@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import tempfile
 from pathlib import Path
@@ -38,7 +40,7 @@ class MimoCodec:
         self.codebook_sizes = self.tokenizer.codebook_sizes[: self.n_q]
         self.nominal_bitrate: float | None = self.tokenizer.bitrate(self.n_q)
         self.model_identity = self.tokenizer.identity
-        self.identity: dict[str, Any] = {"kind": "mimotok", "sha256": self.model_identity.sha256, "n_q": self.n_q}
+        self.identity: dict[str, Any] = {"kind": "mimotok", **_settings(self.tokenizer), "n_q": self.n_q}
 
     def encode_decode(self, wav: np.ndarray) -> CodecResult:
         """Code wav [T] and reconstruct it, as `Codec.encode_decode`."""
@@ -99,7 +101,7 @@ class VocoderCodec:
         self.tokenizer = Tokenizer.from_pretrained(source, device=device)
         self.label = spec.label
         self.sample_rate = self.tokenizer.sample_rate
-        self.identity: dict[str, Any] = {"kind": "vocoder", "sha256": self.tokenizer.weights_sha256}
+        self.identity: dict[str, Any] = {"kind": "vocoder", **_settings(self.tokenizer)}
 
     def encode_decode(self, wav: np.ndarray) -> CodecResult:
         """Encode wav [T] and reconstruct it, as `Codec.encode_decode`."""
@@ -117,3 +119,9 @@ class VocoderCodec:
 
     def _latents(self, wav: np.ndarray) -> torch.Tensor:
         return self.tokenizer.encode_latents(torch.from_numpy(wav)[None]).values
+
+
+def _settings(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return what a model's codes and sound depend on: its weights, and its configuration as a digest."""
+    config = json.dumps(tokenizer.config.to_official(), sort_keys=True)
+    return {"sha256": tokenizer.weights_sha256, "config": hashlib.sha256(config.encode()).hexdigest()[:16]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from eval.codecs.registry import expand_specs, make_codec
 from eval.codecs.system import ogg_payload_bits
 from eval.protocol import SAMPLE_RATE, resample
 from mimotok.tokenizer import Tokenizer
+from mimotok.weights import CONFIG_NAME
 from tests.helpers.evaluation_speech import speech
 
 
@@ -65,6 +67,17 @@ def test_our_model_gives_what_the_library_gives_with_its_bits(folder: str) -> No
     assert result.file_bits > result.stream_bits
     assert codec.nominal_bitrate == model.bitrate(2)
     assert codec.identity["sha256"] == model.weights_sha256
+
+
+@pytest.mark.parametrize("prefix", ["", "vocoder:"])
+def test_the_same_weights_with_other_settings_are_another_codec(prefix: str, folder: str) -> None:
+    """Otherwise a report's cached figures would pass for those of the new settings."""
+    before = make_codec(CodecSpec(prefix + folder))
+    config = Path(folder, CONFIG_NAME)
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"quantizer_settings": {"beam": 2}}))
+    after = make_codec(CodecSpec(prefix + folder))
+    assert before.identity["sha256"] == after.identity["sha256"]
+    assert before.identity != after.identity
 
 
 def frames_of(codec: Any, wav: np.ndarray) -> Frames:
