@@ -204,21 +204,27 @@ def _search_plainly(residual: Tensor, tables: Tables) -> tuple[Tensor, Tensor]:
 
 def _search_widely(latents: Tensor, tables: Tables, beam: int) -> tuple[Tensor, Tensor]:
     """Return the codes [N, codebooks] of the best candidate, and what it leaves, [N, D]."""
-    rows = torch.arange(latents.shape[0], device=latents.device)[:, None]
     first, left = _search_plainly(latents, Tables(tables.entries[:1], tables.weighting))
     codes = first[:, None]
     residuals = left[:, None]
+    # |r|^2 of each candidate: residuals are of unlike lengths
+    squares = residuals.square().sum(-1)
+    rows = torch.arange(latents.shape[0], device=latents.device)[:, None]
     for table in tables.entries[1:]:
-        kept = min(beam, residuals.shape[1] * len(table))
-        # |r - e|^2, of which |r|^2 counts here: the candidates of a latent leave residuals of unlike lengths
-        distance = torch.addmm(table.square().sum(1), residuals.flatten(0, 1), table.T, alpha=-2)
-        distance = distance.view(*residuals.shape[:2], -1) + residuals.square().sum(-1, keepdim=True)
-        best = distance.flatten(1).topk(kept, largest=False).indices
-        parent = torch.div(best, len(table), rounding_mode="floor")
+        width = residuals.shape[1]
+        products = torch.addmm(table.square().sum(1), residuals.flatten(0, 1), table.T, alpha=-2)
+        distances = products.view(-1, width, len(table)) + squares[..., None]
+        squares, best = distances.flatten(1).topk(min(beam, width * len(table)), largest=False)
         code = best % len(table)
-        residuals = residuals[rows, parent] - table[code]
-        codes = torch.cat([codes[rows, parent], code[..., None]], -1)
+        parent = rows * width + torch.div(best, len(table), rounding_mode="floor")
+        residuals = _rows(residuals.flatten(0, 1), parent) - _rows(table, code)
+        codes = torch.cat([_rows(codes.flatten(0, 1), parent), code[..., None]], -1)
     return codes[:, 0], residuals[:, 0]
+
+
+def _rows(table: Tensor, index: Tensor) -> Tensor:
+    """Return the rows of table [N, D] at index [B, K], as [B, K, D]."""
+    return table.index_select(0, index.flatten()).view(*index.shape, -1)
 
 
 def _checked_settings(settings: dict[str, Any]) -> tuple[int, bool]:
