@@ -147,7 +147,7 @@ def main(
     python("eval", *words, *figures, "--out", out)
     budget = (
         f"Per arm: {steps} steps of 20 s of audio ({steps * 20 / 3600:.1f} hours heard), seed {seed}. Measured on "
-        f"every {every}th recording of the dev split with 8 codebooks, 1550 bit/s; phones on those that have labels."
+        f"one of {every} recordings of the dev split with 8 codebooks, 1550 bit/s; phones on all that have labels."
     )
     print(report(out, budget, "python -m scripts.ablation " + shlex.join(sys.argv[1:])))
 
