@@ -251,7 +251,13 @@ class _NamedQuantizer(ResidualQuantizer):
 
 
 class MimoAudioTokenizerBlock(GradientCheckpointingLayer, Block):
-    """A Transformer block that transformers can tell to compute its activations anew in the backward pass."""
+    """A Transformer block that transformers can tell to compute its activations anew in the backward pass.
+
+    Example:
+        >>> model = MimoAudioTokenizerModel.from_pretrained("checkpoints/default")
+        >>> isinstance(model.encoder.layers[0], MimoAudioTokenizerBlock)
+        True
+    """
 
 
 class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
