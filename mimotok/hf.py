@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -308,10 +309,9 @@ class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
         self.decoder = tokenizer.decoder
         if isinstance(self.encoder.quantizer, ResidualQuantizer):
             self.encoder.quantizer = _NamedQuantizer(tokenizer.config)
-        for module in self.modules():
-            if isinstance(module, Block):
-                # the class adds checkpointing and no state; FSDP puts its own over modules in the same way
-                module.__class__ = MimoAudioTokenizerBlock
+        for block in chain.from_iterable(stack.blocks() for stack in tokenizer.stacks()):
+            # the class adds checkpointing and no state; FSDP puts its own over modules in the same way
+            block.__class__ = MimoAudioTokenizerBlock
         # registered as a module, it would double every key
         object.__setattr__(self, "_plain", tokenizer)
         self.post_init()
