@@ -7,6 +7,7 @@ nothing is remembered without a look at the weights themselves: a sum of the bit
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,3 +153,8 @@ def _file_holds(path: Path, model: nn.Module) -> bool | None:
     except (OSError, SafetensorError):
         return None
     return True
+
+
+def digest_of(value: Any) -> str:
+    """Return a short digest of JSON values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=repr).encode()).hexdigest()[:16]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import tempfile
 from pathlib import Path
@@ -14,6 +12,7 @@ import torch
 
 from eval.codecs.base import CodecResult, CodecSpec, Frames, OwnModel, Timer
 from mimotok.code_models import find_code_model
+from mimotok.identity import digest_of
 from mimotok.io.codes_file import CodesFile, save_codes
 from mimotok.tokenizer import Tokenizer
 
@@ -123,5 +122,4 @@ class VocoderCodec:
 
 def _settings(tokenizer: Tokenizer) -> dict[str, Any]:
     """Return what a model's codes and sound depend on: its weights, and its configuration as a digest."""
-    config = json.dumps(tokenizer.config.to_official(), sort_keys=True)
-    return {"sha256": tokenizer.weights_sha256, "config": hashlib.sha256(config.encode()).hexdigest()[:16]}
+    return {"sha256": tokenizer.weights_sha256, "config": digest_of(tokenizer.config.to_official())}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import queue
 import tempfile
@@ -21,6 +19,7 @@ import torch
 from torch import Tensor
 
 from mimotok.corpus.cuts import files_in, load_cut, make_cut
+from mimotok.identity import digest_of
 from mimotok.io.audio import read_blocks, resample_blocks
 from mimotok.io.files import file_stamp, open_regular, writing
 from mimotok.io.remote import fetch, is_remote
@@ -97,11 +96,6 @@ def _stamp_of_cut(cut: dict[str, Any], root: str) -> str:
         return digest_of([cut, root])
     stamps = [file_stamp(os.path.join(root, path)) for path in files_in(cut) if not is_remote(path)]
     return "" if None in stamps else digest_of([cut, stamps])
-
-
-def digest_of(value: Any) -> str:
-    """Return a short digest of JSON values."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=repr).encode()).hexdigest()[:16]
 
 
 class NoRoomError(Exception):

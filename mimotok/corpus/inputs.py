@@ -20,11 +20,12 @@ from typing import Any, NamedTuple
 
 import soundfile
 
-from mimotok.corpus.clips import Item, digest_of, stamp_of
+from mimotok.corpus.clips import Item, stamp_of
 from mimotok.corpus.cuts import is_cut, lhotse
 from mimotok.corpus.ledger import Failure
 from mimotok.corpus.shar import find_shards, is_shar, packed_cuts
 from mimotok.corpus.supervisions import MOST_SECONDS, said_in
+from mimotok.identity import digest_of
 from mimotok.io.audio import AUDIO_SUFFIXES
 from mimotok.io.clips.clip import clip_of
 from mimotok.io.clips.encoding import encoding_problem
