@@ -122,8 +122,10 @@ class AdversarialStage(Stage):
         norm = clip_gradients(self.tokenizer.decoder, self.config.optimizer.gradient_clip, self.skips)
         self.log("train/gradient_norm", norm)
         optimizer.step()
-        for schedule in cast(list, self.lr_schedulers()):
-            schedule.step()
+        schedule, discriminator_schedule = cast(list, self.lr_schedulers())
+        schedule.step()
+        if self.is_judged():
+            discriminator_schedule.step()
 
     def is_judged(self) -> bool:
         """Return whether a loss asks the discriminators."""
