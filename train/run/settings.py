@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mimotok.identity import digest_of
 from train.stages.base import Stage
 from train.stages.plain import read_plain, require_plain
 
@@ -54,7 +55,7 @@ def run_settings(config: Mapping[str, Any], stage: Stage) -> RunSettings:
     for name in ("manifest", "val_manifest", "alignments"):
         if data.get(name):
             values[f"data.{name}.sha256"] = content_digest(data[name])
-    return RunSettings(values, hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16])
+    return RunSettings(values, digest_of(values))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -17,7 +17,10 @@ from train.stages.quantizer import Found, Quantized, quantize_in_turn
 
 
 class SimVqTraining(nn.Module):
-    """Trains a `ResidualQuantizer` by gradients, without moving averages and without dead codes to revive."""
+    """Trains a `ResidualQuantizer` by gradients, without moving averages and without dead codes to revive.
+
+    It takes the nearest entry of each codebook in turn. A beam or a weighting of the model counts when it is used.
+    """
 
     def __init__(self, source: nn.Module, *, commitment: float = 0.25) -> None:
         """Build the layers, from the tables of `source` where these are trained.
