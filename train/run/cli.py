@@ -48,6 +48,15 @@ RUNS = "runs"
 # What Lightning understands as a checkpoint that is no path.
 KEYWORDS = ("best", "last", "hpc", "registry")
 NAME = re.compile(r"\w[\w.-]*")
+# What Lightning warns of, by how it begins, that nobody need act on: decoded clips on disk need few loader workers;
+# averaged and frozen modules are meant to be in eval mode; a checkpoint holds the weights after its step, as a resumed
+# run wants them; and a name that Lightning takes from torch will change.
+HARMLESS_WARNINGS = (
+    ".*does not have many workers",
+    r"Found \d+ module\(s\) in eval mode",
+    "Using ModelCheckpoint with manual optimization",
+    r".*isinstance\(treespec, LeafSpec\)",
+)
 
 
 class MergingConfigFile(ActionConfigFile):
@@ -262,8 +271,8 @@ def run_lightning() -> None:
 
     Raises ValueError, in one line, for a config that does not parse or does not fit; a run that diverges exits.
     """
-    # Lightning advises more loader workers; with decoded clips on disk the training process keeps up by itself
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    for message in HARMLESS_WARNINGS:
+        warnings.filterwarnings("ignore", message)
     keep_freed_memory()
     try:
         StageCLI()

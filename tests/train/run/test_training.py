@@ -54,7 +54,7 @@ def state_of(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def joint_run(tmp_path_factory: pytest.TempPathFactory, speech: Path) -> Path:
     run = tmp_path_factory.mktemp("joint")
-    fit(configure(run, speech, "tiny.yaml"))
+    (run / "said.txt").write_text(fit(configure(run, speech, "tiny.yaml")))
     return run
 
 
@@ -154,8 +154,15 @@ def test_a_joint_run_goes_on_from_an_exported_text_decoder(exported: Path) -> No
 @pytest.fixture(scope="module")
 def adversarial_run(exported: Path, speech: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("adversarial")
-    fit(configure(run, speech, "tiny_adversarial.yaml", model=str(exported)))
+    (run / "said.txt").write_text(fit(configure(run, speech, "tiny_adversarial.yaml", model=str(exported))))
     return run
+
+
+def test_a_run_warns_of_nothing_that_nobody_need_act_on(joint_run: Path, adversarial_run: Path) -> None:
+    for run in (joint_run, adversarial_run):
+        said = (run / "said.txt").read_text()
+        assert "step 2/" in said or "step 4/" in said
+        assert "warning" not in said.lower() and ".py:" not in said, said
 
 
 def test_the_adversarial_stage_leaves_the_codes_alone(adversarial_run: Path, exported: Path) -> None:
