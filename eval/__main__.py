@@ -156,6 +156,7 @@ def probe(
     from eval.probe.run import probe_row, probe_table, run_probe
     from eval.report.schema import save_results
     from eval.testlists import read_test_list, usable
+    from mimotok.io.files import make_folder
 
     rows = []
     with _errors():
@@ -170,13 +171,14 @@ def probe(
             notify(line)
         train = usable(train).clips
         test = usable(test).clips
-        for spec in expand_specs(codec, n_q or []):
+        specs = expand_specs(codec, n_q or [])
+        make_folder(out)
+        for spec in specs:
             result = run_probe(
                 spec, train, test, budget=budget, workers=workers, device=device, notify=notify, progress=_progress
             )
             rows.append(probe_row(spec, result, budget))
             # after each, so that a later failure does not lose it
-            out.mkdir(parents=True, exist_ok=True)
             save_results(out / "probe.json", {"command": _command(), "rows": rows})
         say(probe_table(rows))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mimotok.io.files import atomic_path
+from mimotok.io.files import atomic_path, make_folder
 
 RATE = 16000  # Hz, of all Whisper models
 BASE = "whisper-base"
@@ -87,7 +87,7 @@ def _joined_base(folder: Path) -> Path:
     model = folder / "model.bin"
     if model.is_file() and model.stat().st_size == sum(half.stat().st_size for half in halves):
         return folder
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for name in ("config.json", "tokenizer.json", "vocabulary.txt"):
         with atomic_path(folder / name) as temporary:
             shutil.copyfile(first / name, temporary)

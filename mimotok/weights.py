@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from mimotok.config import TokenizerConfig
-from mimotok.io.files import atomic_path, open_regular
+from mimotok.io.files import atomic_path, make_folder, open_regular
 from mimotok.io.terminal.streams import excerpt
 from mimotok.model.mel import hann_window
 from mimotok.model.precision import float32_names
@@ -293,7 +293,7 @@ def save_state(folder: Path, model: nn.Module, config: TokenizerConfig, dtype: t
 
     dtype: of the weights on disk, as they are where None; codebooks stay fp32.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     state = {official_key(name): _on_disk(name, tensor, dtype) for name, tensor in model.state_dict().items()}
     state[WINDOW_KEY] = hann_window(config.n_fft, torch.device("cpu")).clone()
     with atomic_path(folder / WEIGHTS_NAME) as temporary:

@@ -27,7 +27,7 @@ import soundfile as sf
 import soxr
 import typer
 
-from mimotok.io.files import atomic_path
+from mimotok.io.files import atomic_path, make_folder
 from mimotok.io.manifest import read_rows
 from mimotok.io.terminal.progress import ProgressBar
 from mimotok.io.terminal.streams import errors_in_one_line, run_command, say
@@ -206,7 +206,7 @@ def write(recipe: Recipe, wav: np.ndarray, out: Path) -> dict[str, object]:
 def run(sources: Sequence[Path], out: Path, hours: float, seed: int, voices: Sequence[Voice] = VOICES) -> str:
     """Synthesize until `out` holds so many hours, going on after the clips that its manifest has; return a summary."""
     texts = read_texts(sources)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     index = out / "manifest.jsonl"
     rows = _whole_rows(index)
     seconds = sum(float(row["duration"]) for row in rows)

@@ -74,6 +74,12 @@ def test_save_and_load(tiny: Callable[..., Tokenizer], tmp_path: Path, dtype: to
     assert loaded.weights_sha256 != saved.weights_sha256 or dtype == torch.float32
 
 
+def test_a_file_in_the_place_of_the_folder_is_told(tiny: Callable[..., Tokenizer], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"file: cannot be written \(File exists\)"):
+        tiny().save_pretrained(tmp_path / "file")
+
+
 def test_the_official_layout_is_written(tokenizer: Tokenizer, parity_dir: Path, tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path)
     official, ours = load_file(parity_dir / "model.safetensors"), load_file(tmp_path / "model.safetensors")

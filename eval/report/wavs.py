@@ -10,7 +10,7 @@ import soundfile
 from eval.protocol import SAMPLE_RATE
 from eval.run.runner import Run
 from eval.run.store import ORIGINAL, audio_path, load_wav, slug
-from mimotok.io.files import atomic_path
+from mimotok.io.files import atomic_path, make_folder
 
 
 class ExportedWavs(NamedTuple):
@@ -61,7 +61,7 @@ def export_wavs(run: Run, folder: Path) -> ExportedWavs:
         if strange:
             raise ValueError(f"{path}: holds other files already, such as {strange[0]}; give another --export-wavs")
     for label, path in folders.items():
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         for clip, name in names.items():
             wav = load_wav(audio_path(run.settings.out, label, clip))
             with atomic_path(path / name) as temporary:

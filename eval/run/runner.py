@@ -40,7 +40,7 @@ from eval.run.store import ORIGINAL, audio_path, file_hash
 from eval.run.tasks import Failed, one_thread, run_tasks
 from eval.testlists import LabelledClip, usable
 from mimotok.io.clips.clip import Clip
-from mimotok.io.files import file_stamp
+from mimotok.io.files import file_stamp, make_folder
 from mimotok.io.terminal.streams import error_line
 
 # what a codec or a metric raises that cannot be used
@@ -135,7 +135,7 @@ class _Evaluation:
         self.progress = progress
         for line in found.problems:
             self._failed(line)
-        settings.out.mkdir(parents=True, exist_ok=True)
+        make_folder(settings.out)
         # beside the report, so that it can be committed without the recordings wherever it lies
         (settings.out / ".gitignore").write_text("/audio/\n/cache.jsonl\n/.gitignore\n")
         self.cache = Cache(settings.out / "cache.jsonl")

@@ -23,6 +23,7 @@ from examples.corpus import Corpus, Item, codes_of, load_items
 from examples.training import run
 from mimotok import Tokenizer, save_audio
 from mimotok.io.clips.clip import Clip
+from mimotok.io.files import make_folder
 from mimotok.lm.audio_lm import AudioLM, pad_sequences
 from mimotok.lm.sampling import Sampling
 from mimotok.text import error_rates
@@ -45,13 +46,13 @@ class Speaking(NamedTuple):
 
 def measure_speech(lm: AudioLM, tokenizer: Tokenizer, items: Sequence[Item], sampling: Sampling, out: Path) -> Speaking:
     """Have the LM speak the texts of clips, and write the sound to a folder."""
+    make_folder(out)
     recognize = make_recognizer(BASE, "cpu").recognize
     written = []
     for start in range(0, len(items), BATCH):
         batch = items[start : start + BATCH]
         written += speak(lm, [item.text for item in batch], [item.speaker for item in batch], sampling, start)
     heard: tuple[list[str], list[str]] = ([], [])
-    out.mkdir(parents=True, exist_ok=True)
     for number, (item, said) in enumerate(zip(items, written, strict=True)):
         for texts, codes in zip(heard, (said.codes, item.features.long()), strict=True):
             wav = tokenizer.decode(codes[None])[0].numpy()

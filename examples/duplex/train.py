@@ -9,6 +9,7 @@ import torch
 from examples.duplex.model import TEXT, DuplexLM, duplex_of, read_labels, spans_of, text_of
 from examples.training import run
 from mimotok import Tokenizer, load_audio, save_audio
+from mimotok.io.files import make_folder
 from mimotok.lm import DuplexLayout
 from mimotok.lm.text_stream import Span
 
@@ -31,6 +32,7 @@ def main(
     """
     if text and words is not None:
         raise ValueError("give either --text, a sentence, or --words, a file of words with their times")
+    make_folder(out)
     tokenizer = Tokenizer.from_pretrained(model)
     sizes = tokenizer.codebook_sizes[: tokenizer.n_q]
     limit = round(seconds * tokenizer.sample_rate)
@@ -59,7 +61,6 @@ def main(
     print(f"text: {[(text_of(span), round(span.start, 2)) for span in spans_of(duplex, by_words=by_words)]}")
     same = float((written.speaker == duplex.speaker).float().mean())
     print(f"answer: {same:.0%} of the speaker's codes are those of the conversation")
-    out.mkdir(parents=True, exist_ok=True)
     for name, codes in (("speaker", duplex.speaker), ("other", duplex.other), ("answer", written.speaker)):
         save_audio(out / f"{name}.wav", tokenizer.decode(codes), tokenizer.sample_rate)
     print(out)

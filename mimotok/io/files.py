@@ -115,6 +115,12 @@ def writing(path: StrPath) -> Iterator[None]:
         raise ValueError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
+def make_folder(folder: StrPath) -> None:
+    """Create a folder and those above it, where they are missing. Raises ValueError where it cannot be."""
+    with writing(folder):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+
+
 def require_new(folder: StrPath) -> None:
     """Check that a folder could be created. Raises ValueError where it exists or its parent is not writable."""
     folder = Path(folder)

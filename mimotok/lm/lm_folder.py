@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mimotok.io.files import atomic_path
+from mimotok.io.files import atomic_path, make_folder
 from mimotok.io.json_object import read_object
 from mimotok.lm.interleaving import SpecialIds
 from mimotok.lm.patches import PatchConfig
@@ -38,7 +38,7 @@ def write_folder(folder: Path, lm: Any, config: PatchConfig, special: SpecialIds
     """Write the folder. Raises ValueError for a language model that is not of transformers."""
     if not hasattr(lm, "save_pretrained"):
         raise ValueError(f"the LM is a {type(lm).__name__}, which has no save_pretrained: save the state_dict instead")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     lm.save_pretrained(folder / LM_NAME)
     with atomic_path(folder / PATCHES_NAME) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in patches.items()}, temporary)

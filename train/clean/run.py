@@ -16,7 +16,7 @@ import numpy as np
 
 from mimotok.corpus.cuts import files_in
 from mimotok.io.clips.clip import Clip
-from mimotok.io.files import atomic_path, file_stamp, writing
+from mimotok.io.files import atomic_path, file_stamp, make_folder, writing
 from mimotok.io.terminal.progress import with_progress
 from mimotok.io.terminal.streams import excerpt
 from mimotok.io.terminal.workers import process_pool
@@ -79,7 +79,7 @@ def clean(
         if count > 1:
             raise ValueError(f"two recordings are called {key}; give them different ids")
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     rows = _hear_all(clips, keys, out / HEARD, hearing, workers)
     segments = [segment for clip, row in zip(clips, rows, strict=True) for segment in _segments(clip, row, root)]
     _judge(segments, limits)

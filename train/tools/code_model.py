@@ -20,6 +20,7 @@ from mimotok.io.audio import resample
 from mimotok.io.clips.clip import Clip
 from mimotok.io.codes.bits import code_widths
 from mimotok.io.codes.entropy import block_to_bytes, encode_blocks
+from mimotok.io.files import require_writable
 from mimotok.io.terminal.streams import say
 from mimotok.model.code_model import WEIGHT_UNIT, CodeModel, function_tables
 from mimotok.tokenizer import Tokenizer
@@ -210,6 +211,8 @@ def train_code_model(
     quantizer = tokenizer.encoder.quantizer
     if not hasattr(quantizer, "codebooks"):
         raise ValueError(f"quantizer {type(quantizer).__name__}: a model of codes is made for codebooks only")
+    out = out or tokenizer.folder / CODE_MODEL_NAME
+    require_writable(out)
     wanted = {"train": hours, "dev": hours / 10, "test": hours / 10}
     clips = codes_of_splits(tokenizer, manifest, root, wanted, cache=codes, allow_outside=allow_outside)
     found = {split: np.concatenate(parts, axis=1) for split, parts in clips.items()}
@@ -223,7 +226,6 @@ def train_code_model(
     network = CodeNetwork(books, [count / count.sum() for count in counts], hidden)
     steps = trained(network, found["train"], frames, minutes, steps=steps, seed=seed)
     made = to_code_model(network, sha256_of_codes(weights_path(tokenizer.folder)))
-    out = out or tokenizer.folder / CODE_MODEL_NAME
     made.save(out)
     lines = [f"{out}: {out.stat().st_size} bytes, {steps} steps, digest {made.digest[:8]}"]
     for split in ("dev", "test"):

@@ -8,22 +8,27 @@ import torch
 from torch import Tensor
 
 from mimotok.io.audio import resample
+from mimotok.io.clips.clip import Clip
 from train.data.manifest import BadClipError, decode, read_manifest
 
 
 def speech(
     manifest: str | Sequence[str], root: str, seconds: float, sample_rate: int, *, allow_outside: bool = False
 ) -> Iterator[Tensor]:
-    """Yield about `seconds` of training clips [1, T], from all over the manifest or manifests.
+    """Return an iterator over about `seconds` of training clips [1, T], from all over the manifest or manifests.
 
-    Raises ValueError where none can be read, and for no time.
+    Raises ValueError for no time and for a manifest that cannot be read; the iterator does where it can read no clip.
     """
     if not seconds > 0:
         raise ValueError(f"{seconds:g} s of speech to hear: give more than 0")
     clips = [clip for clip in read_manifest(manifest, root, allow_outside=allow_outside) if clip.split == "train"]
     every = max(1, int(sum(clip.duration for clip in clips) / seconds))
+    return _decoded(clips[::every], sample_rate, str(manifest))
+
+
+def _decoded(clips: Sequence[Clip], sample_rate: int, manifest: str) -> Iterator[Tensor]:
     heard = 0.0
-    for clip in clips[::every]:
+    for clip in clips:
         try:
             wav, rate = decode(clip)
         except BadClipError:

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mimotok.io.files import require_writable
 from mimotok.model.transformer import Block
 from mimotok.tokenizer import Tokenizer
+from mimotok.weights import WEIGHTS_NAME
 from train.tools.export import checked_dtype
 from train.tools.hear import speech
 
@@ -51,6 +53,7 @@ def prune(
         ValueError: for a width that is not narrower, for no clips, and for an unknown dtype.
     """
     stored = checked_dtype(dtype)
+    require_writable(Path(out) / WEIGHTS_NAME, create_folders=True)
     wide = Tokenizer.from_pretrained(source)
     narrower: dict[str, Any] = {name: width for name, width in widths.items() if width is not None}
     for name, width in narrower.items():

@@ -17,8 +17,10 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from mimotok.io.files import require_writable
 from mimotok.model.quantizer import Codebook, ResidualQuantizer
 from mimotok.tokenizer import Tokenizer
+from mimotok.weights import WEIGHTS_NAME
 from train.losses.perceptual import stoi_loss
 from train.losses.spectra import powers
 from train.tools.export import checked_dtype
@@ -73,6 +75,7 @@ def weigh_search(
         ValueError: for another kind of quantizer, a strength out of range, no clips, and an unknown dtype.
     """
     stored = checked_dtype(dtype)
+    require_writable(Path(out) / WEIGHTS_NAME, create_folders=True)
     if not 0 < strength <= 1:
         raise ValueError(f"strength={strength}: give a number above 0, up to 1")
     plain = Tokenizer.from_pretrained(source)
@@ -80,16 +83,18 @@ def weigh_search(
         raise ValueError(f"{source}: its quantizer is {plain.config.quantizer}; only residual_vq has a search to weigh")
     torch.manual_seed(seed)
 
-    def clips(seconds: float) -> Iterable[Tensor]:
-        return speech(manifest, root, seconds, plain.sample_rate, allow_outside=allow_outside)
-
-    sensitivity = measure_sensitivity(plain, clips(60 * minutes))
+    # both at once, so that a wrong length of the second is told before the first one's minutes
+    measured, refitted = (
+        speech(manifest, root, seconds, plain.sample_rate, allow_outside=allow_outside)
+        for seconds in (60 * minutes, 3600 * hours)
+    )
+    sensitivity = measure_sensitivity(plain, measured)
     weighting = make_weighting(sensitivity, strength)
     settings = {**plain.config.quantizer_settings, "weighted": True}
     model = Tokenizer(dataclasses.replace(plain.config, quantizer_settings=settings))
     model.load_state_dict({**plain.state_dict(), "encoder.quantizer.weighting": weighting})
     quantizer = cast(ResidualQuantizer, model.encoder.quantizer)
-    latents = torch.cat([model.encode_latents(wav).values[0] for wav in clips(3600 * hours)])
+    latents = torch.cat([model.encode_latents(wav).values[0] for wav in refitted])
     before = heard_error(plain.encoder.quantizer, latents[:ROWS], sensitivity)
     for _ in range(rounds):
         refit(quantizer, latents[torch.randperm(len(latents))[:ROWS]])

@@ -16,7 +16,7 @@ from mimotok.io.audio import load_audio
 from mimotok.tokenizer import Tokenizer
 from tests.helpers.models import STREAMABLE, make_tokenizer
 from train.tools import code_model
-from train.tools.code_model import codes_of_splits
+from train.tools.code_model import codes_of_splits, train_code_model
 
 SPLITS = {"train": 6, "dev": 2, "test": 1}
 
@@ -81,3 +81,14 @@ def test_a_file_that_does_not_know_its_clips_holds_one(tokenizer: Tokenizer, tmp
     np.savez(tmp_path / "codes.npz", train=codes)
     (clip,) = codes_of_splits(tokenizer, "none", ".", {"train": 1.0}, cache=tmp_path / "codes.npz")["train"]
     assert np.array_equal(clip, codes)
+
+
+def test_a_file_that_cannot_be_written_is_told_before_the_work(
+    tokenizer: Tokenizer, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer.save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(code_model, "codes_of_splits", lambda *_, **__: pytest.fail("it encoded first"))
+    with pytest.raises(ValueError, match=r"its folder .*nowhere does not exist: create it first"):
+        train_code_model(
+            str(manifest), model=str(tmp_path / "model"), out=tmp_path / "nowhere" / "code_model.safetensors"
+        )

@@ -89,3 +89,13 @@ def test_a_corpus_without_readable_clips_is_refused(tmp_path: Path, manifest: st
     wide_model(tmp_path / "wide")
     with pytest.raises(ValueError, match="no training clip could be read"):
         prune(tmp_path / "wide", tmp_path / "out", manifest, root="/nowhere", widths={"encoder_ffn_dim": 4})
+
+
+def test_a_file_in_the_place_of_the_folder_is_told_before_the_work(
+    tmp_path: Path, manifest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide_model(tmp_path / "wide")
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("train.tools.prune.second_moments", lambda *_: pytest.fail("it measured first"))
+    with pytest.raises(ValueError, match=r"its folder .*file is not a folder"):
+        prune(tmp_path / "wide", tmp_path / "file", manifest, root=str(tmp_path), widths={"encoder_ffn_dim": 4})

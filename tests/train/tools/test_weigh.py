@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def test_a_model_is_written_whose_search_is_weighted_and_whose_rest_is_the_same(
         torch.testing.assert_close(after[name], value.half().float(), msg=name)
 
 
-def test_what_cannot_be_weighted_is_refused(tmp_path: Path) -> None:
+def test_what_cannot_be_weighted_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_tokenizer(BEAM).save_pretrained(tmp_path / "model")
     fsq = replace(TINY, quantizer="fsq", quantizer_settings={"levels": [8, 5, 3]}, codebook_sizes=(120,))
     make_tokenizer(fsq).save_pretrained(tmp_path / "fsq")
@@ -91,4 +92,11 @@ def test_what_cannot_be_weighted_is_refused(tmp_path: Path) -> None:
     manifest = str(tmp_path / "manifest.jsonl")
     with pytest.raises(ValueError, match=r"0 s of speech to hear: give more than 0"):
         weigh_search(tmp_path / "model", tmp_path / "out", manifest, root=str(tmp_path), minutes=0)
+    # before the minutes of measuring
+    monkeypatch.setattr("train.tools.weigh.measure_sensitivity", lambda *_: pytest.fail("it measured first"))
+    with pytest.raises(ValueError, match=r"nan s of speech to hear: give more than 0"):
+        weigh_search(tmp_path / "model", tmp_path / "out", manifest, root=str(tmp_path), hours=math.nan)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"its folder .*file is not a folder"):
+        weigh_search(tmp_path / "model", tmp_path / "file", manifest, root=str(tmp_path))
     assert not (tmp_path / "out").exists()

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from mimotok.io.files import atomic_path
+from mimotok.io.files import atomic_path, make_folder
 from mimotok.io.json_object import read_object
 from mimotok.weights import Sizes, check_dtypes, check_finite, check_sizes, read_header
 
@@ -20,7 +20,7 @@ WEIGHTS = "model.safetensors"
 
 def write_folder(folder: Path, settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
     """Write config.json from `settings` and model.safetensors from `state`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with atomic_path(folder / WEIGHTS) as temporary:
         temporary.write_bytes(save({name: tensor.contiguous() for name, tensor in state.items()}))
     with atomic_path(folder / CONFIG) as temporary:
