@@ -66,6 +66,10 @@ class Tables(NamedTuple):
     entries: Sequence[Tensor]
     weighting: Tensor | None = None
 
+    def first(self, count: int) -> Tables:
+        """Return the tables of the first codebooks."""
+        return Tables(self.entries[:count], self.weighting)
+
 
 class _Weighed(NamedTuple):
     """Tables of a weighted search, and of which tensors at which of their versions they were made."""
@@ -174,8 +178,8 @@ def search_codes(latents: Tensor, tables: Tables, n_q: int, search: Search) -> T
     # distances of half precision would often find another entry
     with full_precision(latents):
         if search.beam == 1 or n_q == 1:
-            return _search_plainly(latents, Tables(tables.entries[:n_q], tables.weighting))[0]
-        wide = Tables(tables.entries[: search.depth], tables.weighting)
+            return _search_plainly(latents, tables.first(n_q))[0]
+        wide = tables.first(search.depth)
         found = [_search_widely(piece, wide, search.beam) for piece in _pieces(latents)]
         codes, residual = (torch.cat(parts) for parts in zip(*found, strict=True))
         rest, _ = _search_plainly(residual, Tables(tables.entries[search.depth : n_q]))
@@ -204,7 +208,7 @@ def _search_plainly(residual: Tensor, tables: Tables) -> tuple[Tensor, Tensor]:
 
 def _search_widely(latents: Tensor, tables: Tables, beam: int) -> tuple[Tensor, Tensor]:
     """Return the codes [N, codebooks] of the best candidate, and what it leaves, [N, D]."""
-    first, left = _search_plainly(latents, Tables(tables.entries[:1], tables.weighting))
+    first, left = _search_plainly(latents, tables.first(1))
     codes = first[:, None]
     residuals = left[:, None]
     # |r|^2 of each candidate: residuals are of unlike lengths
