@@ -62,12 +62,14 @@ list=$(printf ',%s' "${manifests[@]}")
 
 # fit STAGE MODEL NAMES [setting...]: train a stage by the recipe's configs of these names, and export what it gave
 fit() {
-    local stage=$1 from=$2 files=() configs=()
+    local stage=$1 from=$2 files=() configs=() readers=()
     for name in $3; do
         files+=("$recipe/$name.yaml")
         configs+=(--config "$recipe/$name.yaml")
     done
     shift 3
+    # the second half of the joint stage goes on with what read the first codebook
+    [ "$stage" != joint ] || readers=(--readers)
     if [ ! -e "$run/$stage-model/model.safetensors" ]; then
         # `fit` refuses a finished run, which may have been stopped before its export
         if [ ! -e "$run/$stage/finished" ]; then
@@ -76,11 +78,12 @@ fit() {
                 --data.manifest "[${list:1}]" --data.root "$root" --data.cache_dir "$root/cache" "$@"
             touch "$run/$stage/finished"
         fi
-        "$python" -m train export --checkpoint "$run/$stage/checkpoints/last.ckpt" --out "$run/$stage-model"
+        "$python" -m train export --checkpoint "$run/$stage/checkpoints/last.ckpt" --out "$run/$stage-model" "${readers[@]}"
     fi
 }
 fit joint "$model" "1_joint phones" --data.alignments "$run/labels.jsonl"
-fit sound "$run/joint-model" "1_joint phones sound" --data.alignments "$run/labels.jsonl"
+fit sound "$run/joint-model" "1_joint phones sound" --data.alignments "$run/labels.jsonl" \
+    --model.init_args.reader_weights "$run/joint-model/readers.safetensors"
 if [ ! -e "$run/weighted-model/model.safetensors" ]; then
     "$python" -m train weigh "$run/sound-model" --out "$run/weighted-model" "${manifests[@]/#/--manifest=}" --root "$root"
 fi

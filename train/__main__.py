@@ -78,6 +78,9 @@ def export(
         bool,
         typer.Option("--discriminators", help="Also those of an adversarial stage, for another run to begin with."),
     ] = False,
+    readers: Annotated[
+        bool, typer.Option("--readers", help="Also what read the first codebook in a joint stage, for its next part.")
+    ] = False,
 ) -> None:
     """Write config, safetensors and a model card from a training checkpoint.
 
@@ -90,7 +93,7 @@ def export(
     out = out or (run / "model" if name else None)
     if checkpoint is None or out is None:
         raise ValueError("give --name, or both --checkpoint and --out")
-    write(checkpoint, out, dtype=dtype, discriminators=discriminators)
+    write(checkpoint, out, dtype=dtype, discriminators=discriminators, readers=readers)
 
 
 @app.command()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mimotok.io.files import atomic_path, make_folder
@@ -41,7 +41,7 @@ def write_folder(folder: Path, lm: Any, config: PatchConfig, special: SpecialIds
     make_folder(folder)
     lm.save_pretrained(folder / LM_NAME)
     with atomic_path(folder / PATCHES_NAME) as temporary:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in patches.items()}, temporary)
+        temporary.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in patches.items()}))
     facts = {"format_version": FORMAT_VERSION, "patches": dataclasses.asdict(config), "special": special._asdict()}
     with atomic_path(folder / FACTS_NAME) as temporary:
         temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from train.data.batches import Batch
@@ -16,7 +14,7 @@ from train.losses.discriminators import Discriminators, Judgements, judge
 from train.losses.speech import SpeechFeatureLoss
 from train.stages.arguments import to_plain
 from train.stages.base import RECONSTRUCTION_LOSSES, Segment, Stage, StageConfig
-from train.stages.model import shipped
+from train.stages.model import load_exported
 from train.stages.optim import OptimizerConfig, SkipCounter, clip_gradients, make_optimizer
 from train.stages.plain import GIVEN
 
@@ -63,7 +61,7 @@ class AdversarialStage(Stage):
         self.tokenizer.encoder.requires_grad_(False)
         self.discriminators = discriminators or Discriminators()
         if discriminator_weights is not None:
-            load_discriminators(self.discriminators, discriminator_weights)
+            load_exported(self.discriminators, discriminator_weights, "discriminator_weights")
         self.discriminator_config = discriminator_optimizer or OptimizerConfig(muon=False, weight_decay=0.0)
         # of their own: a finite step of theirs must not end a row of the generator's that are not
         self.discriminator_skips = SkipCounter(self.discriminator_config.max_skipped)
@@ -165,12 +163,3 @@ class AdversarialStage(Stage):
             make_optimizer([self.tokenizer.decoder], self.config.optimizer),
             make_optimizer([self.discriminators], self.discriminator_config),
         ]
-
-
-def load_discriminators(discriminators: nn.Module, path: str) -> None:
-    """Load what `python -m train export --discriminators` wrote. Raises ValueError where it does not fit."""
-    try:
-        discriminators.load_state_dict(load_file(shipped(path)))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        problem = " ".join(str(error).split())
-        raise ValueError(f"discriminator_weights={path}: does not fit the discriminators ({problem:.300})") from None

@@ -17,9 +17,11 @@ from train.losses.semantic import SemanticConfig, SemanticReader
 from train.losses.speech import SpeechFeatureLoss
 from train.stages.arguments import to_plain
 from train.stages.base import RECONSTRUCTION_LOSSES, Reconstruction, Stage, StageConfig
+from train.stages.model import load_exported
 from train.stages.optim import clip_gradients, optimize_groups, parameter_groups
 from train.stages.plain import GIVEN
 from train.stages.quantizers.make import make_training
+from train.stages.readers import readers_of
 from train.stages.sharding import replicate, shard_text_decoder, shard_tokenizer
 from train.stages.text_decoder import (
     AudioToText,
@@ -60,6 +62,8 @@ class JointStage(Stage):
     and speech (see `train.losses.speech`), where they have a weight. model: as in Stage. text_decoder: the shape of a
     new one, the language model that one starts from, or the folder of an exported one to go on from. characters: of
     the network that spells. semantic: of the speech encoder that is distilled. speech: of the speech feature loss.
+    reader_weights: a file of `python -m train export --readers`, what phone classifier, character and semantic reader
+    begin with; without it they know nothing.
     """
 
     LOSSES = ("text", "ctc", "phone", "characters", "semantic", "mel", *RECONSTRUCTION_LOSSES, "speech", "commitment")
@@ -75,6 +79,7 @@ class JointStage(Stage):
         characters: CharacterConfig | None = None,
         semantic: SemanticConfig | None = None,
         speech: SpeechFeatureLoss | None = None,
+        reader_weights: str | None = None,
         losses: dict[str, Callable] | None = None,
         quantizer_training: Callable[[nn.Module], nn.Module] | None = None,
     ) -> None:
@@ -108,6 +113,8 @@ class JointStage(Stage):
             if self.uses("semantic")
             else None
         )
+        if reader_weights is not None:
+            load_exported(readers_of(self), reader_weights, "reader_weights")
         self.sharded = False
 
     def _build_text_decoder(self, source: TextDecoderConfig | PretrainedTextDecoderConfig | str | None) -> AudioToText:
@@ -216,7 +223,7 @@ class JointStage(Stage):
     def validate(self, latents: Tensor, lengths: Tensor, batch: Batch) -> Reconstruction:
         """Log also how the text decoder, the phone classifier and the character reader read the tokens."""
         reconstruction = super().validate(latents, lengths, batch)
-        if any(reader is not None for reader in (self.phone_classifier, self.character_reader, self.semantic_reader)):
+        if readers_of(self):
             self._validate_first_codebook(latents, lengths, batch)
         if self.text_decoder is not None:
             texts = [text if text and normalize_text(text) else None for text in batch.text]
@@ -282,9 +289,8 @@ class JointStage(Stage):
         groups = parameter_groups(self.tokenizer, config) + parameter_groups(self.quantizer, config)
         if self.text_decoder is not None:
             groups += self.text_decoder.parameter_groups(config)
-        for reader in (self.phone_classifier, self.character_reader, self.semantic_reader):
-            if reader is not None:
-                groups += parameter_groups(reader, config)
+        for reader in readers_of(self).values():
+            groups += parameter_groups(reader, config)
         return optimize_groups(groups, config)
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from mimotok.config import TokenizerConfig
@@ -58,6 +60,19 @@ def shipped(path: str) -> str:
     """Return a path, or where it lies beside this package if it is not found from the current directory."""
     beside = HOME / path
     return str(beside) if not Path(path).exists() and beside.is_file() else path
+
+
+def load_exported(module: nn.Module, path: str, setting: str) -> None:
+    """Load weights that `python -m train export` wrote beside a model into `module`, which needs all of them.
+
+    Raises ValueError, which names the setting that gave the path, where they do not fit.
+    """
+    try:
+        module.load_state_dict(load_file(shipped(path)))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        what = f"the {setting.removesuffix('_weights')}s"
+        problem = " ".join(str(error).split())
+        raise ValueError(f"{setting}={path}: does not fit {what} ({problem:.300})") from None
 
 
 @torch.no_grad()

@@ -6,40 +6,59 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from mimotok.config import TokenizerConfig
 from mimotok.io.files import atomic_path
 from mimotok.tokenizer import Tokenizer
 from mimotok.weights import check_finite
 from train.stages.plain import read_plain
+from train.stages.readers import READERS
 from train.stages.text_decoder import build_text_decoder, text_decoder_config
 
 AVERAGED = "averaged.module."
 TEXT_DECODER = "text_decoder."
 DISCRIMINATORS = "discriminators."
+# What a checkpoint holds beside a model, and of which stage.
+OF_A_STAGE = {
+    "discriminators": "the adversarial stage has",
+    "readers": "the joint stage has, where phone, characters or semantic has a weight",
+}
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def export(checkpoint: str | Path, out: str | Path, *, dtype: str = "float16", discriminators: bool = False) -> None:
+def export(
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    dtype: str = "float16",
+    discriminators: bool = False,
+    readers: bool = False,
+) -> None:
     """Write config.json, model.safetensors (averaged weights; codebooks in fp32), README.md, and the text decoder.
 
     discriminators: of an adversarial stage, in float32, to discriminators.safetensors.
+    readers: of a joint stage, what reads the first codebook, in float32, to readers.safetensors.
 
-    Raises ValueError where `checkpoint` is not one of this package's training checkpoints, has no discriminators that
-    are asked for, or for an unknown dtype.
+    Raises ValueError where `checkpoint` is not one of this package's training checkpoints, lacks discriminators or
+    readers that are asked for, or for an unknown dtype.
     """
     stored = checked_dtype(dtype)
     state, facts = read_checkpoint(checkpoint)
     tokenizer = _tokenizer(checkpoint, facts, _part(state, AVERAGED))
-    judges = {name: tensor.contiguous() for name, tensor in _part(state, DISCRIMINATORS).items()}
-    if discriminators and not judges:
-        raise ValueError(f"{checkpoint}: has no discriminators; the adversarial stage has")
+    beside = {}
+    if discriminators:
+        beside["discriminators"] = _part(state, DISCRIMINATORS)
+    if readers:
+        beside["readers"] = {key: value for key, value in state.items() if key.split(".")[0] in READERS}
+    for name, tensors in beside.items():
+        if not tensors:
+            raise ValueError(f"{checkpoint}: has no {name}; {OF_A_STAGE[name]}")
     folder = Path(out)
     tokenizer.save_pretrained(folder, dtype=stored)
-    if discriminators:
-        with atomic_path(folder / "discriminators.safetensors") as temporary:
-            save_file(judges, temporary)
+    for name, tensors in beside.items():
+        with atomic_path(folder / f"{name}.safetensors") as temporary:
+            temporary.write_bytes(save({key: tensor.contiguous() for key, tensor in tensors.items()}))
     if "text_decoder" in facts:
         decoder = build_text_decoder(tokenizer.config.d_model, text_decoder_config(facts["text_decoder"]))
         decoder.load_state_dict(_part(state, TEXT_DECODER))
