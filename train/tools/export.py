@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save
 
 from mimotok.config import TokenizerConfig
-from mimotok.io.files import atomic_path
+from mimotok.io.files import atomic_path, make_folder
 from mimotok.tokenizer import Tokenizer
 from mimotok.weights import check_finite
 from train.stages.plain import read_plain
@@ -55,10 +55,12 @@ def export(
         if not tensors:
             raise ValueError(f"{checkpoint}: has no {name}; {OF_A_STAGE[name]}")
     folder = Path(out)
-    tokenizer.save_pretrained(folder, dtype=stored)
+    make_folder(folder)
+    # the model last: where it is, runs/embedded.sh takes the export to be whole
     for name, tensors in beside.items():
         with atomic_path(folder / f"{name}.safetensors") as temporary:
             temporary.write_bytes(save({key: tensor.contiguous() for key, tensor in tensors.items()}))
+    tokenizer.save_pretrained(folder, dtype=stored)
     if "text_decoder" in facts:
         decoder = build_text_decoder(tokenizer.config.d_model, text_decoder_config(facts["text_decoder"]))
         decoder.load_state_dict(_part(state, TEXT_DECODER))
