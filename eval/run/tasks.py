@@ -87,8 +87,8 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 
 def _start_worker() -> None:
-    begin_worker()
     _use_one_thread()
+    begin_worker()
 
 
 def _use_one_thread() -> None:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, NoReturn
 USER_ERROR = 2
 INTERRUPTED = 130
 ERROR_LENGTH = 500  # characters: some libraries put whole tables into their messages
+GRACE = 5  # seconds that a process of a pool has to clear away what it leaves behind
 # as shells name the end by a signal
 _SIGNALS = {signal.SIGTERM: 143}
 if hasattr(signal, "SIGHUP"):
@@ -90,22 +91,43 @@ def errors_in_one_line(program: str, *, interrupted: str = "interrupted") -> Ite
         sys.exit(INTERRUPTED)
 
 
-def end_on_signals() -> None:
+def _end(number: int, _: object) -> NoReturn:
+    # once is enough: a second one must not interrupt the clearing away
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(_SIGNALS[signal.Signals(number)])
+
+
+def _end_worker(number: int, frame: object) -> NoReturn:
+    # The loop of a pool takes the exception for the result of a task. It may then wait for a lock for ever, since the
+    # exception can also strike between taking a lock and the block that gives it back.
+    if hasattr(signal, "alarm"):
+        signal.alarm(GRACE)
+    _end(number, frame)
+
+
+def end_on_signals(end: Callable[[int, Any], NoReturn] = _end) -> None:
     """Let SIGTERM and SIGHUP end this process as an exception does, so that what it leaves behind is cleared away.
 
     A signal that is ignored, as SIGHUP is under nohup, stays ignored.
+
+    Args:
+        end: the handler, which raises the exception.
     """
     if threading.current_thread() is not threading.main_thread():
         return
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _end)
+            signal.signal(number, end)
 
 
 def begin_worker() -> None:
-    """Let a process of a pool end on signals, and when the process that started it has gone, even if it was killed."""
-    end_on_signals()
+    """Let a process of a pool end on signals, and when the process that started it has gone, even if it was killed.
+
+    After a signal it has a few seconds to clear away what it leaves behind.
+    """
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    # last: until here a signal ends the process at once, with nothing to clear away and nothing to say
+    end_on_signals(_end_worker)
 
 
 def _end_with_parent() -> None:
@@ -116,12 +138,6 @@ def _end_with_parent() -> None:
         parent.join()
         # the main thread waits for work that will never come
         os._exit(INTERRUPTED)
-
-
-def _end(number: int, _: object) -> NoReturn:
-    # once is enough: a second one must not interrupt the clearing away
-    signal.signal(number, signal.SIG_IGN)
-    sys.exit(_SIGNALS[signal.Signals(number)])
 
 
 def run_command(main: Callable[[], Any]) -> NoReturn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -183,6 +184,29 @@ def test_a_worker_that_dies_loses_nothing_but_its_own_task(workers: int, isolate
     assert results[3] == Failed("three")
     assert isinstance(results[4], Failed)
     assert [results[i] for i in (1, 2, 5)] == [2, 4, 10]
+
+
+def wait_or_die(task: tuple[str, Path]) -> str:
+    name, waits = task
+    if name == "dies":
+        while not waits.exists():
+            time.sleep(0.01)
+        os._exit(1)
+    if not waits.exists():
+        waits.touch()
+        try:
+            time.sleep(600)
+        except SystemExit:
+            # as the loop of a pool does when the signal strikes between taking a lock and giving it back
+            time.sleep(600)
+    return name
+
+
+def test_a_worker_that_cannot_end_after_another_has_died_is_ended(tmp_path: Path) -> None:
+    tasks = [("waits", tmp_path / "waits"), ("dies", tmp_path / "waits")]
+    results = dict(run_tasks(wait_or_die, tasks, 2))
+    assert results[tasks[0]] == "waits"
+    assert isinstance(results[tasks[1]], Failed)
 
 
 def test_a_cache_survives_a_line_cut_short(tmp_path: Path) -> None:
