@@ -134,7 +134,7 @@ def dev_curve(metrics: Path) -> list[str]:
 def run(main: Callable[..., None]) -> None:
     """Run a script's main; on bad input it prints one line and exits with code 2."""
     torch.manual_seed(0)
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     app.command()(main)
     try:
         app()

@@ -29,6 +29,7 @@ SHARED = {
     "examples/audio_lm/README.md": "reference/example_audio_lm.md",
     "examples/asr_adapter/README.md": "reference/example_asr_adapter.md",
     "examples/continuous/README.md": "reference/example_continuous.md",
+    "examples/duplex/README.md": "reference/example_duplex.md",
     "reports/default/report.md": "reference/report.md",
     "reports/ablation/report.md": "reference/ablation.md",
     "reports/log.md": "reference/log.md",

@@ -30,7 +30,7 @@ LIGHTNING = {"allow_extra_args": True, "ignore_unknown_options": True}
 AllowOutside = Annotated[
     bool, typer.Option("--allow-outside", help="Paths of the manifest may leave its root and its folder.")
 ]
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 @app.command(context_settings=LIGHTNING, add_help_option=False)

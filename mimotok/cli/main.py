@@ -69,7 +69,10 @@ def encode(
     raw: Raw = False,
     entropy: Entropy = False,
 ) -> None:
-    """Encode sound files into codes files (.npz or .mimo). With --out-dir, several, or folders of them, into .npz."""
+    """Encode sound files into codes files (.npz or .mimo). With --out-dir, several, or folders of them.
+
+    A folder's codes become .npz, or .mimo with --entropy.
+    """
     with one_line_errors():
         if stream:
             from mimotok.streaming.pipes import encode_pipe
