@@ -296,11 +296,12 @@ def save_state(folder: Path, model: nn.Module, config: TokenizerConfig, dtype: t
     make_folder(folder)
     state = {official_key(name): _on_disk(name, tensor, dtype) for name, tensor in model.state_dict().items()}
     state[WINDOW_KEY] = hann_window(config.n_fft, torch.device("cpu")).clone()
-    with atomic_path(folder / WEIGHTS_NAME) as temporary:
-        temporary.write_bytes(save(state, metadata={"format": "pt"}))
     with atomic_path(folder / CONFIG_NAME) as temporary:
         temporary.write_text(config.to_json(), encoding="utf-8")
     save_preprocessor(folder, config)
+    # last: whoever finds the weights takes the folder to be whole
+    with atomic_path(folder / WEIGHTS_NAME) as temporary:
+        temporary.write_bytes(save(state, metadata={"format": "pt"}))
 
 
 def save_preprocessor(folder: Path, config: TokenizerConfig) -> None:

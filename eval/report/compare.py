@@ -114,10 +114,12 @@ def _difference(
     for clip in clips:
         old = before.get(rows, {}).get(clip, {})
         new = after.get(rows, {}).get(clip, {})
-        if old.get(over) is None or new.get(over) is None:
+        weight = float(new.get(under) or 0.0) if under else 1.0
+        # nothing to count errors of, such as an empty text, counts for nothing, as in the report
+        if old.get(over) is None or new.get(over) is None or not weight:
             continue
         deltas.append(new[over] - old[over])
-        weights.append(float(new[under]) if under else 1.0)
+        weights.append(weight)
     if not deltas:
         return None
     low, high = bootstrap_interval(np.array(deltas), np.array(weights), seed=seed)

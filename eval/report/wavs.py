@@ -10,7 +10,7 @@ import soundfile
 from eval.protocol import SAMPLE_RATE
 from eval.run.runner import Run
 from eval.run.store import ORIGINAL, audio_path, load_wav, slug
-from mimotok.io.files import atomic_path, make_folder
+from mimotok.io.files import atomic_path, is_temporary, make_folder
 
 
 class ExportedWavs(NamedTuple):
@@ -57,7 +57,8 @@ def export_wavs(run: Run, folder: Path) -> ExportedWavs:
     names = {clip: f"{slug(clip)}.wav" for clip in shared}
     folders = {label: folder / slug(label) for label in (ORIGINAL, *(codec.spec.label for codec in run.codecs))}
     for path in folders.values():
-        strange = sorted({file.name for file in path.glob("*")} - set(names.values())) if path.is_dir() else []
+        held = {file.name for file in path.iterdir() if not is_temporary(file)} if path.is_dir() else set()
+        strange = sorted(held - set(names.values()))
         if strange:
             raise ValueError(f"{path}: holds other files already, such as {strange[0]}; give another --export-wavs")
     for label, path in folders.items():

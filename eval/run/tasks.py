@@ -62,7 +62,8 @@ def _run_one_by_one(function: Callable[[Item], Any], items: Sequence[Item]) -> I
     """Apply a function in one process, and in another from the next item on where an item kills it."""
     done = 0
     while done < len(items):
-        with _pool(1) as pool:
+        pool = _pool(1)
+        try:
             futures = [pool.submit(_guarded, function, item) for item in items[done:]]
             for future in futures:
                 try:
@@ -74,6 +75,9 @@ def _run_one_by_one(function: Callable[[Item], Any], items: Sequence[Item]) -> I
                 done += 1
                 if isinstance(result, Failed) and future.exception() is not None:
                     break
+        finally:
+            # whoever stops early waits for the running item alone
+            pool.shutdown(cancel_futures=True)
 
 
 def _run_here(function: Callable[[Item], Any], items: Sequence[Item]) -> Iterator[tuple[Item, Any]]:

@@ -77,7 +77,8 @@ def encode(
         if stream:
             from mimotok.streaming.pipes import encode_pipe
 
-            _run_stream(partial(encode_pipe, n_q=n_q, raw=raw, entropy=entropy), paths, model, revision, device, dtype)
+            _refuse_files(paths, out_dir, overwrite, skip_existing)
+            _run_stream(partial(encode_pipe, n_q=n_q, raw=raw, entropy=entropy), model, revision, device, dtype)
             return
         if raw:
             raise ValueError("--raw is for --stream; give files a header, by sox or ffmpeg")
@@ -117,7 +118,8 @@ def decode(
         if stream:
             from mimotok.streaming.pipes import decode_pipe
 
-            _run_stream(partial(decode_pipe, force=force), paths, model, revision, device, dtype)
+            _refuse_files(paths, out_dir, overwrite, skip_existing)
+            _run_stream(partial(decode_pipe, force=force), model, revision, device, dtype)
             return
         from mimotok.io.audio import WRITABLE
         from mimotok.io.codes.suffixes import CODES_SUFFIXES
@@ -215,16 +217,21 @@ def _jobs(
     return jobs
 
 
+def _refuse_files(paths: list[Path] | None, out_dir: Path | None, overwrite: bool, skip_existing: bool) -> None:
+    """Raise ValueError for what --stream could only pass over."""
+    given = {"--out-dir": out_dir is not None, "--overwrite": overwrite, "--skip-existing": skip_existing}
+    named = [str(path) for path in paths or []] + [option for option, is_given in given.items() if is_given]
+    if named:
+        raise ValueError(f"{named[0]}: --stream reads standard input and writes standard output, and takes no files")
+
+
 def _run_stream(
     work: Callable[[Tokenizer, BinaryIO, BinaryIO], None],
-    paths: list[Path] | None,
     model: str | None,
     revision: str | None,
     device: str,
     dtype: str,
 ) -> None:
-    if paths:
-        raise ValueError(f"{paths[0]}: --stream reads standard input and writes standard output, and takes no files")
     if sys.stdin.isatty():
         raise ValueError("--stream: standard input is a terminal; send sound or codes through a pipe")
     try:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mimotok.corpus.formats import Record, checked_format
-from mimotok.io.files import StrPath, atomic_path, open_regular, writing
+from mimotok.io.files import StrPath, atomic_path, is_temporary, open_regular, writing
 
 FORMAT_VERSION = 1
 SETTINGS = "corpus.json"
@@ -162,11 +162,6 @@ def write_shard(out: Path, number: int, records: Sequence[Record], settings: Set
     )
 
 
-def _temporary(path: Path) -> bool:
-    """Return whether a file is a leftover of `atomic_path` in a run that was killed."""
-    return path.name.startswith(".mimotok-")
-
-
 def _to_disk(descriptor: int) -> None:
     # the ledger must not survive a power cut that the shard does not
     os.fsync(descriptor)
@@ -188,7 +183,7 @@ class Ledger:
         for path in (out / SHARDS).iterdir():
             if path.name not in known:
                 path.unlink()
-        for path in filter(_temporary, out.iterdir()):
+        for path in filter(is_temporary, out.iterdir()):
             path.unlink()
 
     def add(self, entry: Entry | None, failures: Iterable[Failure]) -> None:
@@ -235,7 +230,7 @@ def open_ledger(out: StrPath, settings: Settings) -> Iterator[Ledger]:
     out = Path(out)
     if out.is_dir() and not (out / SETTINGS).exists():
         # a run may have been killed before its settings were written
-        strangers = [path.name for path in out.iterdir() if path.name not in (SHARDS, LOCK) and not _temporary(path)]
+        strangers = [path.name for path in out.iterdir() if path.name not in (SHARDS, LOCK) and not is_temporary(path)]
         if strangers:
             raise ValueError(f"{out}: holds {strangers[0]}, but no {SETTINGS}: not tokens of ours; name a new folder")
     with writing(out):

@@ -16,6 +16,11 @@ StrPath = str | os.PathLike[str]
 TEMPORARY = ".mimotok-{}.tmp"
 
 
+def is_temporary(path: Path) -> bool:
+    """Return whether a file was being written when a process was killed."""
+    return path.name.startswith(TEMPORARY.partition("{")[0])
+
+
 def open_regular(path: StrPath) -> BinaryIO:
     """Open a file for reading. Raises ValueError where it is missing, empty, or no regular file."""
     try:

@@ -161,4 +161,7 @@ def test_command_line_errors() -> None:
     done = subprocess.run([*command, "a.npz"], input=b"", capture_output=True)
     assert done.returncode == 2
     assert b"takes no files" in done.stderr
+    done = subprocess.run([*command, "--overwrite"], input=b"", capture_output=True)
+    assert done.returncode == 2
+    assert b"--overwrite: --stream reads standard input" in done.stderr
     assert done.stderr.count(b"\n") == 1

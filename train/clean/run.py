@@ -19,7 +19,7 @@ from mimotok.io.clips.clip import Clip
 from mimotok.io.files import atomic_path, file_stamp, make_folder, writing
 from mimotok.io.terminal.progress import with_progress
 from mimotok.io.terminal.streams import excerpt
-from mimotok.io.terminal.workers import process_pool
+from mimotok.io.terminal.workers import map_in_processes
 from train.clean.duplicates import find_duplicates
 from train.clean.hear import hear
 from train.clean.report import Histogram, write_page
@@ -73,6 +73,7 @@ def clean(
     limits = limits or Limits()
     clips = read_manifest(manifest, root, allow_outside=allow_outside)
     _refuse_tars(clips)
+    _refuse_mixed(clips)
     check_root(clips, root)
     keys = [f"{clip.source}/{clip.id}" for clip in clips]
     for key, count in Counter(keys).items():
@@ -115,6 +116,16 @@ def _refuse_tars(clips: Sequence[Clip]) -> None:
         )
 
 
+def _refuse_mixed(clips: Sequence[Clip]) -> None:
+    """Raise ValueError for a cut that is put together of several, for the same reason."""
+    for clip in clips:
+        if clip.cut is not None and "start" not in clip.cut.to_dict():
+            raise ValueError(
+                f"{excerpt(clip.id)}: a cut that is mixed, padded or appended, and segments of it cannot be listed as "
+                "places in sound files; give the cuts that it is made of, or save its sound first"
+            )
+
+
 def _resolved(hearing: Hearing) -> Hearing:
     if hearing.speakers != AUTO:
         return hearing
@@ -143,8 +154,7 @@ def _heard(clips: Sequence[Clip], hearing: Hearing, workers: int) -> Iterator[di
     if workers <= 1 or len(clips) <= 1:
         yield from map(hear, clips, repeat(hearing))
         return
-    with process_pool(min(workers, len(clips)), __name__) as pool:
-        yield from pool.map(hear, clips, repeat(hearing))
+    yield from map_in_processes(min(workers, len(clips)), __name__, hear, clips, repeat(hearing))
 
 
 def _stamp(clip: Clip) -> Any:

@@ -6,6 +6,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -281,10 +282,16 @@ class ValidationLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         skipped: dict[str, str] = {}
+        given = 0
         for number in range(len(self)):
             loaded = self.dataset[number]
             skipped |= loaded.skipped
             if loaded.batch is not None:
+                last = loaded.batch
+                given += 1
                 yield loaded.batch
+        if given and self.dataset.world_size > 1:
+            # ranks sum up what each step found, and would wait for one that takes fewer steps
+            yield from repeat(last, len(self) - given)
         if skipped:
             log.warning("validation: %s", skipped_table(skipped))

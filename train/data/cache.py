@@ -28,7 +28,7 @@ from mimotok.io.files import atomic_path, file_stamp
 from mimotok.io.manifest import read_rows
 from mimotok.io.terminal.progress import with_progress
 from mimotok.io.terminal.streams import one_line
-from mimotok.io.terminal.workers import process_pool
+from mimotok.io.terminal.workers import map_in_processes
 from train.data.manifest import BadClipError, check_root, decode, read_manifest
 
 log = logging.getLogger(__name__)
@@ -87,8 +87,7 @@ def prepare(
         repeat(sample_rate),
     )
     if workers > 1 and len(todo) > 1:
-        with process_pool(min(workers, len(todo)), __name__) as pool:
-            _watch(pool.map(_write_shard, *jobs), len(todo))
+        _watch(map_in_processes(min(workers, len(todo)), __name__, _write_shard, *jobs), len(todo))
     else:
         _watch(map(_write_shard, *jobs), len(todo))
     skipped = _write_index(folder, len(shards))

@@ -52,8 +52,9 @@ class ShardBatches(IterableDataset[Loaded]):
         self.world_size = world_size
         self.first = 0
         self.lanes = 1
-        # an estimate: only the first shard's batches are counted
-        self.epoch_batches = max(1, len(self._plan(0, 0)[1]) * len(shards) // world_size)
+        # an estimate: only the batches of the first shard that has any are counted
+        counts = (self._count(number) for number in range(len(shards)))
+        self.epoch_batches = max(1, next(filter(None, counts), 0) * len(shards) // world_size)
 
     def loader(self, first: int, num_workers: int) -> DataLoader[Loaded]:
         """Return this rank's batches from number `first` on."""
@@ -85,6 +86,12 @@ class ShardBatches(IterableDataset[Loaded]):
             if done < max(1, len(planned)):
                 yield from self._render(epoch, number, clips, planned, done) if planned else [bad]
             done = max(0, done - max(1, len(planned)))
+
+    def _count(self, number: int) -> int:
+        try:
+            return len(self._plan(0, number)[1])
+        except Exception:  # its turn will come to be skipped, with the reason
+            return 0
 
     def _plan(self, epoch: int, number: int) -> tuple[list[Clip], list[PlannedBatch]]:
         shard = self.shards[number]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -20,8 +21,8 @@ from mimotok.io.audio import resample
 from mimotok.io.clips.clip import Clip
 from mimotok.io.codes.bits import code_widths
 from mimotok.io.codes.entropy import block_to_bytes, encode_blocks
-from mimotok.io.files import require_writable
-from mimotok.io.terminal.streams import say
+from mimotok.io.files import atomic_path, require_writable
+from mimotok.io.terminal.streams import excerpt, say
 from mimotok.model.code_model import WEIGHT_UNIT, CodeModel, function_tables
 from mimotok.tokenizer import Tokenizer
 from mimotok.weights import CODE_MODEL_NAME, sha256_of_codes, weights_path
@@ -214,7 +215,8 @@ def train_code_model(
     out = out or tokenizer.folder / CODE_MODEL_NAME
     require_writable(out)
     wanted = {"train": hours, "dev": hours / 10, "test": hours / 10}
-    clips = codes_of_splits(tokenizer, manifest, root, wanted, cache=codes, allow_outside=allow_outside)
+    digest = sha256_of_codes(weights_path(tokenizer.folder))
+    clips = codes_of_splits(tokenizer, manifest, root, wanted, cache=codes, made_by=digest, allow_outside=allow_outside)
     found = {split: np.concatenate(parts, axis=1) for split, parts in clips.items()}
     frames = max(1, tokenizer.sample_rate // tokenizer.frame_size)
     if "train" not in found or found["train"].shape[1] <= frames:
@@ -225,7 +227,7 @@ def train_code_model(
     books = [book.embed.clone() for book in quantizer.codebooks()[:n_q]]
     network = CodeNetwork(books, [count / count.sum() for count in counts], hidden)
     steps = trained(network, found["train"], frames, minutes, steps=steps, seed=seed)
-    made = to_code_model(network, sha256_of_codes(weights_path(tokenizer.folder)))
+    made = to_code_model(network, digest)
     made.save(out)
     lines = [f"{out}: {out.stat().st_size} bytes, {steps} steps, digest {made.digest[:8]}"]
     for split in ("dev", "test"):
@@ -245,6 +247,7 @@ def codes_of_splits(
     hours: Mapping[str, float],
     *,
     cache: Path | None = None,
+    made_by: str = "",
     allow_outside: bool = False,
 ) -> dict[str, list[np.ndarray]]:
     """Encode clips of the splits of a manifest, in an order of chance that is always the same.
@@ -257,15 +260,20 @@ def codes_of_splits(
         root: folder of its relative paths.
         hours: of each split that is wanted; a split ends with the clip that reaches them.
         cache: .npz of the codes, read in place of the manifest where it is there, otherwise written. It holds an array
-            [n_q, F] of each split, and under the split's name with "_len" the frames of its clips.
+            [n_q, F] of each split, under the split's name with "_len" the frames of its clips, and `made_by`.
+        made_by: digest of what encodes (`mimotok.weights.sha256_of_codes`).
         allow_outside: audio may lie elsewhere than below `root` or the manifest's own folder.
 
     Returns:
         The clips of each split that has any, uint16 [n_q, F].
+
+    Raises:
+        ValueError: for a cache that is no .npz, or holds codes that something else made.
     """
     if cache is not None and cache.exists():
-        with np.load(cache) as file:
-            kept = {name: file[name] for name in file.files}
+        kept = _read_codes(cache)
+        if str(kept.get("made_by", "")) != made_by:
+            raise ValueError(f"{cache}: holds codes that another model made; name another file, or remove it")
         return {split: _clips(kept, split) for split in hours if split in kept}
     clips = read_manifest(manifest, root, allow_outside=allow_outside)
     found = {}
@@ -276,8 +284,17 @@ def codes_of_splits(
     if cache is not None:
         arrays = {split: np.concatenate(parts, axis=1) for split, parts in found.items()}
         arrays |= {f"{split}_len": np.array([part.shape[1] for part in parts]) for split, parts in found.items()}
-        np.savez(cache, **arrays)  # type: ignore[arg-type]  # mypy takes them for the option of the same place
+        with atomic_path(cache) as temporary, temporary.open("wb") as file:
+            np.savez(file, made_by=np.array(made_by), **arrays)  # type: ignore[arg-type]  # for mypy's sake: see numpy's stub
     return found
+
+
+def _read_codes(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: no .npz of codes ({excerpt(error)}); name another file, or remove it") from error
 
 
 def _clips(kept: Mapping[str, np.ndarray], split: str) -> list[np.ndarray]:

@@ -60,13 +60,13 @@ def export(
     for name, tensors in beside.items():
         with atomic_path(folder / f"{name}.safetensors") as temporary:
             temporary.write_bytes(save({key: tensor.contiguous() for key, tensor in tensors.items()}))
-    tokenizer.save_pretrained(folder, dtype=stored)
     if "text_decoder" in facts:
         decoder = build_text_decoder(tokenizer.config.d_model, text_decoder_config(facts["text_decoder"]))
         decoder.load_state_dict(_part(state, TEXT_DECODER))
         decoder.to(stored).save(folder / "text_decoder")
     with atomic_path(folder / "README.md") as temporary:
         temporary.write_text(model_card(folder.name, tokenizer, facts, dtype), encoding="utf-8")
+    tokenizer.save_pretrained(folder, dtype=stored)
 
 
 def _tokenizer(checkpoint: str | Path, facts: dict[str, Any], state: dict[str, torch.Tensor]) -> Tokenizer:

@@ -275,11 +275,18 @@ def _most_bytes(frames: int, n_q: int) -> int:
     return frames * n_q * _MOST_BITS // 8 + _STATE
 
 
-def read_blocks(source: BinaryIO, full: int, n_q: int) -> Iterator[CodedBlock]:
-    """Yield the blocks of a file or a stream from where it is, each as soon as it is there; a cut one is left out.
+def read_blocks(source: BinaryIO, full: int, n_q: int, *, whole: bool = False) -> Iterator[CodedBlock]:
+    """Yield the blocks of a file or a stream from where it is, each as soon as it is there.
 
-    Raises ValueError, after the blocks before it, for one of impossible length, and where more follows one that is not
-    full.
+    Args:
+        source: what is read, to its end.
+        full: frames of a block.
+        n_q: codebooks.
+        whole: whether a block that was cut short is an error; otherwise it is left out.
+
+    Raises:
+        ValueError: after the blocks before it, for a block of impossible length, for one that was cut short where
+            `whole`, and where more follows one that is not full.
     """
     read = getattr(source, "read1", source.read)
     held = b""
@@ -288,6 +295,8 @@ def read_blocks(source: BinaryIO, full: int, n_q: int) -> Iterator[CodedBlock]:
         block = first_block(held, index, full, n_q) if held else None
         if block is None:
             data = read(_READ_BYTES)
+            if not data and held and whole:
+                raise ValueError(f"ends within a second, after {index} whole ones")
             if not data:
                 return
             held += data

@@ -209,7 +209,9 @@ def _coded_frames(source: BinaryIO, header: MimoHeader, get_model: GetModel | No
     """Yield the codes of coded blocks, a block at a time."""
     model = model_for(header.code_model, header.codebook_sizes, get_model)
     done = 0
-    for index, block in enumerate(read_blocks(source, header.block_frames, len(header.codebook_sizes))):
+    # where the header tells the frames, their number says below what is missing
+    whole = header.num_frames == UNKNOWN
+    for index, block in enumerate(read_blocks(source, header.block_frames, len(header.codebook_sizes), whole=whole)):
         if not block.is_intact:
             raise ValueError(f"damaged: the checksum of second {index} does not match")
         done += block.frames

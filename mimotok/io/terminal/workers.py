@@ -5,8 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 from mimotok.io.terminal.streams import begin_worker
 
@@ -29,6 +31,29 @@ def process_pool(workers: int, *modules: str, initializer: Callable[[], None] = 
     context = multiprocessing.get_context(SERVER)
     context.set_forkserver_preload(list(modules))
     return ProcessPoolExecutor(workers, context, initializer=initializer)
+
+
+def map_in_processes(
+    workers: int, module: str, function: Callable[..., Any], *arguments: Iterable[Any]
+) -> Iterator[Any]:
+    """Yield what `map(function, *arguments)` would, in its order, computed by a pool of processes.
+
+    Args:
+        workers: number of processes.
+        module: what they need, see `process_pool`.
+        function: defined at the top level of a module.
+        arguments: as of `map`.
+
+    Raises:
+        ValueError: where a process dies.
+    """
+    with process_pool(workers, module) as pool:
+        try:
+            yield from pool.map(function, *arguments)
+        except BrokenProcessPool as error:
+            raise ValueError(
+                f"one of {workers} worker processes died, perhaps for want of memory; use fewer workers"
+            ) from error
 
 
 def end_with_parent(worker: int) -> None:

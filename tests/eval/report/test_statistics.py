@@ -1,12 +1,14 @@
 """Summaries: means with honest intervals, nothing missing averaged in."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eval.report.compare import compare
 from eval.report.statistics import bootstrap_interval, entropy_bits, summarize, summarize_ratio
 
 VALUES = st.lists(st.floats(-100, 100), min_size=2, max_size=30)
@@ -48,6 +50,34 @@ def test_the_seed_decides() -> None:
 def test_error_rates_are_pooled_and_empty_references_do_not_count() -> None:
     s = summarize_ratio([1, 0, 5], [2, 8, 0], seed=0)
     assert (s.mean, s.median, s.clips, s.missing) == (0.1, 0.25, 2, 1)
+
+
+def test_a_comparison_leaves_empty_references_out_too() -> None:
+    def results(counts: dict[str, tuple[int, int]]) -> dict[str, Any]:
+        figures = {clip: {"errors": errors, "words": words} for clip, (errors, words) in counts.items()}
+        metric = {
+            "name": "wer",
+            "title": "WER",
+            "method": "m",
+            "pooled": ["errors", "words"],
+            "higher_is_better": False,
+        }
+        metric["higher_is_better"] = False
+        return {
+            "clips": [{"id": clip, "sha256": clip} for clip in counts],
+            "metrics": [metric],
+            "codecs": [{"label": "x", "identity": {"kind": "x"}, "clips": figures}],
+        }
+
+    before, after = (
+        results({"a": (1, 4), "b": (3, 6), "empty": (0, 0)}),
+        results({"a": (2, 4), "b": (3, 6), "empty": (5, 0)}),
+    )
+    (difference,) = compare(before, after)
+    assert difference.mean == pytest.approx(0.1)
+    assert difference.clips == 2
+    with pytest.raises(ValueError, match="no metric in common"):
+        compare(results({"empty": (0, 0)}), results({"empty": (5, 0)}))
 
 
 def test_nothing_to_sum_up() -> None:

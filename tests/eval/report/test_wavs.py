@@ -14,6 +14,7 @@ from eval.report.wavs import check_export_folder, export_message, export_wavs
 from eval.run.runner import Settings, evaluate
 from eval.run.store import audio_path, load_wav
 from eval.testlists import read_test_list
+from mimotok.io.files import TEMPORARY
 from tests.helpers.evaluation_speech import no_progress
 
 
@@ -42,7 +43,8 @@ def test_originals_and_reconstructions_lie_in_folders_of_equal_names(fake, corpu
         wav, rate = soundfile.read(folder / "a.wav.wav", dtype="float32")
         assert rate == 24000
         assert np.array_equal(wav, load_wav(audio_path(tmp_path / "out", label, "a.wav")))
-    # the same command again is no other run
+    # the same command again is no other run, nor is what a killed one left behind
+    (tmp_path / "wavs" / "half" / TEMPORARY.format("killed")).touch()
     assert export_wavs(done, tmp_path / "wavs") == exported
     (tmp_path / "wavs" / "half" / "old.wav").touch()
     with pytest.raises(ValueError, match=r"such as old\.wav; give another --export-wavs"):

@@ -8,6 +8,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -188,6 +189,10 @@ def test_a_worker_that_dies_loses_nothing_but_its_own_task(workers: int, isolate
 
 def wait_or_die(task: tuple[str, Path]) -> str:
     name, waits = task
+    if name.startswith("quick"):
+        # long enough for both processes to begin, and the pool to know of both
+        time.sleep(0.5)
+        return name
     if name == "dies":
         while not waits.exists():
             time.sleep(0.01)
@@ -203,10 +208,23 @@ def wait_or_die(task: tuple[str, Path]) -> str:
 
 
 def test_a_worker_that_cannot_end_after_another_has_died_is_ended(tmp_path: Path) -> None:
-    tasks = [("waits", tmp_path / "waits"), ("dies", tmp_path / "waits")]
-    results = dict(run_tasks(wait_or_die, tasks, 2))
-    assert results[tasks[0]] == "waits"
-    assert isinstance(results[tasks[1]], Failed)
+    tasks = [(name, tmp_path / "waits") for name in ("quick", "quick too", "waits", "dies")]
+    results = {task[0]: result for task, result in run_tasks(wait_or_die, tasks, 2)}
+    assert isinstance(results.pop("dies"), Failed)
+    assert results == {name: name for name in ("quick", "quick too", "waits")}
+
+
+def touch(path: Path) -> None:
+    path.touch()
+    time.sleep(0.5)
+
+
+@pytest.mark.parametrize(("workers", "isolated"), [(2, False), (1, True), (1, False)])
+def test_whoever_stops_early_waits_for_running_tasks_only(workers: int, isolated: bool, tmp_path: Path) -> None:
+    results: Any = run_tasks(touch, [tmp_path / str(number) for number in range(40)], workers, isolated=isolated)
+    next(results)
+    results.close()
+    assert len(list(tmp_path.iterdir())) <= 8
 
 
 def test_a_cache_survives_a_line_cut_short(tmp_path: Path) -> None:

@@ -152,6 +152,19 @@ def test_pushed_in_parts_equals_whole_and_streams(data, num_frames, ended) -> No
     assert np.array_equal(np.concatenate([*stream_frames(target, header, 9, lambda: MODEL)], axis=1), original.codes)
 
 
+def test_a_stream_that_was_cut_short_says_so_after_its_whole_seconds() -> None:
+    codes = codes_file(60).codes
+    target = io.BytesIO()
+    writer = MimoWriter(target, read_header(io.BytesIO(mimo_bytes(codes_file(60), MODEL))), code_model=MODEL)
+    writer.write(codes)
+    writer.finish()
+    cut = io.BytesIO(target.getvalue()[:-1])
+    heard: list[np.ndarray] = []
+    with pytest.raises(ValueError, match="ends within a second, after 2 whole ones"):
+        heard.extend(stream_frames(cut, read_header(cut), 9, lambda: MODEL))
+    assert np.array_equal(np.concatenate(heard, axis=1), codes[:, :50])
+
+
 def test_a_file_that_was_cut_short_keeps_its_whole_seconds() -> None:
     original = codes_file(60)
     whole = mimo_bytes(original, MODEL)
@@ -295,7 +308,8 @@ def test_the_command_writes_mimo_only(tokenizer: Tokenizer, tmp_path: Path) -> N
 def test_training_finds_what_codes_follow_and_whole_numbers_keep_it(tokenizer: Tokenizer, tmp_path: Path) -> None:
     """Codes that repeat take fewer bits than counts of entries would give, and none are lost."""
     codes = np.tile(random_codes(tokenizer.codebook_sizes, 7, 5), (1, 40))
-    np.savez(tmp_path / "codes.npz", train=codes, dev=codes)
+    made_by = sha256_of_codes(tokenizer.folder / "model.safetensors")
+    np.savez(tmp_path / "codes.npz", train=codes, dev=codes, made_by=np.array(made_by))
     out = tmp_path / "code_model.safetensors"
     cached = tmp_path / "codes.npz"
     summary = train_code_model("none", model=str(tokenizer.folder), out=out, codes=cached, steps=40, hidden=32)

@@ -285,6 +285,14 @@ def test_the_detector_finds_speech_and_not_noise() -> None:
     assert find_speech(silence, DEAF) == []
 
 
+def test_mixed_cuts_are_refused_in_one_line(found: Path, tmp_path: Path) -> None:
+    lhotse = pytest.importorskip("lhotse")
+    cut = lhotse.Recording.from_file(found / "a.wav", recording_id="a").to_cut()
+    lhotse.CutSet.from_cuts([cut.pad(cut.duration + 1)]).to_file(tmp_path / "cuts.jsonl")
+    with pytest.raises(ValueError, match="a cut that is mixed, padded or appended"):
+        clean(str(tmp_path / "cuts.jsonl"), str(found), tmp_path / "out", hearing=DEAF)
+
+
 def test_the_tars_of_shar_are_refused_and_what_prepare_makes_of_them_is_heard_alike(
     found: Path, tmp_path: Path
 ) -> None:

@@ -88,6 +88,20 @@ def test_validation_is_whole_once_and_plain(module, corpus: Path) -> None:
     assert np.array_equal(wav[: len(samples)].numpy(), samples)
 
 
+def test_ranks_take_equally_many_steps_where_clips_cannot_be_read(corpus: Path, tmp_path: Path, monkeypatch) -> None:
+    rows = [{"audio": f"{k}.wav", "split": "dev"} for k in (30, 31, 32)]
+    rows += [{"audio": name, "split": split} for name, split in (("none.wav", "dev"), ("1.wav", "train"))]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    taken = []
+    for rank in range(2):
+        data = SpeechDataModule(str(tmp_path / "m.jsonl"), str(corpus), batch_seconds=9.0)
+        monkeypatch.setattr(data, "_ranks", lambda rank=rank: (rank, 2))
+        loader = data.val_dataloader()
+        assert len(list(loader)) == len(loader)
+        taken.append(len(loader))
+    assert taken[0] == taken[1] > 1
+
+
 def test_max_seconds_zero_crops_all_that_is_longer_than_a_crop(module) -> None:
     batches = take(module(max_seconds=0, crop_seconds=(0.48, 0.48), augment=None).train_dataloader(), 10)
     assert not any(text for batch in batches for text in batch.text)

@@ -59,6 +59,13 @@ def test_shar_gives_every_clip_to_one_rank_with_its_text(shar: str, cuts) -> Non
     assert len(names[0] | names[1]) >= 30
 
 
+def test_a_damaged_first_shard_changes_no_number(shar: str, tmp_path: Path) -> None:
+    for path in Path(shar).iterdir():
+        (tmp_path / path.name).write_bytes(b"" if path.name == "cuts.000000.jsonl.gz" else path.read_bytes())
+    assert len(shard_loader(str(tmp_path))) >= len(find_shards(shar))
+    assert len(take(shard_loader(str(tmp_path)), 20)) == 20
+
+
 def test_a_damaged_shard_is_named_and_the_others_are_heard(
     shar: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

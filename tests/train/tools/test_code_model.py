@@ -83,6 +83,21 @@ def test_a_file_that_does_not_know_its_clips_holds_one(tokenizer: Tokenizer, tmp
     assert np.array_equal(clip, codes)
 
 
+def test_codes_of_another_model_and_half_a_file_are_refused(
+    tokenizer: Tokenizer, manifest: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "codes"
+    hours = {"train": math.inf}
+    first = codes_of_splits(tokenizer, str(manifest), str(tmp_path), hours, cache=cache, made_by="one")
+    again = codes_of_splits(tokenizer, "none", ".", hours, cache=cache, made_by="one")
+    assert all(np.array_equal(a, b) for a, b in zip(first["train"], again["train"], strict=True))
+    with pytest.raises(ValueError, match="codes that another model made"):
+        codes_of_splits(tokenizer, "none", ".", hours, cache=cache, made_by="two")
+    cache.write_bytes(cache.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"no \.npz of codes"):
+        codes_of_splits(tokenizer, "none", ".", hours, cache=cache, made_by="one")
+
+
 def test_a_file_that_cannot_be_written_is_told_before_the_work(
     tokenizer: Tokenizer, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
