@@ -312,8 +312,8 @@ class _Evaluation:
 
     def _measure_codes(self, codec: CodecRun, spec: MetricSpec, identity: dict[str, Any]) -> None:
         # in the order of the list: the metric divides the clips by it, and codings arrive in any
-        coded = {clip: codec.coding[clip]["codes"] for clip in self.run.clips if clip in codec.coding}
-        coded = {clip: codes for clip, codes in coded.items() if codes is not None}
+        codings = {clip: codec.coding[clip] for clip in self.run.clips if clip in codec.coding}
+        coded = {clip: coding["codes"] for clip, coding in codings.items() if coding["codes"] is not None}
         if not (codec.has_tokens and coded):
             return
         seconds = [self.run.seconds[clip_id] for clip_id in coded]

@@ -44,16 +44,13 @@ def run_tasks(
         yield from _run_here(function, items)
         return
     orphans: list[Item] = []
-    pool = _pool(workers)
-    try:
+    with _pool(workers) as pool:
         futures: dict[Future[Any], Item] = {pool.submit(_guarded, function, item): item for item in items}
         for future in as_completed(futures):
             try:
                 yield futures[future], future.result()
             except BrokenProcessPool:
                 orphans.append(futures[future])
-    finally:
-        pool.shutdown(cancel_futures=True)
     # a dying worker loses all tasks in flight: repeat them one at a time to find the one that kills it
     yield from _run_one_by_one(function, orphans)
 
@@ -62,8 +59,7 @@ def _run_one_by_one(function: Callable[[Item], Any], items: Sequence[Item]) -> I
     """Apply a function in one process, and in another from the next item on where an item kills it."""
     done = 0
     while done < len(items):
-        pool = _pool(1)
-        try:
+        with _pool(1) as pool:
             futures = [pool.submit(_guarded, function, item) for item in items[done:]]
             for future in futures:
                 try:
@@ -75,9 +71,6 @@ def _run_one_by_one(function: Callable[[Item], Any], items: Sequence[Item]) -> I
                 done += 1
                 if isinstance(result, Failed) and future.exception() is not None:
                     break
-        finally:
-            # whoever stops early waits for the running item alone
-            pool.shutdown(cancel_futures=True)
 
 
 def _run_here(function: Callable[[Item], Any], items: Sequence[Item]) -> Iterator[tuple[Item, Any]]:
@@ -86,8 +79,14 @@ def _run_here(function: Callable[[Item], Any], items: Sequence[Item]) -> Iterato
             yield item, _guarded(function, item)
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
-    return process_pool(workers, "eval.run.steps", initializer=_start_worker)
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Make a pool that waits at its end for what is running, and not for what has yet to begin."""
+    pool = process_pool(workers, "eval.run.steps", initializer=_start_worker)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _start_worker() -> None:

@@ -118,12 +118,12 @@ def _refuse_tars(clips: Sequence[Clip]) -> None:
 
 def _refuse_mixed(clips: Sequence[Clip]) -> None:
     """Raise ValueError for a cut that is put together of several, for the same reason."""
-    for clip in clips:
-        if clip.cut is not None and "start" not in clip.cut.to_dict():
-            raise ValueError(
-                f"{excerpt(clip.id)}: a cut that is mixed, padded or appended, and segments of it cannot be listed as "
-                "places in sound files; give the cuts that it is made of, or save its sound first"
-            )
+    mixed = next((clip for clip in clips if hasattr(clip.cut, "tracks")), None)
+    if mixed is not None:
+        raise ValueError(
+            f"{excerpt(mixed.id)}: a cut that is mixed, padded or appended, and segments of it cannot be listed as "
+            "places in sound files; give the cuts that it is made of, or save its sound first"
+        )
 
 
 def _resolved(hearing: Hearing) -> Hearing:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import time
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -21,8 +20,9 @@ from mimotok.io.audio import resample
 from mimotok.io.clips.clip import Clip
 from mimotok.io.codes.bits import code_widths
 from mimotok.io.codes.entropy import block_to_bytes, encode_blocks
-from mimotok.io.files import atomic_path, require_writable
-from mimotok.io.terminal.streams import excerpt, say
+from mimotok.io.files import atomic_path, open_regular, require_writable
+from mimotok.io.npz import field_names, read_npz
+from mimotok.io.terminal.streams import say
 from mimotok.model.code_model import WEIGHT_UNIT, CodeModel, function_tables
 from mimotok.tokenizer import Tokenizer
 from mimotok.weights import CODE_MODEL_NAME, sha256_of_codes, weights_path
@@ -36,6 +36,7 @@ WIDTH = 64  # of what a book sees of the books before it in its frame
 LARGEST = 127  # of int8
 LIMIT = 8.0  # beyond it the tables end
 MEASURED = 300  # seconds of each held-out split to code in the end
+MOST_FIELDS = 16  # of a file of codes: two for each split, and what made them
 
 
 def sigmoid_gelu(values: Tensor) -> Tensor:
@@ -284,17 +285,19 @@ def codes_of_splits(
     if cache is not None:
         arrays = {split: np.concatenate(parts, axis=1) for split, parts in found.items()}
         arrays |= {f"{split}_len": np.array([part.shape[1] for part in parts]) for split, parts in found.items()}
+        if made_by:
+            arrays["made_by"] = np.array(made_by)
         with atomic_path(cache) as temporary, temporary.open("wb") as file:
-            np.savez(file, made_by=np.array(made_by), **arrays)  # type: ignore[arg-type]  # for mypy's sake: see numpy's stub
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # mypy takes them for the option of the same place
     return found
 
 
 def _read_codes(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: no .npz of codes ({excerpt(error)}); name another file, or remove it") from error
+    with open_regular(path) as file:
+        try:
+            return read_npz(file, tuple(field_names(file, MOST_FIELDS)))
+        except ValueError as error:
+            raise ValueError(f"{path}: no .npz of codes ({error}); name another file, or remove it") from error
 
 
 def _clips(kept: Mapping[str, np.ndarray], split: str) -> list[np.ndarray]:
