@@ -33,7 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.gpu import peak_flops
 from bench.tables import Table
-from mimotok.io.clips.alignments import PHONES
+from mimotok.io.clips.phones import PHONES
 from mimotok.tokenizer import Tokenizer, checked_device
 from train.data.batches import Batch
 from train.run.memory import keep_freed_memory

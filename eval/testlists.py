@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mimotok.corpus.recordings import read_recordings
-from mimotok.io.clips.alignments import Phone, read_alignments
+from mimotok.io.clips.alignments import read_alignments
 from mimotok.io.clips.clip import Clip
 from mimotok.io.clips.encoding import encoding_problem, escaped
+from mimotok.io.clips.phones import Phone
 from mimotok.io.files import open_regular
 from mimotok.io.terminal.streams import excerpt
 
@@ -70,9 +71,9 @@ def read_labelled_clips(
     Raises:
         ValueError: a file cannot be read, or no clip of the manifest has labels.
     """
-    phones = read_alignments(labels)
     clips = read_test_list(manifest, root=root, split=None, allow_outside=allow_outside)
-    labelled = [LabelledClip(clip, phones[clip.id]) for clip in clips if clip.id in phones]
+    found = read_alignments(labels).parts_of(clips, root or manifest.parent)
+    labelled = [LabelledClip(clip, phones) for clip, phones in zip(clips, found, strict=True) if phones is not None]
     if not labelled:
         raise ValueError(f"{labels}: has no phones of the recordings in {manifest}")
     return labelled

@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mimotok import Tokenizer, load_audio
-from mimotok.io.clips.alignments import Phone, Word, read_alignments, read_words
+from mimotok.io.clips.alignments import Alignments, Part, read_alignments, read_words
 from mimotok.io.clips.clip import Clip
+from mimotok.io.clips.phones import Phone, Word
 from mimotok.io.files import atomic_path
 from train.data.manifest import read_manifest
 
@@ -74,6 +75,12 @@ class Corpus:
             raise ValueError(f"{self.manifest}: no clip with text for split={split}, language={self.language}")
         return chosen
 
+    def spoken(self, clips: Sequence[Clip], read: Callable[[Path], Alignments[Part]]) -> list[tuple[Part, ...]]:
+        """Find the words or phones of clips in the labels; a clip without any has none."""
+        if self.labels is None:
+            return [()] * len(clips)
+        return [parts or () for parts in read(self.labels).parts_of(clips, self.root)]
+
     def _fits(self, clip: Clip, split: str) -> bool:
         known = bool(clip.text) and clip.split == split and clip.duration <= self.max_seconds
         spoken = self.language in (None, clip.language)
@@ -94,8 +101,8 @@ def load_items(corpus: Corpus, split: str, tokenizer: Tokenizer, kind: str, feat
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(path) as temporary:
                 save_file(known, temporary)
-    words = {} if corpus.labels is None else read_words(corpus.labels)
-    phones = {} if corpus.labels is None else read_alignments(corpus.labels)
+    words = corpus.spoken(clips, read_words)
+    phones = corpus.spoken(clips, read_alignments)
     return [
         Item(
             clip.audio,
@@ -104,10 +111,10 @@ def load_items(corpus: Corpus, split: str, tokenizer: Tokenizer, kind: str, feat
             clip.speaker or "",
             clip.language or "",
             clip.source,
-            words.get(clip.id, ()),
-            phones.get(clip.id, ()),
+            words_of_clip,
+            phones_of_clip,
         )
-        for clip in clips
+        for clip, words_of_clip, phones_of_clip in zip(clips, words, phones, strict=True)
     ]
 
 

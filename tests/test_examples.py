@@ -43,7 +43,7 @@ from examples.corpus import Corpus
 from examples.duplex.train import main as train_duplex
 from examples.training import SimilarLengths, run
 from mimotok import Tokenizer, load_audio
-from mimotok.io.clips.alignments import PHONES, SILENCE, Phone, Word
+from mimotok.io.clips.phones import PHONES, SILENCE, Phone, Word
 from mimotok.lm import InterleavedLayout
 from mimotok.lm.audio_lm import pad_sequences
 from mimotok.lm.sampling import Sampling

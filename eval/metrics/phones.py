@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from eval.codecs.base import Frames
 from eval.metrics.base import MISSING, Column
 from eval.testlists import LabelledClip
-from mimotok.io.clips.alignments import PHONES, SILENCE, UNKNOWN, frame_labels
+from mimotok.io.clips.phones import PHONES, SILENCE, UNKNOWN, frame_labels
 
 FRAME_RATE = 25.0  # Hz: frames of 40 ms, whatever the codec's own rate is
 FOLDS = 5

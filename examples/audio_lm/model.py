@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from examples.training import Example
-from mimotok.io.clips.alignments import SILENCE, Phone, Word
+from mimotok.io.clips.phones import SILENCE, Phone, Word
 from mimotok.lm import InterleavedLayout, Positions, SpecialIds
 from mimotok.lm.audio_lm import AudioLM, Sequences
 from mimotok.lm.patches import PatchConfig

@@ -82,12 +82,19 @@ def clean(
     out = Path(out)
     make_folder(out)
     rows = _hear_all(clips, keys, out / HEARD, hearing, workers)
-    segments = [segment for clip, row in zip(clips, rows, strict=True) for segment in _segments(clip, row, root)]
+    # what is written is one corpus, in which an id is one recording's
+    counts = Counter(clip.id for clip in clips)
+    names = [clip.id if counts[clip.id] == 1 else key for clip, key in zip(clips, keys, strict=True)]
+    segments = [
+        segment
+        for clip, name, row in zip(clips, names, rows, strict=True)
+        for segment in _segments(clip, name, row, root)
+    ]
     _judge(segments, limits)
     _write_lines(out / MANIFEST, [_cut(segment) for segment in segments if segment["reason"] is None])
     left_out = [segment for segment in segments if segment["reason"] is not None]
     _write_lines(out / REJECTED, [_cut(segment) | {"reason": segment["reason"]} for segment in left_out])
-    skipped = {clip.id: row["skipped"] for clip, row in zip(clips, rows, strict=True) if "skipped" in row}
+    skipped = {name: row["skipped"] for name, row in zip(names, rows, strict=True) if "skipped" in row}
     heard = sum(row.get("seconds", 0.0) for row in rows)
     kept = sum(segment["seconds"] for segment in segments if segment["reason"] is None)
     facts = [
@@ -191,7 +198,7 @@ def _resume(path: Path, hearing: Hearing) -> dict[str, dict[str, Any]]:
     return known
 
 
-def _segments(clip: Clip, row: dict[str, Any], root: str) -> Iterator[dict[str, Any]]:
+def _segments(clip: Clip, name: str, row: dict[str, Any], root: str) -> Iterator[dict[str, Any]]:
     """Yield a recording's segments with all that is known of them."""
     found = row.get("segments", [])
     numbers = {segment["speaker"] for segment in found if segment["speaker"] is not None}
@@ -202,15 +209,16 @@ def _segments(clip: Clip, row: dict[str, Any], root: str) -> Iterator[dict[str, 
             (number,) = numbers
         speaker = clip.speaker
         if speaker is None and number is not None:
-            speaker = f"{clip.id}/{number}"
+            speaker = f"{name}/{number}"
         start = segment["first"] / row["rate"]
         seconds = segment["count"] / row["rate"]
         yield {
             **segment,
             "clip": clip,
+            "recording_id": name,
             "root": root,
             "row": row,
-            "id": f"{clip.id}#{round(1000 * start)}-{round(1000 * (start + seconds))}",
+            "id": f"{name}#{round(1000 * start)}-{round(1000 * (start + seconds))}",
             "start": start,
             "seconds": seconds,
             "speaker": speaker,
@@ -254,7 +262,7 @@ def _cut(segment: dict[str, Any]) -> dict[str, Any]:
             custom[name] = segment[name]
     said = {
         "id": segment["id"],
-        "recording_id": clip.id,
+        "recording_id": segment["recording_id"],
         "start": 0.0,
         "duration": segment["seconds"],
         "text": segment["text"],
@@ -279,7 +287,7 @@ def _cut(segment: dict[str, Any]) -> dict[str, Any]:
         "channel": channel,
         "supervisions": [said | {"channel": channel}],
         "recording": {
-            "id": clip.id,
+            "id": segment["recording_id"],
             "sources": [{"type": "file", "channels": channels, "source": clip.audio}],
             "sampling_rate": about["rate"],
             "num_samples": about["frames"],

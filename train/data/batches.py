@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mimotok.io.audio import resample
-from mimotok.io.clips.alignments import UNKNOWN, frame_labels
 from mimotok.io.clips.clip import Clip
+from mimotok.io.clips.phones import UNKNOWN, frame_labels
 from mimotok.io.terminal.workers import end_with_parent
 from train.data.augment import AugmentConfig, augment
 from train.data.cache import skipped_table

@@ -16,7 +16,7 @@ import soundfile as sf
 from mimotok.corpus.cuts import files_in
 from mimotok.corpus.recordings import read_cut, read_recordings, with_durations
 from mimotok.io.audio import load_audio
-from mimotok.io.clips.alignments import Phone, read_alignments
+from mimotok.io.clips.alignments import read_alignments
 from mimotok.io.clips.clip import Clip
 from mimotok.io.clips.encoding import escaped
 from mimotok.io.remote import is_remote
@@ -174,18 +174,14 @@ def for_training(clip: Clip, source: str) -> Clip:
 def with_phones(clips: Iterable[Clip], alignments: str, root: str = ".") -> list[Clip]:
     """Add phones to the clips that the file `alignments` names (see `mimotok.io.clips.alignments`).
 
-    Raises ValueError where it names none of them.
+    Raises ValueError where it names none of them, and where two are called the same and it cannot tell them apart.
     """
-    known = read_alignments(alignments)
-    labelled = [replace(clip, phones=_phones(clip, known, root)) for clip in clips]
+    clips = list(clips)
+    found = read_alignments(alignments).parts_of(clips, root)
+    labelled = [replace(clip, phones=phones or None) for clip, phones in zip(clips, found, strict=True)]
     if labelled and all(clip.phones is None for clip in labelled):
         first = excerpt(labelled[0].id)
         raise ValueError(
             f"{alignments}: knows none of the {len(labelled)} clips, e.g. {first}: write it from this manifest"
         )
     return labelled
-
-
-def _phones(clip: Clip, known: dict[str, tuple[Phone, ...]], root: str) -> tuple[Phone, ...] | None:
-    # a decoded clip has no path any more
-    return known.get(clip.id) or (known.get(os.path.relpath(clip.audio, root)) if clip.audio else None)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from mimotok.io.clips.alignments import PHONES, UNKNOWN
+from mimotok.io.clips.phones import PHONES, UNKNOWN
 from mimotok.text import normalize_text
 
 ALPHABET = " abcdefghijklmnopqrstuvwxyz"  # id 0 is CTC's blank, these follow it

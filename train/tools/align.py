@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, TextIO, TypeVar
 import numpy as np
 
 from mimotok.io.audio import resample
-from mimotok.io.clips.alignments import PHONES, SILENCE, Phone, Word, check_phones
 from mimotok.io.clips.clip import Clip
+from mimotok.io.clips.phones import PHONES, SILENCE, Phone, Word, check_phones
 from mimotok.io.files import writing
 from mimotok.io.terminal.progress import with_progress
 from train.data.manifest import BadClipError, decode, read_manifest
@@ -233,9 +233,11 @@ def align(manifest: str | list[str], root: str, out: str | Path, *, allow_outsid
     aligner = Aligner()
     tally = Counter(reason for _, reason in counts)
     with writing(out), open(out, "a", encoding="utf-8") as file:
-        todo = [clip for clip in clips if clip.id not in done]
-        for clip in with_progress(todo, "Aligning", len(todo)):
-            row: dict[str, Any] = {"audio": _manifest_path(clip, root), "id": clip.id}
+        rows: list[dict[str, Any]] = [
+            {"audio": _manifest_path(clip, root), "id": clip.id, "source": clip.source} for clip in clips
+        ]
+        todo = [(clip, row) for clip, row in zip(clips, rows, strict=True) if _name(row) not in done]
+        for clip, row in with_progress(todo, "Aligning", len(todo)):
             try:
                 found = align_clip(aligner, clip)
             except NotAlignedError as error:
@@ -279,7 +281,13 @@ def _reason(message: str) -> str:
     return message.split(":")[0]
 
 
-def _resume(out: Path) -> list[tuple[str, str]]:
+def _name(row: dict[str, Any]) -> tuple[str, str]:
+    """Return what tells a clip from all others: ids alone repeat where two folders name their files alike."""
+    # a clip within a Shar folder has no path
+    return row["audio"] or row.get("source", ""), row["id"]
+
+
+def _resume(out: Path) -> list[tuple[tuple[str, str], str]]:
     """Return the clips that a file has, each with "aligned" or its reason, and cut off an unfinished last line."""
     if not out.is_file():
         return []
@@ -289,7 +297,7 @@ def _resume(out: Path) -> list[tuple[str, str]]:
         os.truncate(out, len(whole))
     try:
         rows = [json.loads(line) for line in whole.splitlines()]
-        return [(row["id"], _reason(row["skipped"]) if "skipped" in row else "aligned") for row in rows]
+        return [(_name(row), _reason(row["skipped"]) if "skipped" in row else "aligned") for row in rows]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{out}: not an alignment file ({error}); name another file or remove it") from error
 

@@ -2,82 +2,133 @@
 
 `python -m train align` writes such a file; training and evaluation read it. A line is
 
-    {"audio": "dev/a.opus", "id": "a", "text_source": "human", "phones": [["SIL", 0.0, 0.11], ["AH", 0.11, 0.19], ...],
-     "words": [["a", 0.11, 0.19], ...]}
+    {"audio": "dev/a.opus", "id": "a", "source": "books", "text_source": "human",
+     "phones": [["SIL", 0.0, 0.11], ["AH", 0.11, 0.19], ...], "words": [["a", 0.11, 0.19], ...]}
 
-`audio` is the path as the manifest has it, `id` the clip's id where the manifest gives one (otherwise the path again).
-`phones` are ARPAbet labels without stress, `words` are as they are spoken ("7" is "seven"), in lower case and without
-the silence between them; each has its start and end in seconds from the start of the clip. A clip that could not be
-aligned has `skipped`, the reason, in place of both. Files of before 2026-11-26 have no `words`.
+`audio` is the path as the manifest has it, `id` the clip's id where the manifest gives one (otherwise the path again),
+and `source` the corpus that it is from. `phones` are ARPAbet labels without stress, `words` are as they are spoken ("7"
+is "seven"), in lower case and without the silence between them; each has its start and end in seconds from the start of
+the clip. A clip that could not be aligned has `skipped`, the reason, in place of both. Files of before 2026-11-26 have
+no `words`, those of before 2026-11-27 no `source`.
 """
 
 from __future__ import annotations
 
 import json
+import os
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
-import numpy as np
+from mimotok.io.clips.clip import Clip
+from mimotok.io.clips.phones import Phone, Word, check_phones
+from mimotok.io.terminal.streams import excerpt
 
-SILENCE = "SIL"
-# the phones of the CMU dictionary, which are ARPAbet's without stress, and silence
-PHONES = (
-    SILENCE,
-    *("AA", "AE", "AH", "AO", "AW", "AY", "B", "CH", "D", "DH", "EH", "ER", "EY", "F", "G", "HH", "IH", "IY", "JH"),
-    *("K", "L", "M", "N", "NG", "OW", "OY", "P", "R", "S", "SH", "T", "TH", "UH", "UW", "V", "W", "Y", "Z", "ZH"),
-)
-UNKNOWN = -100  # a frame without a label: cross-entropy ignores it by default
-_NUMBERS = {phone: number for number, phone in enumerate(PHONES)}
+Part = TypeVar("Part", Phone, Word)
 
 
-Part = TypeVar("Part")
+@dataclass(frozen=True, slots=True)
+class _Row(Generic[Part]):
+    audio: str
+    id: str
+    source: str
+    parts: tuple[Part, ...] | None  # None where the clip could not be aligned
 
 
-class Phone(NamedTuple):
-    """One phone of PHONES and where it lies, in seconds."""
+class Alignments(Generic[Part]):
+    """The phones or the words of the clips that an alignment file has."""
 
-    label: str
-    start: float
-    end: float
+    def __init__(self, path: str | Path, rows: Sequence[_Row[Part]]) -> None:
+        self._path = path
+        self._by_id: dict[str, list[_Row[Part]]] = defaultdict(list)
+        self._by_audio: dict[str, list[_Row[Part]]] = defaultdict(list)
+        for row in rows:
+            self._by_id[row.id].append(row)
+            self._by_audio[row.audio].append(row)
+
+    def parts_of(self, clips: Sequence[Clip], root: str | Path = ".") -> list[tuple[Part, ...] | None]:
+        """Find the phones or words of clips.
+
+        A clip is known by its id. Where several have one, as files of two folders may, path and source tell which is
+        which: labels that are one clip's by these are no other's.
+
+        Args:
+            clips: of one or several manifests.
+            root: folder of the relative paths in the file.
+
+        Returns:
+            For each clip its parts in order, or None where the file has none.
+
+        Raises:
+            ValueError: two clips have one id and nothing tells whose labels are whose.
+        """
+        sure = [self._surely(clip, root) for clip in clips]
+        taken = {id(row) for row in sure if row is not None}
+        namesakes: dict[str, set[tuple[str, str]]] = defaultdict(set)
+        for clip, row in zip(clips, sure, strict=True):
+            if row is None:
+                namesakes[clip.id].add((clip.audio, clip.source))
+        found = []
+        for clip, row in zip(clips, sure, strict=True):
+            if row is not None:
+                found.append(row.parts)
+                continue
+            left = {row.parts for row in self._by_id.get(clip.id, ()) if id(row) not in taken}
+            if len(left) > 1 or (left and len(namesakes[clip.id]) > 1):
+                raise ValueError(
+                    f"{self._path}: several clips are called {excerpt(clip.id)}, and neither path nor source tells "
+                    "whose labels are whose; align this manifest with this root, or give the clips different ids"
+                )
+            found.append(left.pop() if left else self._by_path(clip, root))
+        return found
+
+    def _surely(self, clip: Clip, root: str | Path) -> _Row[Part] | None:
+        """Return the row with the clip's id that has its path too, or the one that has its source."""
+        rows = self._by_id.get(clip.id, ())
+        for row in rows:
+            if clip.audio and clip.audio in (row.audio, os.path.abspath(os.path.join(root, row.audio))):
+                return row
+        of_source = [row for row in rows if clip.source and row.source == clip.source]
+        return of_source[0] if len({row.parts for row in of_source}) == 1 else None
+
+    def _by_path(self, clip: Clip, root: str | Path) -> tuple[Part, ...] | None:
+        # a cut is a part of its file, of which the others have labels of their own
+        if clip.cut is not None or not clip.audio:
+            return None
+        rows = self._by_audio.get(clip.audio) or self._by_audio.get(os.path.relpath(clip.audio, root)) or []
+        return rows[0].parts if len(rows) == 1 else None
 
 
-class Word(NamedTuple):
-    """One word as it is spoken, in lower case, and where it lies, in seconds."""
-
-    text: str
-    start: float
-    end: float
-
-
-def read_alignments(path: str | Path) -> dict[str, tuple[Phone, ...]]:
-    """Read the phones of every aligned clip; a clip is found under its `audio` path and under its `id`.
+def read_alignments(path: str | Path) -> Alignments[Phone]:
+    """Read the phones of every aligned clip.
 
     Raises ValueError where the file cannot be read, or names the line that does not fit.
     """
     return _read(path, _phones_of)
 
 
-def read_words(path: str | Path) -> dict[str, tuple[Word, ...]]:
+def read_words(path: str | Path) -> Alignments[Word]:
     """Read the words of every aligned clip, as `read_alignments` reads the phones."""
     return _read(path, _words_of)
 
 
-def _read(path: str | Path, parts_of: Callable[[dict[str, Any]], tuple[Part, ...]]) -> dict[str, tuple[Part, ...]]:
+def _read(path: str | Path, parts_of: Callable[[dict[str, Any]], tuple[Part, ...]]) -> Alignments[Part]:
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: no alignments can be read from it ({error})") from error
-    found: dict[str, tuple[Part, ...]] = {}
+    rows: list[_Row[Part]] = []
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-            if "skipped" in row:
-                continue
-            found |= dict.fromkeys((row["audio"], row.get("id") or row["audio"]), parts_of(row))
+            audio = str(row["audio"])
+            parts = None if "skipped" in row else parts_of(row)
+            rows.append(_Row(audio, str(row.get("id") or audio), str(row.get("source") or ""), parts))
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path}:{number}: not an alignment of `python -m train align`: {error}") from error
-    return found
+    return Alignments(path, rows)
 
 
 def _phones_of(row: dict[str, Any]) -> tuple[Phone, ...]:
@@ -96,39 +147,3 @@ def _words_of(row: dict[str, Any]) -> tuple[Word, ...]:
             raise ValueError(f"{word.text!r} at {word.start} to {word.end} s, after a word that ends at {end} s")
         end = word.end
     return words
-
-
-def check_phones(phones: Sequence[Phone]) -> None:
-    """Check that the labels are known and that the phones follow one another. Raises ValueError where they do not."""
-    end = 0.0
-    for phone in phones:
-        if phone.label not in _NUMBERS:
-            raise ValueError(f"unknown phone {phone.label!r}: expected one of {' '.join(PHONES)}")
-        # times are rounded when they are written
-        if not end - 1e-3 <= phone.start <= phone.end:
-            raise ValueError(f"{phone.label} at {phone.start} to {phone.end} s, after a phone that ends at {end} s")
-        end = phone.end
-
-
-def frame_labels(
-    phones: Sequence[Phone], frames: int, frame_rate: float, *, start: float = 0.0, speed: float = 1.0
-) -> np.ndarray:
-    """Label each frame with the phone that is spoken at its middle.
-
-    Args:
-        phones: of the clip, in order.
-        frames: how many frames to label.
-        frame_rate: Hz, of the audio that is played.
-        start: second of the clip at which that audio begins.
-        speed: how much faster than the clip it is played.
-
-    Returns:
-        int64 [frames], the place of the phone in PHONES, or UNKNOWN where no phone is.
-    """
-    middles = start + (np.arange(frames) + 0.5) / frame_rate * speed
-    labels = np.full(frames, UNKNOWN, dtype=np.int64)
-    if phones:
-        place = np.searchsorted([phone.start for phone in phones], middles, side="right") - 1
-        known = (place >= 0) & (middles < np.array([phone.end for phone in phones])[place])
-        labels[known] = np.array([_NUMBERS[phone.label] for phone in phones])[place[known]]
-    return labels

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from mimotok.io.clips.alignments import Phone
 from mimotok.io.clips.encoding import encoding_problem
+from mimotok.io.clips.phones import Phone
 from mimotok.io.clips.places import Places
 from mimotok.io.files import StrPath
 from mimotok.io.manifest import read_rows

@@ -19,8 +19,8 @@ from eval.metrics.phones import (
 )
 from eval.report.statistics import summarize_ratio
 from eval.testlists import LabelledClip
-from mimotok.io.clips.alignments import PHONES, Phone
 from mimotok.io.clips.clip import Clip
+from mimotok.io.clips.phones import PHONES, Phone
 
 BUDGET = ProbeBudget(steps=150, batch_size=64, learning_rate=2e-2)
 

@@ -19,8 +19,8 @@ from eval.report.summary import results_of
 from eval.run import steps
 from eval.run.runner import Settings, _labels_hash, evaluate
 from eval.testlists import LabelledClip, read_labelled_clips, read_test_list
-from mimotok.io.clips.alignments import PHONES
 from mimotok.io.clips.clip import Clip, Packed
+from mimotok.io.clips.phones import PHONES
 from tests.eval.conftest import FakeCodec
 from tests.helpers.evaluation_speech import no_progress
 

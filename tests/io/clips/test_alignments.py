@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimotok.io.clips.alignments import PHONES, UNKNOWN, Phone, frame_labels, read_alignments
+from mimotok.io.clips.alignments import read_alignments
+from mimotok.io.clips.clip import Clip
+from mimotok.io.clips.phones import PHONES, UNKNOWN, Phone, frame_labels
 
 SPOKEN = (Phone("SIL", 0.0, 0.11), Phone("AH", 0.11, 0.19), Phone("N", 0.19, 0.42))
 
@@ -47,9 +49,19 @@ def test_a_file_is_read_by_path_and_by_id(tmp_path: Path) -> None:
     ]
     path = tmp_path / "labels.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = read_alignments(path)
-    assert found.keys() == {"a.wav", "first", "b.wav"}
-    assert found["first"] == found["a.wav"] == (Phone("SIL", 0.0, 0.1), Phone("AH", 0.1, 0.2))
+    clips = [
+        Clip("first", "elsewhere/1.wav"),
+        Clip("other", "a.wav"),
+        Clip("b.wav", "/data/b.wav"),
+        Clip("third", "/data/b.wav"),
+        Clip("c.wav", "c.wav"),
+        # a part of a.wav that is not in the file
+        Clip("part", "a.wav", cut="a cut"),
+    ]
+    first = (Phone("SIL", 0.0, 0.1), Phone("AH", 0.1, 0.2))
+    second = (Phone("N", 0.0, 1.0),)
+    assert read_alignments(path).parts_of(clips, "/data") == [first, first, second, second, None, None]
+    assert read_alignments(path).parts_of(clips[:1], "/data") == [first]
 
 
 @pytest.mark.parametrize(

@@ -242,6 +242,21 @@ def test_other_limits_apply_at_once_other_settings_are_refused_and_changed_files
     assert heard == ["b.wav"]
 
 
+def test_recordings_of_two_folders_that_have_one_name_stay_apart(found: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    soundfile.write(other / "a.wav", soundfile.read(found / "b.wav")[0][::-1], RATE)
+    out = tmp_path / "out"
+    clean([str(found), str(other)], str(tmp_path), out, hearing=DEAF)
+    kept = lines(out / MANIFEST)
+    assert {row["recording"]["id"] for row in kept} == {"found/a.wav", "b.wav", "other/a.wav"}
+    assert len({row["id"] for row in kept}) == len(kept)
+    for row in kept:
+        path = row["recording"]["sources"][0]["source"]
+        assert path.endswith(row["recording"]["id"])
+        assert row["id"].startswith(row["supervisions"][0]["recording_id"])
+
+
 @pytest.mark.slow
 def test_the_manifest_holds_the_sound_of_its_segments(found: Path, tmp_path: Path) -> None:
     pytest.importorskip("lhotse")

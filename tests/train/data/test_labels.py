@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mimotok.io.clips.alignments import PHONES, UNKNOWN, Phone, frame_labels
+from mimotok.io.clips.phones import PHONES, UNKNOWN, Phone, frame_labels
 from tests.helpers.speech_corpus import RATE, take
 from train.data.augment import AugmentConfig
 from train.data.batches import Render

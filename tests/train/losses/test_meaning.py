@@ -11,7 +11,7 @@ from mimotok import Tokenizer
 
 pytest.importorskip("vector_quantize_pytorch", reason="needs: pip install 'mimotok[train]'")
 
-from mimotok.io.clips.alignments import PHONES, UNKNOWN
+from mimotok.io.clips.phones import PHONES, UNKNOWN
 from train.losses.meaning import ALPHABET, CharacterConfig, CharacterReader, PhoneClassifier, fit_labels, spelling
 from train.stages.quantizer import TrainingQuantizer
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import soundfile
 
 pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
 
 from mimotok.io.audio import load_audio
-from mimotok.io.clips.alignments import Phone, Word, read_alignments, read_words
+from mimotok.io.clips.alignments import read_alignments, read_words
+from mimotok.io.clips.clip import Clip
+from mimotok.io.clips.phones import Phone, Word
 from tests.helpers.paths import SAMPLE
-from train.data.cache import prepare
+from train.data.cache import prepare, read_prepared
 from train.data.manifest import read_manifest, with_phones
 from train.tools import align as module
 from train.tools.align import NotAlignedError, align, fitted, moved, spell
@@ -56,7 +60,7 @@ def test_words_are_moved_and_cut_at_the_ends() -> None:
 def test_a_file_without_words_says_so(tmp_path: Path) -> None:
     labels = tmp_path / "labels.jsonl"
     labels.write_text('{"audio": "a", "phones": [["AH", 0, 1]]}\n')
-    assert read_alignments(labels).keys() == {"a"}
+    assert read_alignments(labels).parts_of([Clip("a", "a")]) == [(("AH", 0.0, 1.0),)]
     with pytest.raises(ValueError, match=r"labels\.jsonl:1: .*no words; align the clips again"):
         read_words(labels)
     labels.write_text('{"audio": "a", "phones": [], "words": [["b", 0.5, 1], ["c", 0.2, 0.4]]}\n')
@@ -137,11 +141,13 @@ def test_a_killed_run_goes_on_and_counts_everything(tmp_path: Path, monkeypatch:
     assert counted.split(", ") == [
         *("2 aligned", "1 not in the dictionary", "1 not English", "1 unreadable", "1 no text"),
     ]
-    assert read_alignments(whole).keys() == {str(SAMPLE), "clip 0", "clip 3"}
-    assert [word.text for word in read_words(whole)["clip 3"]] == ["some"]
+    clips = [Clip(f"clip {number}", str(SAMPLE)) for number in range(4)]
+    assert [phones is not None for phones in read_alignments(whole).parts_of(clips)] == [True, False, False, True]
+    assert [words and words[0].text for words in read_words(whole).parts_of(clips)] == ["some", None, None, "some"]
     written = [json.loads(line) for line in whole.read_text().splitlines()]
     assert written[0]["text_source"] == "whisper-tiny.en"
-    assert written[4] == {"audio": "missing.flac", "id": "missing.flac", "skipped": "unreadable: missing"}
+    named = {"audio": "missing.flac", "id": "missing.flac", "source": "manifest"}
+    assert written[4] == named | {"skipped": "unreadable: missing"}
 
     monkeypatch.setattr(FakeAligner, "calls", 0)
     monkeypatch.setattr(FakeAligner, "limit", 1)
@@ -182,6 +188,41 @@ def test_the_labels_of_a_shar_folder_are_those_of_its_files_and_fit_what_prepare
     prepared = prepare(str(tmp_path / "shar"), ".", str(tmp_path / "cache"))
     clips = with_phones(read_manifest(str(prepared / "cuts.jsonl.gz")), str(tmp_path / "shar.labels"))
     assert [clip.phones[0].end for clip in clips if clip.phones] == [1.0, 2.0, 3.0]
+
+
+def test_two_folders_that_name_their_files_alike_have_labels_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "Aligner", FakeAligner)
+    monkeypatch.setattr(FakeAligner, "calls", 0)
+    wav, rate = soundfile.read(SAMPLE)
+    folders = [str(tmp_path / "first"), str(tmp_path / "second")]
+    for number, folder in enumerate(folders, 1):
+        (Path(folder) / "wavs").mkdir(parents=True)
+        soundfile.write(f"{folder}/wavs/1.wav", wav[: number * rate], rate)
+        (Path(folder) / "metadata.csv").write_text("1|some text|some text\n")
+    labels, one = tmp_path / "labels.jsonl", tmp_path / "one.jsonl"
+    assert align(folders, str(tmp_path), labels) == "2 aligned"
+    assert align(folders, str(tmp_path), labels) == "2 aligned"
+    assert len(labels.read_text().splitlines()) == 2
+    align(folders[0], str(tmp_path), one)
+
+    def ends(clips: list[Clip], path: Path) -> list[float | None]:
+        return [clip.phones[-1].end if clip.phones else None for clip in with_phones(clips, str(path), str(tmp_path))]
+
+    listed = read_manifest(folders, str(tmp_path))
+    prepared, _ = read_prepared(prepare(folders, str(tmp_path), str(tmp_path / "cache")))
+    assert [clip.id for clip in prepared] == [clip.id for clip in listed]
+    assert len({clip.id for clip in listed}) == 1
+    for clips in (listed, prepared, listed[::-1]):
+        wanted = [clip.duration for clip in clips]
+        assert ends(clips, labels) == wanted
+        # the labels of the one are not the other's
+        assert ends(clips, one) == [seconds if seconds == 1.0 else None for seconds in wanted]
+    renamed = [replace(clip, source=f"other {clip.source}") for clip in prepared]
+    for path in (labels, one):
+        with pytest.raises(ValueError, match=rf"{path.name}: several clips are called .*1.*align this manifest"):
+            ends(renamed, path)
 
 
 def test_another_file_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
