@@ -9,11 +9,12 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO, TypeVar
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
 from mimotok.io.audio import resample
+from mimotok.io.clips.alignments import Part
 from mimotok.io.clips.clip import Clip
 from mimotok.io.clips.phones import PHONES, SILENCE, Phone, Word, check_phones
 from mimotok.io.files import writing
@@ -33,7 +34,6 @@ ONES = (
 TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 NOISE = re.compile(r"[<\[+]")  # how the decoder's entries begin that are no words
 VARIANT = re.compile(r"\(\d+\)$")  # "the(2)" is another pronunciation of "the"
-Part = TypeVar("Part", Phone, Word)
 REASONS = ("no text", "not English", "not in the dictionary", "not aligned", "unreadable")
 
 
