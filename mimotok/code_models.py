@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mimotok.io.codes.entropy import GetModel, coder
+from mimotok.io.files import file_stamp
 from mimotok.weights import CODE_MODEL_NAME, sha256_of_codes, weights_path
 
 if TYPE_CHECKING:
@@ -48,11 +49,13 @@ def find_code_model(tokenizer: Tokenizer) -> CodeModel | None:
     """
     if tokenizer.folder is None or not (tokenizer.folder / CODE_MODEL_NAME).is_file():
         return None
-    return _read(tokenizer.folder / CODE_MODEL_NAME, weights_path(tokenizer.folder))
+    files = (tokenizer.folder / CODE_MODEL_NAME, weights_path(tokenizer.folder))
+    return _read(*files, tuple(tuple(file_stamp(path) or ()) for path in files))
 
 
-@cache
-def _read(path: Path, weights: Path) -> CodeModel:
+# the stamps are part of the key: a model that was trained anew is another one
+@lru_cache(maxsize=4)
+def _read(path: Path, weights: Path, _stamps: tuple[tuple[int, ...], ...]) -> CodeModel:
     from mimotok.model.code_model import CodeModel
 
     model = CodeModel.load(path)

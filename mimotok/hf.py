@@ -330,7 +330,7 @@ class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
         return tokenizer
 
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Load a model as every transformers model, but in float32 where no `dtype` is given, whatever the file holds.
 
         Weights of other sizes than their configuration says are refused, as are NaN and infinity;
@@ -341,12 +341,13 @@ class MimoAudioTokenizerModel(PreTrainedAudioTokenizerBase):
         """
         if "torch_dtype" not in kwargs:
             kwargs.setdefault("dtype", torch.float32)
-        if args and args[0] is not None and not _OTHER_WEIGHTS & kwargs.keys():
+        source = pretrained_model_name_or_path
+        if source is not None and not _OTHER_WEIGHTS & kwargs.keys():
             where = {name: kwargs[name] for name in _WHERE if name in kwargs}
-            _check_weights(args[0], kwargs.get("config"), **where)
-        loaded = super().from_pretrained(*args, **kwargs)
+            _check_weights(source, kwargs.get("config"), **where)
+        loaded = super().from_pretrained(source, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        check_finite(str(args[0] if args else "the weights"), model.state_dict())
+        check_finite(str(source or "the weights"), model.state_dict())
         return loaded
 
     def get_encoded_length(self, input_length: Tensor) -> Tensor:

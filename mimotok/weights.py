@@ -111,8 +111,11 @@ def resolve_folder(source: str | Path | None, revision: str | None) -> Path:
     """Return the local folder of a checkpoint: embedded (None), a folder, or a hub id fetched at `revision`.
 
     A language model of the second generation (MiMo-V2.5) has its tokenizer in a folder within its own: then it is that.
-    Raises ValueError where there is none, saying what was looked for.
+    Raises ValueError where there is none, saying what was looked for, and for a revision of anything but a hub id.
     """
+    if revision is not None and (source is None or Path(source).is_dir()):
+        which = "the embedded checkpoint" if source is None else f"{source}, a folder,"
+        raise ValueError(f"revision={revision}: {which} has none; give a hub id (owner/name), or leave it out")
     if source is None:
         return embedded_folder()
     folder = Path(source)

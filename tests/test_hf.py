@@ -231,6 +231,16 @@ def test_devices(tmp_path: Path) -> None:
     assert torch.equal(empty.encode(wav).audio_codes, tokenizer.encode(wav))
 
 
+@pytest.mark.parametrize("by_name", [False, True])
+def test_weights_that_do_not_fit_are_refused_however_the_folder_is_given(tmp_path: Path, by_name: bool) -> None:
+    make_tokenizer(STREAMABLE).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"encoder_layers": config["encoder_layers"] + 1}))
+    named = {"pretrained_model_name_or_path": tmp_path} if by_name else {}
+    with pytest.raises(ValueError, match="encoder_layers"):
+        hf.MimoAudioTokenizerModel.from_pretrained(*([] if by_name else [tmp_path]), **named)
+
+
 def test_what_a_checkpoint_lacks_is_initialised(tmp_path: Path) -> None:
     model = transformers.AutoModel.from_config(hf.MimoAudioTokenizerConfig(**STREAMABLE.to_official()))
     assert all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values())

@@ -267,6 +267,12 @@ def test_what_looks_like_a_path_is_not_asked_of_the_hub(tmp_path: Path, monkeypa
         assert "hub id" in refusal(partial(Tokenizer.from_pretrained, name)) or name == "runs"
 
 
+@pytest.mark.parametrize("source", [None, MODEL, str(MODEL)])
+def test_a_revision_of_what_has_none_is_refused(source: str | Path | None) -> None:
+    for call in (Tokenizer.from_pretrained, read_info):
+        assert "revision=v2" in refusal(partial(call, source, revision="v2"))
+
+
 def test_a_misspelt_key_is_reported(tmp_path: Path) -> None:
     """In a config.json that we train from strictly; elsewhere by a warning, where the right key is not there."""
     path = tmp_path / "config.json"

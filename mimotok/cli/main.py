@@ -255,6 +255,10 @@ def _transcode(jobs: list[Job], fn: Callable[..., CodesFile]) -> None:
             except (ValueError, OSError, MemoryError) as error:
                 report_error(error)
                 failed = True
+            except ImportError as error:
+                # a package that only this file needs, which does not say so itself
+                report_error(f"{job.source}: {error}")
+                failed = True
     if failed:
         raise typer.Exit(USER_ERROR)
 

@@ -31,6 +31,10 @@ def page(
 ) -> None:
     """Make a page on which anyone hears the model in a browser, and serve it on this machine."""
     with one_line_errors():
+        if not serve and (open_browser or port != DEFAULT_PORT):
+            raise ValueError(
+                f"{'--open' if open_browser else '--port'}: nothing is served with --no-serve; leave one out"
+            )
         from mimotok.page.files import cache_folder
         from mimotok.page.runtime import find_runtime
 

@@ -16,10 +16,14 @@ from mimotok.io.terminal.streams import USER_ERROR, say
 if TYPE_CHECKING:
     from mimotok.corpus.run import Progress
 
+# parameters that mean something beside --verify
+VERIFY_TAKES = ("paths", "verify", "model", "revision", "device", "dtype")
+
 Paths = Annotated[list[str] | None, typer.Argument(metavar="INPUT OUT", help="Or OUT alone, with --verify.")]
 
 
 def tokenize(
+    context: typer.Context,
     paths: Paths = None,
     workers: Annotated[int, typer.Option(help="Decoding processes, 0 for none; with --ray, of each actor.")] = 2,
     n_q: Annotated[int | None, typer.Option("--n-q", help="Codebooks to use; the model's default if left out.")] = None,
@@ -47,6 +51,7 @@ def tokenize(
         if len(paths or []) != (1 if verify else 2):
             raise ValueError("give INPUT and OUT, or OUT alone with --verify")
         if verify:
+            _refuse_beside_verify(context)
             _verify(paths[0], model, revision, device, dtype)  # type: ignore[index]
             return
         from mimotok.corpus.formats import checked_format
@@ -75,6 +80,15 @@ def tokenize(
         say(f"{done.clips} clips, {hours}, {done.frames} frames in {done.shards} shards; {done.failed} failed")
         if done.failed and not done.clips:
             raise ValueError(f"{out}: no clip could be read; failed.jsonl says why, without it they are tried again")
+
+
+def _refuse_beside_verify(context: typer.Context) -> None:
+    """Raise ValueError for an option that --verify could only pass over."""
+    for option in context.command.params:
+        # by name: newer versions of typer have a copy of click's enumeration
+        given = context.get_parameter_source(option.name or "")
+        if given is not None and given.name == "COMMANDLINE" and option.name not in VERIFY_TAKES:
+            raise ValueError(f"{option.opts[0]}: is of encoding, and --verify encodes as the folder says; leave it out")
 
 
 def _verify(out: str, model: str | None, revision: str | None, device: str, dtype: str) -> None:

@@ -43,8 +43,10 @@ class TokenDataset(IterableDataset[Sequence]):
     epoch, whatever the number of ranks and of DataLoader workers; their shares differ by one clip at most.
 
     With `num_workers=0`, or torchdata's StatefulDataLoader, `state_dict` is the place after the last sequence that was
-    read; with the workers of a plain DataLoader use `TokenLoader`. An iteration continues at that place, and the next
-    iteration is the next epoch.
+    read. An iteration continues at that place, and the next iteration is the next epoch.
+
+    The workers of a plain DataLoader have copies of the dataset, and where they last for one epoch only, the dataset
+    itself stays where it is: use `TokenLoader`, or call `set_epoch` before each epoch, or every epoch has one order.
 
     Args:
         folders: one folder or several.

@@ -15,11 +15,11 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from mimotok.corpus.formats import Record, checked_format
 from mimotok.io.files import StrPath, atomic_path, is_temporary, open_regular, writing
@@ -30,6 +30,8 @@ LEDGER = "ledger.jsonl"
 FAILED = "failed.jsonl"
 SHARDS = "shards"
 LOCK = ".lock"
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def read_settings(out: StrPath) -> Settings:
 def read_entries(out: StrPath) -> list[Entry]:
     """List the finished shards of a folder, in the order in which they were finished."""
     path = Path(out, LEDGER)
-    entries = [Entry(**row) for row in _rows(path)]
+    entries = list(_rows(path, _entry))
     for name in (name for entry in entries for name in entry.files):
         # a stranger's ledger must not make us read files elsewhere
         if name in ("", ".", "..") or Path(name).name != name:
@@ -124,10 +126,22 @@ def read_entries(out: StrPath) -> list[Entry]:
 
 def read_failures(out: StrPath) -> list[Failure]:
     """List the clips that could not be read."""
-    return [Failure(**row) for row in _rows(Path(out, FAILED))]
+    return list(_rows(Path(out, FAILED), lambda row: Failure(**row)))
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
+def _entry(row: dict[str, Any]) -> Entry:
+    """Raises ValueError or TypeError where the row is no entry."""
+    entry = Entry(**row)
+    lists = (entry.keys, entry.stamps, entry.clip_frames)
+    numbers = isinstance(entry.number, int) and isinstance(entry.frames, int) and isinstance(entry.seconds, int | float)
+    if not (
+        numbers and isinstance(entry.files, dict) and entry.files and all(isinstance(part, list) for part in lists)
+    ):
+        raise ValueError("a field of another type")
+    return entry
+
+
+def _rows(path: Path, made: Callable[[dict[str, Any]], Row]) -> Iterator[Row]:
     if not path.exists():
         return
     with path.open("rb") as file:
@@ -136,9 +150,12 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
             if not line.endswith(b"\n"):
                 return
             try:
-                yield json.loads(line)
-            except ValueError:
-                raise ValueError(f"{path}:{number}: damaged line; restore the file, or start a new folder") from None
+                row = made(json.loads(line))
+            except (ValueError, TypeError, RecursionError):
+                raise ValueError(
+                    f"{path}:{number}: damaged, or of another version of mimotok; restore it, or start a new folder"
+                ) from None
+            yield row
 
 
 def write_shard(out: Path, number: int, records: Sequence[Record], settings: Settings) -> Entry:
@@ -220,12 +237,26 @@ def _mend(path: Path) -> None:
             file.truncate(whole.rfind(b"\n") + 1)
 
 
+def _require_ledger(out: Path) -> None:
+    """Begin the ledger of a new folder. Raises ValueError where shards lost theirs: they would count as leftovers."""
+    ledger = out / LEDGER
+    if ledger.exists():
+        return
+    if any((out / SHARDS).iterdir()):
+        raise ValueError(
+            f"{ledger}: no such file, but {SHARDS}/ has shards; restore it, or remove {SHARDS}/ to start anew"
+        )
+    with writing(ledger):
+        ledger.touch()
+
+
 @contextmanager
 def open_ledger(out: StrPath, settings: Settings) -> Iterator[Ledger]:
     """Open the ledger of `out`, which is created where it is missing; one process at a time.
 
     Raises:
-        ValueError: where the folder holds something else or tokens of other settings, or another run is at work.
+        ValueError: where the folder holds something else, tokens of other settings or shards without a ledger, or
+            another run is at work.
     """
     out = Path(out)
     if out.is_dir() and not (out / SETTINGS).exists():
@@ -242,6 +273,7 @@ def open_ledger(out: StrPath, settings: Settings) -> Iterator[Ledger]:
         else:
             with atomic_path(out / SETTINGS) as temporary, writing(out / SETTINGS):
                 temporary.write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8")
+        _require_ledger(out)
         _mend(out / LEDGER)
         _mend(out / FAILED)
         yield Ledger(out, settings)

@@ -77,8 +77,9 @@ class _Loads(Dataset[Decoded]):
         for i in load.clips:
             try:
                 wav = load_clip(shard[i], self.sample_rate, LONG_SECONDS)
-            except NoRoomError as error:
-                return Decoded([], [], [], error_line(error))
+            except (NoRoomError, MemoryError) as error:
+                # the machine's trouble, not the clip's: another run may succeed
+                return Decoded([], [], [], f"{shard[i].place}: {error_line(error)}")
             except Exception as error:  # every file system and decoder has its own, and none may stop a run
                 failed.append((i, error_line(error)))
             else:

@@ -78,9 +78,15 @@ class SequenceBatch:
     lengths: Tensor
     items: list[Sequence]
 
+    def pin_memory(self) -> SequenceBatch:
+        """Return the batch in page-locked memory: a DataLoader with `pin_memory=True` calls it."""
+        return SequenceBatch(self.codes.pin_memory(), self.segments.pin_memory(), self.lengths.pin_memory(), self.items)
+
 
 def collate(items: list[Sequence]) -> SequenceBatch:
     """Pad sequences to one length and stack them: the `collate_fn` of a plain DataLoader over a `TokenDataset`.
+
+    With workers such a DataLoader needs `TokenDataset.set_epoch` before each epoch; `TokenLoader` does not.
 
     Args:
         items: what the dataset yields, at least one.

@@ -16,6 +16,8 @@ from mimotok.tokenizer import Tokenizer
 
 # The browser reads from it what to load and how large that is. It is written last: a folder without it is no page.
 PAGE_NAME = "page.json"
+# Stands in a folder while its page is made, so that a build that was cut short can be made again.
+UNFINISHED_NAME = ".mimotok-page"
 MODEL_FOLDER = "model"
 RUNTIME_FOLDER = "ort"
 README_NAME = "README.md"
@@ -65,6 +67,7 @@ def build_page(
     runtime = find_runtime(runtime)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / UNFINISHED_NAME).touch()
         (folder / PAGE_NAME).unlink(missing_ok=True)
     _export(tokenizer, folder / MODEL_FOLDER, n_q, int8)
     with writing(folder):
@@ -80,16 +83,25 @@ def build_page(
     page = {"sample": SAMPLE_NAME, "files": {name: (folder / name).stat().st_size for name in loaded}}
     with atomic_path(folder / PAGE_NAME) as temporary:
         temporary.write_text(json.dumps(page, indent=1) + "\n", encoding="utf-8")
+    (folder / UNFINISHED_NAME).unlink()
 
 
 def _require_page_or_nothing(folder: Path) -> None:
     if not folder.exists():
         require_writable(folder, create_folders=True)
         return
-    # a build that was cut short has the model's folder and no page.json
-    known = (folder / PAGE_NAME).is_file() or (folder / MODEL_FOLDER / FACTS_NAME).is_file()
+    known = (folder / UNFINISHED_NAME).is_file() or _holds_page(folder)
     if not folder.is_dir() or (any(folder.iterdir()) and not known):
         raise ValueError(f"{folder}: exists already and holds no page; name another folder (--out)")
+
+
+def _holds_page(folder: Path) -> bool:
+    """Return whether the folder's page.json is one of ours: other web projects have a file of that name too."""
+    try:
+        page = json.loads((folder / PAGE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(page, dict) and page.get("sample") == SAMPLE_NAME and "files" in page
 
 
 def _require_small(tokenizer: Tokenizer) -> None:

@@ -42,7 +42,8 @@ class MelStream:
         """
         if self.pending is not None and len(wav) != len(self.pending):
             raise ValueError(f"wav holds {len(wav)} clips, but the stream began with {len(self.pending)}: give as many")
-        self.pending = wav if self.pending is None else torch.cat((self.pending, wav), dim=1)
+        # a copy: the caller may record the next block into the same buffer
+        self.pending = wav.clone() if self.pending is None else torch.cat((self.pending, wav), dim=1)
         if not self.started and self.pending.shape[1] > self.half:
             self.pending = reflect_pad(self.pending, None, self.half, 0)
             self.started = True

@@ -336,7 +336,8 @@ class _OverlapDecoder:
         self.done = int(tensors["done"]) if tensors else 0
 
     def push(self, codes: Tensor) -> Tensor:
-        joined = codes if self.last is None else torch.cat((self.last, codes), dim=2)
+        # a copy: the caller may write the next codes into the same tensor
+        joined = codes.clone() if self.last is None else torch.cat((self.last, codes), dim=2)
         return self._decode(joined, joined.shape[2] - OFFICIAL_CONTEXT.right)
 
     def flush(self, last: Tensor) -> Tensor:

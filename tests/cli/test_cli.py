@@ -464,3 +464,12 @@ def test_an_unknown_hub_id_is_reported_at_once_without_a_network(folder: Path) -
     done = python(code, *arguments, HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(folder / "hub"))
     assert_refused(Result(done.returncode, done.stdout, done.stderr), "nobody/no-such-model")
     assert not (folder / "o.npz").exists()
+
+
+@pytest.mark.parametrize(
+    "option", [["--n-q", "2"], ["--format", "shar"], ["--workers", "2"], ["--root", "."], ["--ray", "local"]]
+)
+def test_what_a_check_of_tokens_would_pass_over_is_refused(mimotok, tmp_path: Path, option: list[str]) -> None:
+    done = mimotok("tokenize", "--verify", tmp_path, *option)
+    assert done.code == 2
+    assert f"{option[0]}: is of encoding" in done.err

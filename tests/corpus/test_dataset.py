@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from mimotok.corpus import TokenDataset, TokenLoader, collate, sequences
 from mimotok.corpus.sequences import Sequence
@@ -177,6 +179,17 @@ def test_a_plain_dataloader_and_epochs(corpus: tuple[Path, dict[str, np.ndarray]
     assert not same(first, list(loader))
     data.set_epoch(0)
     assert same(first, list(loader))
+
+
+def test_batches_are_pinned_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch asks a batch of a class of its own for it; only an accelerator's driver can do it."""
+    fake_corpus(tmp_path / "t", [[5, 20]])
+    batch = next(iter(TokenLoader(TokenDataset(tmp_path / "t"), 2)))
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, *_: tensor + 1)
+    _, pinned = pin_memory((0, batch))
+    for name in ("codes", "segments", "lengths"):
+        assert torch.equal(getattr(pinned, name), getattr(batch, name) + 1)
+    assert pinned.items is batch.items
 
 
 def test_several_folders(corpus: tuple[Path, dict[str, np.ndarray]], tmp_path: Path) -> None:

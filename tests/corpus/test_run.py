@@ -247,6 +247,57 @@ def test_a_full_disk_stops_it_and_room_lets_it_go_on(
     assert_complete(out, sounds.codes)
 
 
+def test_shards_that_lost_their_ledger_are_kept(sounds: Sounds, tokenizer: Tokenizer, out: Path) -> None:
+    run: dict[str, Any] = {"root": str(sounds.folder), **QUICK}
+    tokenize_corpus(str(sounds.manifest), out, tokenizer, **run)
+    ledger = (out / LEDGER).read_bytes()
+    shards = {path.name: path.read_bytes() for path in (out / SHARDS).iterdir()}
+    (out / LEDGER).unlink()
+    with pytest.raises(ValueError, match=r"ledger\.jsonl: no such file.*restore it"):
+        tokenize_corpus(str(sounds.manifest), out, tokenizer, **run)
+    assert {path.name: path.read_bytes() for path in (out / SHARDS).iterdir()} == shards
+    (out / LEDGER).write_bytes(ledger)
+    tokenize_corpus(str(sounds.manifest), out, tokenizer, **run)
+    assert_complete(out, sounds.codes)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["[]", "5", '{"number": 0}', '{"unheard": 1}', "[" * 9999, '{"files": null}', '{"files": {}}', '{"keys": 3}'],
+)
+@pytest.mark.parametrize("name", [LEDGER, FAILED])
+def test_a_line_of_another_version_is_told_in_one_line(done: Path, line: str, name: str) -> None:
+    entry = json.loads((done / LEDGER).read_text().splitlines()[0])
+    if line.startswith(('{"files"', '{"keys"')):
+        line = json.dumps(entry | json.loads(line))
+    (done / name).write_text(line + "\n")
+    read = read_entries if name == LEDGER else read_failures
+    with pytest.raises(ValueError, match=f"{name}:1: damaged, or of another version") as caught:
+        read(done)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def done(sounds: Sounds, tokenizer: Tokenizer, out: Path) -> Path:
+    tokenize_corpus(str(sounds.manifest), out, tokenizer, root=str(sounds.folder), **QUICK)
+    return out
+
+
+def test_too_little_memory_for_a_clip_is_no_failure_of_it(
+    sounds: Sounds, tokenizer: Tokenizer, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object) -> None:
+        raise MemoryError("no room for it")
+
+    run: dict[str, Any] = {"root": str(sounds.folder), **QUICK}
+    monkeypatch.setattr(loading, "load_clip", no_memory)
+    with pytest.raises(ValueError, match=r"clip .*: no room for it"):
+        tokenize_corpus(str(sounds.manifest), out, tokenizer, **run)
+    monkeypatch.undo()
+    tokenize_corpus(str(sounds.manifest), out, tokenizer, **run)
+    assert_complete(out, sounds.codes)
+
+
 @pytest.mark.parametrize("torn", [b'{"number": 7, "fil', b'{"number": 7, "files": {}, "keys": ["x"]'])
 def test_a_torn_ledger_line_and_shards_it_does_not_know_are_made_again(
     sounds: Sounds, tokenizer: Tokenizer, out: Path, torn: bytes

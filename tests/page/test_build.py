@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from mimotok.cli.main import app
+from mimotok.export.run_onnx import FACTS_NAME
 from mimotok.io.codes_file import load_codes
 from mimotok.page import build, runtime
 from mimotok.page.serve import HOST, make_server
@@ -80,6 +81,17 @@ def test_a_page_is_updated_without_a_new_export(
         build.build_page(built.tokenizer, page, n_q=2, runtime=runtime)
     assert exported
     assert not build.is_page(page)
+    # what was cut short is a page to be made
+    with pytest.raises(OSError, match=r"encoder\.onnx"):
+        build.build_page(built.tokenizer, page, n_q=2, runtime=runtime)
+
+
+@pytest.mark.parametrize("option", [["--open"], ["--port", "9000"]])
+def test_what_serves_nothing_is_refused(command, tmp_path: Path, option: list[str]) -> None:
+    code, line = command("--out", tmp_path / "page", "--no-serve", *option)
+    assert code == 2
+    assert f"{option[0]}: nothing is served" in line
+    assert not (tmp_path / "page").exists()
 
 
 @pytest.fixture
@@ -131,6 +143,13 @@ def test_folders_of_something_else_and_taken_ports_are_refused(built: Built, run
     with pytest.raises(ValueError, match="holds no page"):
         build.build_page(built.tokenizer, tmp_path, runtime=runtime)
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+    # a project with an exported model, and one with a page.json of its own
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / FACTS_NAME).write_text("{}")
+    (tmp_path / "page.json").write_text('{"title": "mine"}')
+    with pytest.raises(ValueError, match="holds no page"):
+        build.build_page(built.tokenizer, tmp_path, runtime=runtime)
+    assert (tmp_path / "page.json").read_text() == '{"title": "mine"}'
     with make_server(built.folder, 0) as server, pytest.raises(ValueError, match="give another"):
         make_server(built.folder, server.server_port)
     with pytest.raises(ValueError, match="port=70000"):

@@ -236,3 +236,28 @@ def test_empty_streams_are_refused(streamable: Callable[..., Tokenizer], tiny: C
     for stream in (StreamDecoder(streamable()), StreamDecoder(tiny()), StreamEncoder(streamable())):
         with pytest.raises(ValueError, match="ended before its first"):
             stream.flush()
+
+
+@pytest.mark.parametrize("size", [1, 3, 240, 480, 960])
+def test_a_buffer_that_is_recorded_into_again(streamable: Callable[..., Tokenizer], size: int) -> None:
+    tokenizer = streamable()
+    wav = 0.3 * torch.randn(1, 20 * size)
+    buffer = torch.empty(1, size)
+    stream = StreamEncoder(tokenizer)
+    given = []
+    for part in wav.split(size, dim=1):
+        given.append(stream.push(buffer.copy_(part)))
+    assert torch.equal(torch.cat([*given, stream.flush()], dim=2), tokenizer.encode(wav))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_codes_in_a_tensor_that_is_written_to_again(streamable: Callable[..., Tokenizer], name: str) -> None:
+    tokenizer = streamable(**MODELS[name])
+    codes = torch.randint(0, 16, (1, 4, 12))
+    buffer = torch.empty_like(codes[:, :, :1])
+    streams = StreamDecoder(tokenizer), StreamDecoder(tokenizer)
+    sounds = []
+    for stream, copied in zip(streams, (False, True), strict=True):
+        parts = [stream.push(part.clone() if copied else buffer.copy_(part)) for part in codes.split(1, dim=2)]
+        sounds.append(torch.cat([*parts, stream.flush()], dim=1))
+    assert torch.equal(*sounds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,22 @@ MAX_RATE = (1 << 32) - 1  # Hz
 MAX_NAME = 256  # characters
 SHA256_DIGITS = (8, 16, 64)  # hex digits of the model's SHA-256: of a .mimo file, of one of version 1, and all of them
 _SHA256 = re.compile("|".join(f"[0-9a-f]{{{digits}}}" for digits in SHA256_DIGITS))
+
+
+def check_books(codes: np.ndarray, sizes: Sequence[int]) -> None:
+    """Raise ValueError where codes [n_q, F], not negative, have an entry that its codebook of `sizes` has not."""
+    for i, (size, row) in enumerate(zip(sizes, codes, strict=True)):
+        if row.size and (largest := int(row.max())) >= size:
+            raise ValueError(f"codes[{i}] has {largest}, but codebook {i} has {size} entries")
+
+
+def check_num_samples(num_samples: int, num_frames: int, frame_size: int) -> None:
+    """Raise ValueError where a recording of so many samples does not have so many frames."""
+    most = num_frames * frame_size
+    # the last frame may begin up to a mel frame, a quarter of a code frame, after the recording's end
+    least = max(1, most - frame_size - frame_size // 4)
+    if not least <= num_samples <= most:
+        raise ValueError(f"num_samples={num_samples}, but {num_frames} frames stand for {least} to {most}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +74,10 @@ class CodesFile:
             raise ValueError(f"codes: {codes.dtype} {list(codes.shape)}, expected uint16 [n_q, F], not empty")
         if len(sizes) != len(codes):
             raise ValueError(f"codebook_sizes: {len(sizes)} sizes, but codes have {len(codes)} codebooks")
-        for i, (size, largest) in enumerate(zip(sizes, codes.max(axis=1).tolist(), strict=True)):
+        for i, size in enumerate(sizes):
             if not 1 <= size <= MAX_CODEBOOK_SIZE:
                 raise ValueError(f"codebook_sizes[{i}]={size}, expected 1 to {MAX_CODEBOOK_SIZE}")
-            if largest >= size:
-                raise ValueError(f"codes[{i}] has {largest}, but codebook {i} has {size} entries")
+        check_books(codes, sizes)
 
     def _check_rates(self) -> None:
         if not 1 <= self.sample_rate <= MAX_RATE:
@@ -73,12 +89,7 @@ class CodesFile:
             raise ValueError(f"frame_rate={self.frame_rate}: not a whole number of samples at {self.sample_rate} Hz")
 
     def _check_num_samples(self) -> None:
-        num_frames = self.codes.shape[1]
-        most = num_frames * self.frame_size
-        # the last frame may begin up to a mel frame, a quarter of a code frame, after the recording's end
-        least = max(1, most - self.frame_size - self.frame_size // 4)
-        if not least <= self.num_samples <= most:
-            raise ValueError(f"num_samples={self.num_samples}, but {num_frames} frames stand for {least} to {most}")
+        check_num_samples(self.num_samples, self.codes.shape[1], self.frame_size)
 
     def _check_model(self) -> None:
         # printable: the name goes to terminals

@@ -11,7 +11,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from mimotok.io.codes.bits import blocks_needed
-from mimotok.io.codes.content import CodesFile
+from mimotok.io.codes.content import CodesFile, check_books, check_num_samples
 from mimotok.io.codes.entropy import (
     DIGEST_BYTES,
     CodedBlock,
@@ -208,6 +208,17 @@ def _coded_frames(found: _Found, start: int, stop: int, model: EntropyModel) -> 
     return np.concatenate(parts, axis=1)[:, start - first * full :][:, : stop - start]
 
 
+def _check_appended(header: MimoHeader, codes: np.ndarray, num_frames: int, num_samples: int | None) -> None:
+    """Raise ValueError for frames, and a length of the recording, that a file of `num_frames` frames cannot take."""
+    if codes.dtype != np.uint16 or codes.ndim != 2:
+        raise ValueError(f"codes to append: {codes.dtype} {list(codes.shape)}, expected uint16 [n_q, F]")
+    if len(codes) != len(header.codebook_sizes):
+        raise ValueError(f"{len(codes)} codebooks to append, but it has {len(header.codebook_sizes)}")
+    check_books(codes, header.codebook_sizes)
+    if num_samples is not None:
+        check_num_samples(num_samples, num_frames + codes.shape[1], header.frame_size)
+
+
 def append_codes(
     path: StrPath, codes: np.ndarray, num_samples: int | None = None, get_model: GetModel | None = None
 ) -> None:
@@ -223,15 +234,16 @@ def append_codes(
         get_model: as of `read_mimo`.
 
     Raises:
-        ValueError: as `load_codes`, and for codes of other codebooks.
+        ValueError: as `load_codes`, and for codes of other codebooks and a number of samples that does not fit; the
+            file then is as it was.
     """
     open_regular(path).close()
     with writing(path), open(path, "r+b") as file:
         try:
             found = _look(file)
             header = found.header
-            if len(codes) != len(header.codebook_sizes):
-                raise ValueError(f"{len(codes)} codebooks to append, but it has {len(header.codebook_sizes)}")
+            # before anything is written: what is refused must leave the file as it was
+            _check_appended(header, codes, found.num_frames, num_samples)
             whole = found.blocks * header.block_frames
             tail = np.empty((len(codes), 0), np.uint16)
             if found.num_frames > whole:

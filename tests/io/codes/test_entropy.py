@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -341,3 +342,47 @@ def test_a_model_beside_other_weights_is_refused(tokenizer: Tokenizer, tmp_path:
     other.folder = tmp_path
     with pytest.raises(ValueError, match="train code-model"):
         code_model_of(other)
+
+
+def test_what_cannot_be_appended_leaves_the_open_block(tmp_path: Path) -> None:
+    path = tmp_path / "x.mimo"
+    save_codes(path, codes_file(30), code_model=MODEL)
+    before = path.read_bytes()
+    for more, num_samples in ((np.full((len(SIZES), 1), max(SIZES), np.uint16), None), (more_of(3), 1)):
+        with pytest.raises(ValueError, match=r"entries|stand for"):
+            append_codes(path, more, num_samples, lambda: MODEL)
+        assert path.read_bytes() == before
+
+
+def more_of(frames: int) -> np.ndarray:
+    return random_codes(SIZES, frames, 1)
+
+
+def test_a_model_that_was_trained_anew_is_read_anew(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    assert tokenizer.folder is not None
+    folder = tmp_path / "model"
+    shutil.copytree(tokenizer.folder, folder)
+    read = Tokenizer.from_pretrained(folder)
+    before = code_model_of(read)
+    assert code_model_of(read) is before
+    other = make_code_model(read.codebook_sizes, 9)
+    other.codes_sha256 = before.codes_sha256
+    other.save(folder / CODE_MODEL_NAME)
+    assert code_model_of(read).digest == other.digest != before.digest
+
+
+def test_a_file_that_needs_the_coder_stops_no_other(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import soundfile as sf
+
+    sf.write(tmp_path / "in.wav", np.random.default_rng(1).normal(0, 0.1, 30_000), 24000, subtype="PCM_16")
+    encode_file(tokenizer, tmp_path / "in.wav", tmp_path / "a.mimo", entropy=True)
+    encode_file(tokenizer, tmp_path / "in.wav", tmp_path / "b.npz")
+    monkeypatch.setitem(sys.modules, "constriction", None)
+    files = [str(tmp_path / name) for name in ("a.mimo", "b.npz")]
+    out = tmp_path / "out"
+    done = CliRunner().invoke(app, ["decode", *files, "--out-dir", str(out), "--model", str(tokenizer.folder)])
+    assert done.exit_code == 2
+    assert f"{files[0]}: entropy coding needs" in done.output
+    assert [path.name for path in out.iterdir()] == ["b.wav"]

@@ -327,3 +327,27 @@ def test_the_reader_of_the_docs_reads_it() -> None:
             damaged[-3] ^= 1
             with pytest.raises(ValueError, match="checksum"):
                 space["read_mimo"](bytes(damaged))
+
+
+@pytest.mark.parametrize(
+    ("more", "num_samples", "message"),
+    [
+        (np.full((8, 3), 128, np.uint16), None, r"codes\[2\] has 128"),
+        (np.zeros((8, 3), np.uint16), 10**9, "33 frames stand for"),
+        (np.zeros((8, 3), np.uint16), 100, "33 frames stand for"),
+        (np.zeros((8, 3), np.uint16), 33 * 960 + 1, "33 frames stand for"),
+        (np.zeros((7, 3), np.uint16), None, "7 codebooks to append"),
+        (np.zeros((8, 3), np.float32), None, "float32"),
+        (np.zeros((8, 3), np.int64), None, "int64"),
+        (np.zeros(8, np.uint16), None, r"uint16 \[8\]"),
+    ],
+)
+def test_what_cannot_be_appended_leaves_the_file_as_it_was(
+    tmp_path: Path, more: np.ndarray, num_samples: int | None, message: str
+) -> None:
+    path = tmp_path / "x.mimo"
+    save_codes(path, codes_file(num_frames=30))
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=message):
+        append_codes(path, more, num_samples)
+    assert path.read_bytes() == before
