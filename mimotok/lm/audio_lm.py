@@ -242,8 +242,8 @@ class AudioLM(nn.Module):
             The prompt and what was written, or a list of them.
 
         Raises:
-            ValueError: for a prompt or a limit of 0 positions, an empty script, one beside a stop_id, and another
-                number of generators or scripts than prompts.
+            ValueError: for a prompt or a limit of 0 positions, a script that is empty, has an id which is no text or
+                stands beside a stop_id, and another number of generators or scripts than prompts.
         """
         prompts = [prompt] if isinstance(prompt, Positions) else prompt
         shortest = min((len(each.text) for each in prompts), default=0)
@@ -261,7 +261,7 @@ class AudioLM(nn.Module):
             raise ValueError(f"stop_id={stop_id}: a sequence with a script ends with what it says; give one of the two")
         rows = [_Row(list(each.text), list(each.patches), limit) for each in prompts]
         for row, units in zip(rows, scripts or [], strict=False):
-            row.script = Script(units, self.special)
+            row.script = Script(units, self.special, self.lm.get_output_embeddings().weight.shape[0])
         device = prompts[0].text.device
         text = torch.stack([each.text[:shortest] for each in prompts])
         patches = torch.stack([each.patches[:shortest] for each in prompts])

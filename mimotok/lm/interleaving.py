@@ -66,6 +66,10 @@ class InterleavedLayout(Layout):
     special: SpecialIds
     size: int = PATCH_SIZE
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._patches()  # refuses a size below 1
+
     def encode(self, segments: Sequence[Tensor]) -> Positions:
         """Join texts and clips.
 

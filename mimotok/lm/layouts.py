@@ -46,9 +46,11 @@ class Layout:
         """Codebooks in use."""
         return len(self.codebook_sizes)
 
-    def check(self, codes: Tensor) -> None:
-        """Raise ValueError unless codes are [B, n_q, F] of whole numbers within their codebooks."""
+    def checked(self, codes: Tensor) -> Tensor:
+        """Return codes as int64. Raises ValueError unless they are [B, n_q, F] of integers within their codebooks."""
         check_codes(codes, self.codebook_sizes)
+        # codes files have unsigned integers of 16 bits, which torch hardly computes with
+        return codes.long()
 
     def empty_ids(self, device: torch.device | None = None) -> Tensor:
         """Return the "empty" id of each channel, [n_q]."""
@@ -75,6 +77,11 @@ class FlatLayout(Layout):
 
     chunk: int | None = 1
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.chunk is not None and self.chunk < 1:
+            raise ValueError(f"chunk={self.chunk}: give 1 or more frames, or None for the whole clip")
+
     @property
     def vocabulary(self) -> int:
         """Number of ids."""
@@ -82,7 +89,7 @@ class FlatLayout(Layout):
 
     def encode(self, codes: Tensor) -> Tensor:
         """Turn codes [B, n_q, F] into ids [B, n_q * F]. Raises ValueError for codes outside their codebooks."""
-        self.check(codes)
+        codes = self.checked(codes)
         ids = codes + self._offsets(codes.device)[:, None]
         return torch.cat([part.flatten(1) for part in ids.split(self.chunk or codes.shape[2], dim=2)], dim=1)
 
@@ -132,9 +139,14 @@ class PatchLayout(Layout):
 
     size: int = PATCH_SIZE
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.size < 1:
+            raise ValueError(f"size={self.size}: give patches of 1 or more frames")
+
     def encode(self, codes: Tensor) -> Tensor:
         """Turn codes [B, n_q, F] into patches [B, ceil(F / size), n_q, size]. Raises ValueError for invalid codes."""
-        self.check(codes)
+        codes = self.checked(codes)
         missing = -codes.shape[2] % self.size
         padded = torch.cat((codes, codes[:, :, -1:].expand(-1, -1, missing)), dim=2)
         return rearrange(padded, "b q (p s) -> b p q s", s=self.size)
@@ -150,17 +162,18 @@ class PatchLayout(Layout):
             Codes [B, n_q, frames].
 
         Raises:
-            ValueError: for codes outside their codebooks, and a number of frames that does not fit.
+            ValueError: for patches of another shape, codes outside their codebooks, and a number of frames that does
+                not fit.
         """
+        size = self.size
+        if patches.dim() != 4 or patches.shape[2:] != (self.n_q, size):
+            raise ValueError(f"patches have shape {list(patches.shape)}: give [batch, patches, {self.n_q}, {size}]")
         count = patches.shape[1]
-        size = patches.shape[3]
         if frames is not None and not (count - 1) * size < frames <= count * size:
             raise ValueError(
                 f"frames={frames}, but {count} patches of {size} hold {(count - 1) * size + 1} to {count * size}"
             )
-        codes = rearrange(patches, "b p q s -> b q (p s)")[:, :, :frames]
-        self.check(codes)
-        return codes
+        return self.checked(rearrange(patches, "b p q s -> b q (p s)")[:, :, :frames])
 
 
 class Duplex(NamedTuple):
@@ -207,8 +220,8 @@ class DuplexLayout(Layout):
     def encode(self, duplex: Duplex) -> Tensor:
         """Turn text and codes into ids [B, 1 + 2 n_q, F + acoustic_delay]; with one codebook no column is added."""
         text, speaker, other = duplex
-        self.check(speaker)
-        self.check(other)
+        speaker = self.checked(speaker)
+        other = self.checked(other)
         if speaker.shape != other.shape or text.shape != (speaker.shape[0], speaker.shape[2]):
             shapes = [list(part.shape) for part in duplex]
             raise ValueError(f"text, speaker, other have shapes {shapes}: give [B, F], [B, n_q, F], [B, n_q, F]")
@@ -221,11 +234,10 @@ class DuplexLayout(Layout):
         if ids.dim() != 3 or ids.shape[1] != 1 + 2 * self.n_q:
             raise ValueError(f"ids have shape {list(ids.shape)}: give [batch, {1 + 2 * self.n_q}, frames]")
         channels = unshift_channels(ids, self._delays())
-        duplex = Duplex(channels[:, 0], channels[:, 1 : 1 + self.n_q], channels[:, 1 + self.n_q :])
-        _check_text(duplex.text)
-        self.check(duplex.speaker)
-        self.check(duplex.other)
-        return duplex
+        text = channels[:, 0]
+        _check_text(text)
+        speaker = self.checked(channels[:, 1 : 1 + self.n_q])
+        return Duplex(text, speaker, self.checked(channels[:, 1 + self.n_q :]))
 
     def _delays(self) -> list[int]:
         one = [0] + [self.acoustic_delay] * (self.n_q - 1)

@@ -20,10 +20,19 @@ class Script:
     it likelier that something else than START follows; it speaks once START is likelier, or all is taken.
     """
 
-    def __init__(self, units: Sequence[Sequence[int]], special: SpecialIds) -> None:
-        """units: the text ids of each, at least one unit of at least one id. Raises ValueError where it is not so."""
+    def __init__(self, units: Sequence[Sequence[int]], special: SpecialIds, vocabulary: int) -> None:
+        """units: the text ids of each, at least one unit of at least one id, below `vocabulary` and none of `special`.
+
+        Raises ValueError where it is not so.
+        """
         if not units or not all(len(unit) for unit in units):
             raise ValueError(f"a script of {len(units)} units: give at least one, and each at least one id")
+        for number, unit in enumerate(units):
+            for at, id in enumerate(unit):
+                if not 0 <= id < vocabulary or id in special:
+                    raise ValueError(
+                        f"script[{number}][{at}]={int(id)}: give text ids of 0 to {vocabulary - 1}, none of {special}"
+                    )
         self._units = [[int(id) for id in unit] for unit in reversed(units)]
         self._special = special
         # ids of the unit that is being written, the next one last

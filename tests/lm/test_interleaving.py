@@ -97,7 +97,7 @@ def test_invalid_codes_are_refused_by_position(drawn) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         PatchLayout(sizes).encode(codes)
     with pytest.raises(ValueError, match=re.escape(message)):
-        PatchLayout(sizes).decode(codes[:, None])
+        PatchLayout(sizes, codes.shape[2]).decode(codes[:, None])
 
 
 def test_wrong_shapes_and_counts_are_refused() -> None:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimotok.lm import Duplex, DuplexLayout, FlatLayout
+from mimotok.lm import Duplex, DuplexLayout, FlatLayout, InterleavedLayout, PatchLayout, SpecialIds
 from tests.helpers.layout_strategies import codes_and_sizes, random_codes, spoilt_codes
 
 chunks = st.none() | st.integers(1, 20)
@@ -97,3 +97,38 @@ def test_streams_that_do_not_fit_each_other() -> None:
         DuplexLayout((4, 4), acoustic_delay=-1)
     with pytest.raises(ValueError, match=r"give \[batch, 5, frames\]"):
         DuplexLayout((4, 4)).decode(codes)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint8, torch.int16, torch.int32])
+def test_integers_of_any_dtype_are_as_int64(dtype: torch.dtype) -> None:
+    sizes = (4, 4)
+    codes = random_codes(sizes, 6, 0)
+    text = torch.zeros_like(codes[:, 0])
+    given = codes.to(dtype)
+    for found, expected in (
+        (FlatLayout(sizes).encode(given), FlatLayout(sizes).encode(codes)),
+        (PatchLayout(sizes).encode(given), PatchLayout(sizes).encode(codes)),
+        (PatchLayout(sizes, 2).decode(PatchLayout(sizes, 2).encode(codes).to(dtype)), codes),
+        (
+            DuplexLayout(sizes).encode(Duplex(text, given, given)),
+            DuplexLayout(sizes).encode(Duplex(text, codes, codes)),
+        ),
+    ):
+        assert found.dtype == torch.int64
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_chunks_and_patches_of_no_frames_are_refused(number: int) -> None:
+    with pytest.raises(ValueError, match=f"chunk={number}"):
+        FlatLayout((4, 4), number)
+    with pytest.raises(ValueError, match=f"size={number}"):
+        PatchLayout((4, 4), number)
+    with pytest.raises(ValueError, match=f"size={number}"):
+        InterleavedLayout((4, 4), SpecialIds(5, 6, 7), number)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 2, 3), (1, 3, 1, 4), (3, 2, 4)])
+def test_patches_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"give \[batch, patches, 2, 4\]"):
+        PatchLayout((4, 4), 4).decode(torch.zeros(shape, dtype=torch.int64))

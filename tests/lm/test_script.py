@@ -14,7 +14,7 @@ SLOW = torch.zeros(8)
 
 
 def test_one_that_is_eager_speaks_after_each_unit() -> None:
-    script = Script([[1, 2], [3], [4]], SPECIAL)
+    script = Script([[1, 2], [3], [4]], SPECIAL, 8)
     last, said = 0, []
     while not script.said or last != SPECIAL.end:
         chosen = script.follow(last, EAGER)
@@ -25,7 +25,7 @@ def test_one_that_is_eager_speaks_after_each_unit() -> None:
 
 
 def test_one_that_is_slow_speaks_when_nothing_is_left() -> None:
-    script = Script([[1, 2], [3], [4]], SPECIAL)
+    script = Script([[1, 2], [3], [4]], SPECIAL, 8)
     said = [0]
     while said[-1] != SPECIAL.start:
         assert not script.said or said[-1] == 4
@@ -40,4 +40,10 @@ def test_one_that_is_slow_speaks_when_nothing_is_left() -> None:
 @pytest.mark.parametrize("units", [[], [[1], []]])
 def test_an_empty_script_is_refused(units: list[list[int]]) -> None:
     with pytest.raises(ValueError, match="give at least one"):
-        Script(units, SPECIAL)
+        Script(units, SPECIAL, 8)
+
+
+@pytest.mark.parametrize("id", [-1, 8, *SPECIAL])
+def test_ids_that_are_no_text_are_refused_by_position(id: int) -> None:
+    with pytest.raises(ValueError, match=rf"script\[1\]\[0\]={id}: give text ids of 0 to 7"):
+        Script([[1, 2], [id]], SPECIAL, 8)
