@@ -15,6 +15,7 @@ from torch import Tensor
 from mimotok import Tokenizer, load_audio
 from mimotok.io.clips.alignments import Alignments, Part, read_alignments, read_words
 from mimotok.io.clips.clip import Clip
+from mimotok.io.clips.languages import language_code
 from mimotok.io.clips.phones import Phone, Word
 from mimotok.io.files import atomic_path
 from train.data.manifest import read_manifest
@@ -83,7 +84,7 @@ class Corpus:
 
     def _fits(self, clip: Clip, split: str) -> bool:
         known = bool(clip.text) and clip.split == split and clip.duration <= self.max_seconds
-        spoken = self.language in (None, clip.language)
+        spoken = self.language is None or language_code(clip.language) == language_code(self.language)
         return known and spoken and (split != "train" or self.source in clip.source)
 
 

@@ -13,6 +13,8 @@
 #   --run DIR         folder of the run: labels, checkpoints, logs, exported stages (runs/embedded)
 #   --out DIR         folder of the finished model (checkpoints/default)
 #
+# Where nothing can be aligned, since the speech is not English or has no texts, phones are left out (and `--synthetic 0`
+# leaves out the synthetic speech, which speaks the English texts).
 # It needs pip install '.[train,align,synthesis]'. Stopped at any time, the same command goes on where it was.
 # Afterwards measure the model: python -m eval --codec OUT --metric signal sim asr phones distilmos (eval/README.md).
 set -euo pipefail
@@ -81,8 +83,17 @@ fit() {
         "$python" -m train export --checkpoint "$run/$stage/checkpoints/last.ckpt" --out "$run/$stage-model" "${readers[@]}"
     fi
 }
-fit joint "$model" "1_joint phones" --data.alignments "$run/labels.jsonl"
-fit sound "$run/joint-model" "1_joint phones sound" --data.alignments "$run/labels.jsonl" \
+# speech of which nothing could be aligned, in another language or without texts, goes without the loss for phones
+phones=(--data.alignments "$run/labels.jsonl")
+first="1_joint phones"
+second="1_joint phones sound sound_phones"
+if ! grep -qm 1 '"phones"' "$run/labels.jsonl"; then
+    phones=()
+    first=1_joint
+    second="1_joint sound"
+fi
+fit joint "$model" "$first" "${phones[@]}"
+fit sound "$run/joint-model" "$second" "${phones[@]}" \
     --model.init_args.reader_weights "$run/joint-model/readers.safetensors"
 if [ ! -e "$run/weighted-model/model.safetensors" ]; then
     "$python" -m train weigh "$run/sound-model" --out "$run/weighted-model" "${manifests[@]/#/--manifest=}" --root "$root"

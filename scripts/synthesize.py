@@ -27,8 +27,9 @@ import soundfile as sf
 import soxr
 import typer
 
+from mimotok.corpus.recordings import read_recordings
+from mimotok.io.clips.languages import language_code
 from mimotok.io.files import atomic_path, make_folder
-from mimotok.io.manifest import read_rows
 from mimotok.io.terminal.progress import ProgressBar
 from mimotok.io.terminal.streams import errors_in_one_line, run_command, say
 
@@ -147,10 +148,10 @@ def read_texts(sources: Sequence[Path]) -> list[str]:
         if path.suffix == ".txt":
             texts |= dict.fromkeys(" ".join(line.split()) for line in read_lines(path))
             continue
-        for _, row in read_rows(str(path)):
-            english = str(row.get("language", "en")).lower().startswith("en")
-            if row.get("split", "train") == "train" and english and isinstance(row.get("text"), str):
-                texts[" ".join(row["text"].split())] = None
+        # nothing but the texts is read: the audio may lie anywhere
+        for clip in read_recordings(path, allow_outside=True):
+            if clip.text and clip.split in ("", "train") and language_code(clip.language) in (None, "en"):
+                texts[" ".join(clip.text.split())] = None
     found = [text for text in texts if any(letter.isalpha() for letter in text)]
     if not found:
         raise ValueError(f"{', '.join(map(str, sources))}: no English text in the training part")

@@ -13,6 +13,7 @@ from eval.metrics.normalizers import PACKAGE, WhisperNormalizers, load_whisper_n
 from eval.protocol import SAMPLE_RATE, resample
 from eval.whisper import BASE, PRECISIONS, RATE, load_whisper
 from mimotok.io.clips.clip import Clip
+from mimotok.io.clips.languages import language_code
 from mimotok.text import ErrorCounts, error_counts, normalize_text
 
 TRANSFORMERS = "transformers:"
@@ -72,7 +73,7 @@ class ErrorRate:
 
     def measure(self, original: np.ndarray, reconstruction: np.ndarray, clip: Clip) -> dict[str, float]:  # noqa: ARG002
         """Measure one clip, as `Metric.measure`."""
-        language = clip.language and clip.language.split("-")[0]
+        language = language_code(clip.language)
         known = self.recognizer.languages
         foreign = language is not None and known is not None and language not in known
         if clip.text is None or clip.machine_text or foreign or not normalize_text(clip.text):

@@ -128,3 +128,49 @@ def test_a_wrong_command_ends_in_one_line(script: str, arguments: list[str], tmp
     done = run_script(script, *arguments, folder=tmp_path)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
+
+
+# notes the trainings, and makes the files that they would
+NOTING = """#!/bin/sh
+command=$3
+noted="$*"
+while [ $# -gt 0 ]; do
+    case $1 in
+        --out) out=$2 ;;
+        --trainer.default_root_dir) mkdir -p "$2" ;;
+    esac
+    shift
+done
+case $command in
+    align) echo "$LABELS" > "$out" ;;
+    fit) echo "$noted" >> "$NOTED" ;;
+    *) mkdir -p "$out" && touch "$out/model.safetensors" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_speech_of_which_nothing_is_aligned_goes_without_phones(labelled: bool, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(NOTING)
+    python.chmod(0o755)
+    labels = '{"audio": "a", "phones": [["AH", 0, 1]]}' if labelled else '{"audio": "a", "skipped": "not English"}'
+    environment = os.environ | {"PYTHON": str(python), "NOTED": str(tmp_path / "noted"), "LABELS": labels}
+    command = [
+        "runs/embedded.sh",
+        "--synthetic",
+        "0",
+        "--run",
+        str(tmp_path / "run"),
+        "--out",
+        str(tmp_path / "out"),
+        "m",
+    ]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    joint, sound, adversarial, refine = (tmp_path / "noted").read_text().splitlines()
+    for line in (joint, sound):
+        assert ("recipe/phones.yaml" in line) == ("--data.alignments" in line) == labelled
+    assert "recipe/sound.yaml" in sound
+    assert ("recipe/sound_phones.yaml" in sound) == labelled
+    assert "phones.yaml" not in adversarial + refine

@@ -33,6 +33,7 @@ def manifest(tmp_path: Path) -> Path:
     rows = [
         {"audio": "a", "text": " Two  words. ", "language": "en", "split": "train"},
         {"audio": "b", "text": "Two words.", "language": "en-GB", "split": "train"},
+        {"audio": "b2", "text": "Two words.", "language": "English", "split": "train"},
         {"audio": "c", "text": "Zwei Worte.", "language": "de", "split": "train"},
         {"audio": "d", "text": "Held out.", "language": "en", "split": "test"},
         {"audio": "e", "text": None, "split": "train"},
@@ -47,9 +48,16 @@ def manifest(tmp_path: Path) -> Path:
 def test_only_english_texts_of_the_training_part_are_read(manifest: Path, tmp_path: Path) -> None:
     assert read_texts([manifest]) == ["Two words.", "No split at all."]
     empty = tmp_path / "empty.jsonl"
-    empty.write_text('{"text": "Ja.", "language": "de"}\n')
+    empty.write_text('{"audio": "a", "text": "Ja.", "language": "de"}\n')
     with pytest.raises(ValueError, match=r"empty\.jsonl: no English text"):
         read_texts([empty])
+
+
+def test_texts_of_a_corpus_folder_are_read(tmp_path: Path) -> None:
+    (tmp_path / "wavs").mkdir()
+    (tmp_path / "wavs" / "LJ001-0001.wav").touch()
+    (tmp_path / "metadata.csv").write_text("LJ001-0001|Dr. A|Doctor A\n")
+    assert read_texts([tmp_path]) == ["Doctor A"]
 
 
 def test_lines_of_a_text_file_are_texts(manifest: Path, tmp_path: Path) -> None:

@@ -133,7 +133,8 @@ def manifest_row(clip: Clip) -> dict[str, Any]:
     """Return the line of a manifest for a clip, with absolute paths: a cut, or the fields of a JSONL manifest."""
     if clip.cut is not None:
         row: dict[str, Any] = clip.cut.to_dict()
-        return row
+        # as in a manifest's line: the split is that of the run which the clip was read for
+        return row | {"custom": {name: value for name, value in (row.get("custom") or {}).items() if name != "split"}}
     row = {
         "audio": os.path.abspath(clip.audio),
         "id": clip.id,
@@ -182,6 +183,7 @@ def with_phones(clips: Iterable[Clip], alignments: str, root: str = ".") -> list
     if labelled and all(clip.phones is None for clip in labelled):
         first = excerpt(labelled[0].id)
         raise ValueError(
-            f"{alignments}: knows none of the {len(labelled)} clips, e.g. {first}: write it from this manifest"
+            f"{alignments}: has phones of none of the {len(labelled)} clips, e.g. {first}: write it from this "
+            "manifest, or see in its lines why they were skipped"
         )
     return labelled

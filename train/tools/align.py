@@ -16,10 +16,11 @@ import numpy as np
 from mimotok.io.audio import resample
 from mimotok.io.clips.alignments import Part
 from mimotok.io.clips.clip import Clip
+from mimotok.io.clips.languages import language_code
 from mimotok.io.clips.phones import PHONES, SILENCE, Phone, Word, check_phones
-from mimotok.io.files import writing
+from mimotok.io.files import atomic_path, writing
 from mimotok.io.terminal.progress import with_progress
-from train.data.manifest import BadClipError, decode, read_manifest
+from train.data.manifest import BadClipError, check_root, decode, read_manifest
 
 RATE = 16000  # Hz, of the acoustic model
 FRAME = 0.01  # seconds, of the acoustic model
@@ -35,6 +36,7 @@ TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eight
 NOISE = re.compile(r"[<\[+]")  # how the decoder's entries begin that are no words
 VARIANT = re.compile(r"\(\d+\)$")  # "the(2)" is another pronunciation of "the"
 REASONS = ("no text", "not English", "not in the dictionary", "not aligned", "unreadable")
+TRIED_AGAIN = ("no text", "unreadable")  # a second call may find another manifest, and files that have come
 
 
 class Alignment(NamedTuple):
@@ -229,6 +231,7 @@ def align(manifest: str | list[str], root: str, out: str | Path, *, allow_outsid
     """
     clips = read_manifest(manifest, root, allow_outside=allow_outside)
     counts = _resume(Path(out))
+    check_root(clips, root)
     done = {name for name, _ in counts}
     aligner = Aligner()
     tally = Counter(reason for _, reason in counts)
@@ -260,7 +263,7 @@ def _rounded(parts: Iterable[Phone | Word]) -> list[list[Any]]:
 
 def align_clip(aligner: Aligner, clip: Clip) -> Alignment:
     """Find the phones and words of one clip. Raises NotAlignedError with the reason where it gets none."""
-    if clip.language is not None and clip.language.split("-")[0] != "en":
+    if language_code(clip.language) not in (None, "en"):
         raise NotAlignedError("not English")
     if clip.text is None:
         raise NotAlignedError("no text")
@@ -288,18 +291,24 @@ def _name(row: dict[str, Any]) -> tuple[str, str]:
 
 
 def _resume(out: Path) -> list[tuple[tuple[str, str], str]]:
-    """Return the clips that a file has, each with "aligned" or its reason, and cut off an unfinished last line."""
+    """Return the clips that a file has, each with "aligned" or its reason.
+
+    An unfinished last line goes out of the file, and so do clips that were skipped for what may have been put right.
+    """
     if not out.is_file():
         return []
     data = out.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        os.truncate(out, len(whole))
+    lines = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
     try:
-        rows = [json.loads(line) for line in whole.splitlines()]
-        return [(_name(row), _reason(row["skipped"]) if "skipped" in row else "aligned") for row in rows]
+        rows = [json.loads(line) for line in lines]
+        found = [(_name(row), _reason(row["skipped"]) if "skipped" in row else "aligned") for row in rows]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{out}: not an alignment file ({error}); name another file or remove it") from error
+    kept = [number for number, (_, reason) in enumerate(found) if reason not in TRIED_AGAIN]
+    if (left := b"".join(lines[number] for number in kept)) != data:
+        with atomic_path(out) as temporary:
+            temporary.write_bytes(left)
+    return [found[number] for number in kept]
 
 
 def _manifest_path(clip: Clip, root: str) -> str:

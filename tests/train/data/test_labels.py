@@ -96,7 +96,7 @@ def test_labels_change_no_audio_and_no_text(module, alignments) -> None:
 def test_labels_of_another_corpus_or_for_shar_are_refused(module, tmp_path: Path) -> None:
     other = tmp_path / "other.jsonl"
     other.write_text('{"audio": "elsewhere.wav", "phones": []}\n')
-    with pytest.raises(ValueError, match="knows none of the"):
+    with pytest.raises(ValueError, match="has phones of none of the"):
         module(alignments=str(other)).setup()
     (tmp_path / "cuts.000000.jsonl").touch()
     with pytest.raises(ValueError, match="a Shar folder takes none"):

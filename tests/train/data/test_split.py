@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimotok.io.clips.clip import Clip
+from train.data.manifest import manifest_row, read_manifest
 from train.data.module import SpeechDataModule
 from train.data.split import choose_held_out
 
@@ -129,3 +130,12 @@ def test_the_data_module_validates_on_the_held_out_speakers(tmp_path: Path, cach
     (tmp_path / "cuts.000000.jsonl").touch()
     with pytest.raises(ValueError, match="a Shar folder is streamed"):
         SpeechDataModule(str(tmp_path), val_speakers=["s1"])
+
+
+def test_a_held_out_cut_is_of_no_split(corpus: Path, prepared: str) -> None:
+    """Of one that `prepare` or `clean` wrote for training, too: it is not trained on any more."""
+    (folder,) = Path(prepared).iterdir()
+    clip = next(clip for clip in read_manifest(str(folder / "cuts.jsonl.gz"), str(corpus)) if clip.split == "train")
+    row = manifest_row(clip)
+    assert "split" not in row["custom"]
+    assert row["custom"]["source"] == clip.source

@@ -74,6 +74,35 @@ def aligner() -> module.Aligner:
     return module.Aligner()
 
 
+def write_manifest(folder: Path, **fields: object) -> str:
+    soundfile.write(folder / "a.wav", load_audio(SAMPLE, 24_000)[0].numpy(), 24_000)
+    path = folder / "manifest.jsonl"
+    path.write_text(json.dumps({"audio": "a.wav", "duration": 7.0} | fields) + "\n")
+    return str(path)
+
+
+@pytest.mark.parametrize("language", ["English", "en_US", None])
+def test_english_is_known_by_its_names(aligner: module.Aligner, tmp_path: Path, language: str | None) -> None:  # noqa: ARG001
+    manifest = write_manifest(tmp_path, text=SAID, language=language)
+    assert align(manifest, str(tmp_path), tmp_path / "labels.jsonl") == "1 aligned"
+
+
+def test_what_was_put_right_is_aligned_by_another_call(aligner: module.Aligner, tmp_path: Path) -> None:  # noqa: ARG001
+    labels = tmp_path / "labels.jsonl"
+    manifest = write_manifest(tmp_path)
+    with pytest.raises(ValueError, match=r"not the folder of these clips"):
+        align(manifest, str(tmp_path.parent), labels, allow_outside=True)
+    assert not labels.exists()
+    assert align(manifest, str(tmp_path), labels) == "1 no text"
+    write_manifest(tmp_path, text=SAID)
+    sound = (tmp_path / "a.wav").read_bytes()
+    (tmp_path / "a.wav").write_bytes(b"RIFF, but no more")
+    assert align(manifest, str(tmp_path), labels) == "1 unreadable"
+    (tmp_path / "a.wav").write_bytes(sound)
+    assert align(manifest, str(tmp_path), labels) == "1 aligned"
+    assert len(labels.read_text().splitlines()) == 1
+
+
 def test_labels_are_in_order_and_cover_the_clip(aligner: module.Aligner) -> None:
     wav = load_audio(SAMPLE, module.RATE)[0].numpy()
     phones, words = aligner.align(wav, SAID)
