@@ -204,6 +204,7 @@ def prepare(
     out: Annotated[str, typer.Option(help="Folder of the decoded clips: the data module's cache_dir.")],
     root: Annotated[str, typer.Option(help="Folder of relative audio paths.")] = ".",
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+    sample_rate: Annotated[int, typer.Option(help="Hz, of the model that is to be trained.", min=1)] = 24000,
     allow_outside: AllowOutside = False,
 ) -> None:
     """Decode a corpus once, so that training only reads samples; fit does it by itself where it has not been done.
@@ -212,7 +213,7 @@ def prepare(
     """
     from train.data.cache import prepare as decode
 
-    say(decode(manifest, root, out, workers=workers, allow_outside=allow_outside))
+    say(decode(manifest, root, out, sample_rate=sample_rate, workers=workers, allow_outside=allow_outside))
 
 
 @app.command()

@@ -200,6 +200,11 @@ class BatchDataset(Dataset[Loaded]):
         epoch, number, planned = self.planned(index)
         return self.render.batch(self.clips, planned, (self.seed, epoch, number))
 
+    def of_all_ranks(self) -> Iterator[Loaded]:
+        """Yield the batches of the first epoch, of all ranks."""
+        for number, planned in enumerate(self.plan(0)):
+            yield self.render.batch(self.clips, planned, (self.seed, 0, number))
+
     def loader(self, first: int, num_workers: int) -> DataLoader[Loaded]:
         """Return this rank's batches from number `first` on."""
         numbers = range(first, sys.maxsize)
@@ -290,8 +295,17 @@ class ValidationLoader:
                 last = loaded.batch
                 given += 1
                 yield loaded.batch
-        if given and self.dataset.world_size > 1:
+        if self.dataset.world_size > 1 and given < len(self):
             # ranks sum up what each step found, and would wait for one that takes fewer steps
-            yield from repeat(last, len(self) - given)
+            yield from repeat(last if given else self._of_another_rank(), len(self) - given)
         if skipped:
             log.warning("validation: %s", skipped_table(skipped))
+
+    def _of_another_rank(self) -> Batch:
+        """Return the first batch that any rank can read. Raises ValueError, on every rank, where there is none."""
+        skipped: dict[str, str] = {}
+        for loaded in self.dataset.of_all_ranks():
+            skipped |= loaded.skipped
+            if loaded.batch is not None:
+                return loaded.batch
+        raise ValueError(f"not one clip of validation can be read: {skipped_table(skipped, 3)}")

@@ -149,13 +149,28 @@ class WhisperEncoder(nn.Module):
         return names
 
     def features(self, wav: Tensor, lengths: Tensor, layers: Sequence[int]) -> tuple[list[Tensor], Tensor]:
-        """Return features as `train.losses.speech.SpeechEncoder.features`, at 50 Hz."""
+        """Return features as `train.losses.speech.SpeechEncoder.features`, at 50 Hz.
+
+        What is longer than the positions reach, 30 s, is heard in parts of that length, each by itself.
+        """
         if max(layers) > self.shape.layers:
             raise ValueError(f"layers={list(layers)}: this speech encoder has {self.shape.layers}")
+        reach = self.shape.positions * 2 * HOP
+        parts = [self._part(wav[:, at : at + reach], lengths - at, layers) for at in range(0, wav.shape[1], reach)]
+        features = [torch.cat(of_layer, dim=1) for of_layer in zip(*parts, strict=True)]
+        return features, frames_needed(frames_needed(lengths, HOP), 2)
+
+    def _part(self, wav: Tensor, lengths: Tensor, layers: Sequence[int]) -> list[Tensor]:
+        """Return the features of sound that the positions reach, 0 for clips that have ended before it."""
+        if int(lengths.min()) < 1:
+            goes_on = lengths > 0
+            heard = self._part(wav[goes_on], lengths[goes_on], layers)
+            empty = (x.new_zeros(len(wav), *x.shape[1:]) for x in heard)
+            return [x.index_put((goes_on,), some) for x, some in zip(empty, heard, strict=True)]
+        lengths = lengths.clamp(max=wav.shape[1])
         mel = whisper_log_mel(wav, lengths, self.shape.n_mels)
-        mel_lengths = frames_needed(lengths, HOP)
-        hidden = self(mel, mel_lengths, depth=max(layers))
-        return [hidden[layer] for layer in layers], frames_needed(mel_lengths, 2)
+        hidden = self(mel, frames_needed(lengths, HOP), depth=max(layers))
+        return [hidden[layer] for layer in layers]
 
     def forward(self, mel: Tensor, lengths: Tensor | None = None, *, depth: int | None = None) -> list[Tensor]:
         """Encode log-mel features.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
 
 from mimotok.io.files import atomic_path
@@ -40,6 +40,7 @@ class RunRecord(Callback):
         self.folder = folder
         self.settings = settings
         self.record: dict[str, Any] = {}
+        self.saved_step: int | None = None
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:  # noqa: ARG002
         """Begin the record, or go on with it. Called by Lightning."""
@@ -86,10 +87,15 @@ class RunRecord(Callback):
     ) -> None:
         """Write the settings into the checkpoint. Called by Lightning."""
         checkpoint[KEY] = self.settings._asdict()
+        self.saved_step = trainer.global_step
         self._progress(trainer, pl_module)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Note the last step. Called by Lightning."""
+        """Save the last step, which Lightning does only where its number is one to save at. Called by Lightning."""
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.save_last and self.saved_step != trainer.global_step:
+                path = callback.last_model_path or Path(callback.dirpath or "", "last.ckpt")
+                trainer.save_checkpoint(path, callback.save_weights_only)
         self._progress(trainer, pl_module)
 
     def _progress(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:

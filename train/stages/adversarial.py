@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from train.data.batches import Batch
@@ -71,6 +72,27 @@ class AdversarialStage(Stage):
         """Refuse to shard. Called by Lightning. Raises ValueError under a ModelParallelStrategy."""
         if self.device_mesh is not None:
             raise ValueError("the adversarial stage cannot shard its weights: set the trainer's strategy to ddp")
+
+    def setup(self, stage: str | None = None) -> None:
+        """Check the data's rate, and that the trainer fits a stage with two optimizers. Called by Lightning.
+
+        Raises ValueError where it does not: for loss scaling, and checkpoints by the clock.
+        """
+        super().setup(stage)
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            raise ValueError(
+                f"precision={self.trainer.precision}: the adversarial stage has two optimizers and no loss scaling; "
+                "give bf16-mixed or 32-true"
+            )
+        for callback in self.trainer.checkpoint_callbacks:
+            if getattr(callback, "_train_time_interval", None) is not None:
+                raise ValueError(
+                    "train_time_interval: Lightning saves nothing by the clock where a stage has two optimizers; give "
+                    "ModelCheckpoint every_n_train_steps"
+                )
+        if isinstance(self.trainer.strategy, DDPStrategy):
+            # each of the two backward passes of a step has gradients for one of the two networks alone
+            self.trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
 
     def training_step(self, batch: Batch, batch_index: int) -> None:  # noqa: ARG002
         """Train the discriminators, then the generator. Called by Lightning."""

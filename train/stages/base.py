@@ -123,6 +123,9 @@ class Stage(PlainLoading):
         self.speech_loss = self.at_rate(speech or SpeechFeatureLoss()) if self.uses("speech") else None
         self.config = config
         self.segment_frames = round(config.segment_seconds * self.tokenizer.frame_rate)
+        if self.segment_frames < 1:
+            frame = 1 / self.tokenizer.frame_rate
+            raise ValueError(f"segment_seconds={config.segment_seconds}: give at least one frame, {frame:g} s")
         average = get_ema_multi_avg_fn(config.optimizer.average_decay)
         self.averaged = AveragedModel(self.tokenizer, multi_avg_fn=average)
         self.averaged.requires_grad_(False)

@@ -45,7 +45,10 @@ class CodeUsageMonitor(Callback):
         self.usage.update(outputs["codes"], outputs["lengths"])
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Log the counts."""
+        """Log the counts of all ranks."""
+        reduce = trainer.strategy.reduce
+        counts = [reduce(own.to(pl_module.device), reduce_op="sum") for own in self.usage.counts]
+        self.usage.counts = [cast(Tensor, of_all).cpu() for of_all in counts]
         for book, (used, perplexity) in enumerate(self.usage.summary()):
             pl_module.log(f"codes/{book}_used", used)
             pl_module.log(f"codes/{book}_perplexity", perplexity)

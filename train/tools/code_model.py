@@ -205,8 +205,10 @@ def train_code_model(
         allow_outside: audio may lie elsewhere than below `root` or the manifest's own folder.
 
     Raises:
-        ValueError: for a manifest without training speech, and a quantizer that is none of codebooks.
+        ValueError: for a manifest without training speech, a quantizer that is none of codebooks, and no time or steps.
     """
+    if not minutes > 0 or (steps is not None and steps < 1):
+        raise ValueError(f"minutes={minutes}, steps={steps}: give more than 0 minutes, or 1 or more steps")
     torch.manual_seed(seed)
     tokenizer = Tokenizer.from_pretrained(model)
     assert tokenizer.folder is not None

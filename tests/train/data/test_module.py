@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -10,10 +11,12 @@ import pytest
 import soundfile as sf
 import torch
 
+from mimotok.io.clips.clip import Clip
 from tests.helpers.speech_corpus import BAD, RATE, assert_equal, speech, take
-from train.data.batches import Batch, ResumableLoader
+from train.data.batches import Batch, BatchDataset, ResumableLoader, ValidationLoader
 from train.data.manifest import read, read_manifest
 from train.data.module import SpeechDataModule
+from train.data.plan import Item, PlannedBatch
 
 pytestmark = pytest.mark.slow
 
@@ -196,3 +199,26 @@ def test_a_corpus_without_a_readable_clip_stops_with_one_line(tmp_path: Path, ca
         (ValueError, RuntimeError), match=r"root=.*: of 1 files that were tried none is there, e\.g\. .*nowhere\.wav"
     ):
         next(data.train_dataloader())
+
+
+def test_ranks_without_a_readable_clip_take_as_many_steps(module, corpus: Path) -> None:
+    """Others would wait for them without end."""
+    data = module()
+    render = data.val_dataloader().dataset.render
+    good = data.val_clips
+    bad = [
+        replace(clip, id=f"bad {n}", audio=str(corpus / "corrupt.wav"), cut=None, pcm=None)
+        for n, clip in enumerate(good)
+    ]
+
+    def steps(clips: list[Clip], rank: int) -> list[Batch]:
+        batches = [PlannedBatch(3 * RATE, [Item(n, 0.0, clip.duration, 1.0, True)]) for n, clip in enumerate(clips)]
+        dataset = BatchDataset(clips, lambda _: batches, render, seed=0, rank=rank, world_size=2)
+        return list(ValidationLoader(dataset))
+
+    mixed = [clip for pair in zip(good, bad, strict=True) for clip in pair]
+    first, second = (steps(mixed, rank) for rank in range(2))
+    assert len(first) == len(second) == len(good)
+    assert all(torch.equal(batch.wav, first[0].wav) for batch in second)
+    with pytest.raises(ValueError, match="not one clip of validation can be read"):
+        steps(bad, 0)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tests.helpers.whispers import tiny_whisper
 from train.losses.semantic import SemanticConfig, SemanticReader
+from train.losses.speech import speech_feature_loss
 from train.losses.whisper import WhisperEncoder
 
 FRAME_SIZE = 960
@@ -84,3 +85,33 @@ def test_padding_and_the_unheard_share_change_nothing(whisper: WhisperEncoder) -
     one = reader_of(whisper)
     alone = [one.loss(frames[i : i + 1], lengths[i : i + 1], wav[i : i + 1], samples[i : i + 1]) for i in range(2)]
     torch.testing.assert_close(loss, (10 * alone[0] + 7 * alone[1]) / 17)
+
+
+@pytest.mark.parametrize("rest", [1, 319, 320, 5_000])
+def test_what_is_longer_than_the_encoder_hears_is_heard_in_parts(whisper: WhisperEncoder, rest: int) -> None:
+    reach = whisper.shape.positions * 320
+    wav = 0.1 * torch.randn(3, 2 * reach + rest)
+    lengths = torch.tensor([2 * reach + rest, reach, reach // 2])
+    (found,), frames = whisper.features(wav, lengths, [1])
+    assert frames.tolist() == [-(-int(length) // 320) for length in lengths]
+    assert found.shape[1] == frames.max()
+    for row, length in enumerate(lengths.tolist()):
+        for at in range(0, length, reach):
+            part = wav[row, None, at : min(at + reach, length)]
+            (alone,), (count,) = whisper.features(part, torch.tensor([part.shape[1]]), [1])
+            torch.testing.assert_close(found[row, at // 320 :][:count], alone[0, :count], atol=1e-4, rtol=1e-4)
+
+
+def test_long_clips_have_losses_and_gradients(whisper: WhisperEncoder) -> None:
+    reach = whisper.shape.positions * 320
+    wav = (0.1 * torch.randn(2, reach * 2)).requires_grad_()
+    samples = torch.tensor([reach * 2, 4_000])
+    loss = speech_feature_loss(whisper, wav, 0.1 * torch.randn_like(wav), samples, layers=[1], sample_rate=16_000)
+    loss.backward()
+    assert wav.grad is not None
+    assert bool(wav.grad[0, reach + 1_000 :].any())
+    reader = reader_of(whisper)
+    frames = -(-reach * 2 * 3 // 2 // FRAME_SIZE)
+    sound = 0.1 * torch.randn(1, frames * FRAME_SIZE)
+    said = reader.loss(torch.randn(1, frames, 8), torch.tensor([frames]), sound, torch.tensor([sound.shape[1]]))
+    assert 0 < float(said.detach()) < 2

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from tests.helpers.models import TINY, make_tokenizer
 from tests.helpers.paths import CONFIGS
 from tests.helpers.training_runs import configure, make_speech, run_train
 
@@ -44,6 +45,22 @@ def settings_of(cli: StageCLI) -> RunSettings:
 
 def files(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("base", ["tiny.yaml", "tiny_adversarial.yaml"])
+def test_the_last_step_is_saved_whatever_its_number(speech: Path, tmp_path: Path, base: str, steps: int) -> None:
+    make_tokenizer(TINY).save_pretrained(tmp_path / "model")
+    config = configure(tmp_path / "run", speech, base, model=str(tmp_path / "model"))
+    values = yaml.safe_load(config.read_text())
+    every = {"every_n_train_steps": 2, "save_last": True, "save_top_k": 1}
+    values["trainer"]["callbacks"] = [{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": every}]
+    config.write_text(yaml.safe_dump(values))
+    assert run_train("fit", "--config", config, "--trainer.max_steps", steps) == 0
+    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == steps
+    assert checkpoint["mimotok"]["steps"] == steps
+    assert run_train("fit", "--config", config, "--trainer.max_steps", steps) == 2, "finished"
 
 
 def test_a_run_goes_on_only_with_its_own_settings(

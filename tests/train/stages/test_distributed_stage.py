@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -17,13 +18,17 @@ from tests.helpers.ranks import run_ranks
 pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
 
 import lightning
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.amp import GradScaler
 
 from mimotok import Tokenizer
 from train.data.batches import Batch
+from train.losses.discriminators import Discriminators
 from train.losses.spectral import MelLoss
 from train.stages.adversarial import AdversarialStage
-from train.stages.base import StageConfig
+from train.stages.base import Segment, Stage, StageConfig
 from train.stages.joint import JointStage, QuantizerConfig
 from train.stages.optim import OptimizerConfig
 from train.stages.text_decoder import TextDecoderConfig
@@ -62,6 +67,27 @@ def make_stage(model: Path, *, muon: bool = False) -> SettledStage:
     )
 
 
+class SettledAdversarialStage(AdversarialStage):
+    """Decodes every clip from all codebooks."""
+
+    @torch.no_grad()
+    def _segment(self, batch: Batch) -> Segment:
+        latents, lengths = self.encode_mel(batch)
+        return self.segment(latents, lengths, batch.wav)
+
+
+def make_adversarial(model: Path) -> SettledAdversarialStage:
+    optimizer = OptimizerConfig(lr=1e-3, muon=False, warmup_steps=2, average_decay=0.9)
+    return SettledAdversarialStage(
+        str(model),
+        training=StageConfig(
+            mel_loss=MelLoss(scales=[(16, 240, 120)], exponents=[0.0]), optimizer=optimizer, segment_seconds=1.2
+        ),
+        discriminators=Discriminators(periods=(2,), period_width=2, windows=(256,), stft_channels=2),
+        discriminator_optimizer=optimizer,
+    )
+
+
 def batches(rank: int, ranks: int) -> list[Batch]:
     """Clips of one length with texts of one length, so that means over ranks are means over clips."""
     data = []
@@ -77,7 +103,7 @@ def loader(data: list[Batch]) -> DataLoader[Any]:
     return DataLoader(data, batch_size=None)  # type: ignore[arg-type]
 
 
-def fit(stage: JointStage, steps: int, rank: int = 0, ranks: int = 1, resume: str | None = None, **how: Any) -> Any:
+def fit(stage: Stage, steps: int, rank: int = 0, ranks: int = 1, resume: str | None = None, **how: Any) -> Any:
     trainer = lightning.Trainer(
         accelerator="cpu",
         devices=ranks,
@@ -104,6 +130,10 @@ def sharded() -> ModelParallelStrategy:
     return ModelParallelStrategy(data_parallel_size=RANKS, tensor_parallel_size=1, save_distributed_checkpoint=False)
 
 
+def save_metrics(trainer: Any, path: Path) -> None:
+    torch.save({name: float(value) for name, value in trainer.callback_metrics.items()}, path)
+
+
 def worker(rank: int, place: str) -> None:
     folder = Path(place)
     torch.set_num_threads(1)
@@ -116,6 +146,12 @@ def worker(rank: int, place: str) -> None:
     torch.save(stage.state_dict(), folder / f"ddp-{rank}.pt")
 
     torch.manual_seed(rank)
+    adversarial = make_adversarial(folder / "model")
+    trainer = fit(adversarial, STEPS, rank, RANKS, strategy="ddp")
+    torch.save(adversarial.state_dict(), folder / f"adversarial-{rank}.pt")
+    save_metrics(trainer, folder / f"adversarial-metrics-{rank}.pt")
+
+    torch.manual_seed(rank)
     trainer = fit(make_stage(folder / "model"), 1, rank, RANKS, strategy=sharded())
     trainer.save_checkpoint(folder / "first.ckpt")
     torch.manual_seed(2 + rank)
@@ -123,7 +159,7 @@ def worker(rank: int, place: str) -> None:
     trainer = fit(stage, STEPS, rank, RANKS, strategy=sharded(), resume=str(folder / "first.ckpt"))
     trainer.save_checkpoint(folder / "sharded.ckpt")
     if rank == 0:
-        torch.save({k: float(v) for k, v in trainer.callback_metrics.items()}, folder / "metrics.pt")
+        save_metrics(trainer, folder / "metrics.pt")
     distributed.destroy_process_group()
 
 
@@ -182,6 +218,45 @@ def test_a_sharded_run_validates_and_exports(outcome: Outcome) -> None:
     export(outcome.folder / "sharded.ckpt", outcome.folder / "exported", dtype="float32")
     state = Tokenizer.from_pretrained(outcome.folder / "exported").state_dict()
     assert all(torch.equal(tensor, outcome.sharded[f"averaged.module.{name}"]) for name, tensor in state.items())
+
+
+def test_the_adversarial_stage_on_ranks_is_that_on_the_joined_batch(outcome: Outcome) -> None:
+    """Both networks: each of the two backward passes of a step has gradients of one of them."""
+    torch.manual_seed(0)
+    stage = make_adversarial(outcome.folder / "model")
+    before = {name: tensor.clone() for name, tensor in stage.state_dict().items()}
+    trainer = fit(stage, STEPS)
+    first, second = (torch.load(outcome.folder / f"adversarial-{rank}.pt", weights_only=True) for rank in range(RANKS))
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+    assert_same_steps(outcome._replace(before=before, alone=stage.state_dict()), first)
+    for part in ("tokenizer.decoder.", "discriminators."):
+        assert any(not torch.equal(first[name], before[name]) for name in before if name.startswith(part))
+    # code usage is that of the clips of all ranks
+    for rank in range(RANKS):
+        metrics = torch.load(outcome.folder / f"adversarial-metrics-{rank}.pt")
+        for book in range(len(stage.tokenizer.codebook_sizes)):
+            for name in (f"codes/{book}_used", f"codes/{book}_perplexity"):
+                assert metrics[name] == pytest.approx(float(trainer.callback_metrics[name]), rel=0.02), name
+
+
+def test_the_adversarial_stage_refuses_what_it_cannot_do(outcome: Outcome) -> None:
+    stage = make_adversarial(outcome.folder / "model")
+    by_the_clock = ModelCheckpoint(outcome.folder / "none", train_time_interval=timedelta(minutes=2))
+    for message, options in {
+        "train_time_interval: Lightning saves nothing": {"callbacks": [by_the_clock]},
+        "precision=16-mixed: .* no loss scaling": {
+            "plugins": [MixedPrecision("16-mixed", "cpu", GradScaler("cpu"))],
+            "enable_checkpointing": False,
+        },
+    }.items():
+        trainer = lightning.Trainer(accelerator="cpu", devices=1, max_steps=1, logger=False, **cast(Any, options))
+        with pytest.raises(ValueError, match=message):
+            trainer.fit(stage, loader(batches(0, 1)))
+
+
+def test_a_segment_of_less_than_a_frame_is_refused(outcome: Outcome) -> None:
+    with pytest.raises(ValueError, match=r"segment_seconds=0\.01: give at least one frame"):
+        JointStage(str(outcome.folder / "model"), training=StageConfig(segment_seconds=0.01))
 
 
 def test_what_cannot_be_sharded_is_reported(outcome: Outcome) -> None:
