@@ -12,6 +12,7 @@ import soundfile as sf
 from mimotok.io.clips.clip import Clip
 from tests.helpers.paths import ROOT
 from tests.helpers.speech_corpus import BAD, RATE, assert_equal, speech, take
+from tests.helpers.training_runs import run_train
 from train.data.cache import prepare, read_prepared
 from train.data.manifest import BadClipError, decode, read, read_manifest
 
@@ -190,3 +191,16 @@ def row(k, kind):
     source = {"type": "file", "channels": [0], "source": f"{k}.wav"}
     recording = {"id": str(k), "sources": [source], "sampling_rate": RATE, "num_samples": RATE, "duration": 1.0}
     return {"id": str(k), "start": 0, "duration": 1.0, "channel": 0, "recording": recording, "type": "MonoCut"}
+
+
+def test_a_model_of_another_rate_has_a_cache_of_its_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    sf.write(tmp_path / "a.wav", 0.1 * rng.standard_normal(48_000), 48_000, subtype="PCM_16")
+    (tmp_path / "m.jsonl").write_text('{"audio": "a.wav", "duration": 1.0}\n')
+    words = ["prepare", "--manifest", tmp_path / "m.jsonl", "--root", tmp_path, "--out", tmp_path / "cache"]
+    for rate in (24_000, 48_000):
+        assert run_train(*words, "--sample-rate", rate) == 0
+        clips, _ = read_prepared(capsys.readouterr().out.strip())
+        assert [clip.pcm.rate for clip in clips if clip.pcm is not None] == [rate]
+    assert prepare(str(tmp_path / "m.jsonl"), str(tmp_path), str(tmp_path / "cache"), sample_rate=48_000).is_dir()
+    assert len(list((tmp_path / "cache").iterdir())) == 2

@@ -107,3 +107,9 @@ def test_a_file_that_cannot_be_written_is_told_before_the_work(
         train_code_model(
             str(manifest), model=str(tmp_path / "model"), out=tmp_path / "nowhere" / "code_model.safetensors"
         )
+
+
+@pytest.mark.parametrize(("minutes", "steps"), [(0, None), (-1, None), (float("nan"), None), (6, 0)])
+def test_no_time_to_train_is_told_before_the_work(tmp_path: Path, minutes: float, steps: int | None) -> None:
+    with pytest.raises(ValueError, match=r"give more than 0 minutes, or 1 or more steps"):
+        train_code_model(str(tmp_path / "none.jsonl"), minutes=minutes, steps=steps)
