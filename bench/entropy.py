@@ -25,6 +25,7 @@ from bench.tables import Table, book_columns
 from mimotok.io.codes.bits import byte_count, code_widths
 from mimotok.io.codes.mimo_layout import CHECK_BITS
 from mimotok.tokenizer import Tokenizer
+from mimotok.weights import sha256_of_codes, weights_path
 from train.tools.code_model import CodeNetwork, codes_of_splits, trained
 
 HELD_OUT = ("dev", "test")
@@ -159,8 +160,12 @@ def main(
     torch.set_num_threads(1)
     torch.manual_seed(0)
     tokenizer = Tokenizer.from_pretrained(model)
+    assert tokenizer.folder is not None
+    digest = sha256_of_codes(weights_path(tokenizer.folder))
     wanted = {**dict.fromkeys(HELD_OUT, math.inf), "train": hours}
-    clips = codes_of_splits(tokenizer, str(manifest), str(root), wanted, cache=codes or Path("codes.npz"))
+    clips = codes_of_splits(
+        tokenizer, str(manifest), str(root), wanted, cache=codes or Path("codes.npz"), made_by=digest
+    )
     found = {split: corpus(parts) for split, parts in clips.items()}
     train = found["train"]
     n_q = len(train.codes)

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from mimotok.io.terminal.progress import ProgressBar
-from mimotok.io.terminal.streams import errors_in_one_line, run_command, say, warn
+from mimotok.io.terminal.streams import errors_in_one_line, excerpt, run_command, say, warn
 
 LISTS = ("--codec", "--n-q", "--metric")
 PROGRAM = "eval"
@@ -167,6 +167,12 @@ def probe(
             for clip in read_test_list(manifest, root=root, split=split, allow_outside=allow_outside)
             if source in clip.source and (machine_text or not clip.machine_text)
         ]
+        both = {clip.id for clip in train} & {clip.id for clip in test}
+        if both:
+            raise ValueError(
+                f"{manifest}: {excerpt(min(both))} is to learn from and to be read, as are {len(both)} in all: give "
+                "rows a split, and name two of them"
+            )
         for line in usable(train).problems + usable(test).problems:
             notify(line)
         train = usable(train).clips

@@ -33,7 +33,7 @@ def read_test_list(
     Args:
         path: a folder or a list, see `mimotok.corpus.recordings.read_recordings`.
         root: folder of a manifest's relative paths, the manifest's own if None.
-        split: recordings to read, besides those without a split; None for all.
+        split: recordings to read, or those without a split where none has one; None for all.
         allow_outside: recordings may lie elsewhere than below the root or the list's folder.
 
     Returns:
@@ -43,7 +43,9 @@ def read_test_list(
         ValueError: the list is missing, empty or not understood.
     """
     found = list(read_recordings(path, root, allow_outside=allow_outside))
-    clips = [clip for clip in found if split is None or clip.split in ("", split)]
+    # beside others, those without a split are trained on
+    chosen = split if any(clip.split for clip in found) else ""
+    clips = [clip for clip in found if split is None or clip.split == chosen]
     if not clips:
         splits = excerpt(", ".join(sorted({clip.split for clip in found})))
         raise ValueError(f"{path}: no recordings of split {split}, only of {splits}; name one (--split)")

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mimotok import Tokenizer, load_audio
+from mimotok import Tokenizer
+from mimotok.corpus.recordings import load_recording
 from mimotok.io.clips.alignments import Alignments, Part, read_alignments, read_words
 from mimotok.io.clips.clip import Clip
 from mimotok.io.clips.languages import language_code
@@ -31,10 +32,10 @@ KEPT = 5000
 class Item(NamedTuple):
     """A clip: codes int16 [n_q, F] or latents float32 [F, D], its text, who speaks in which language, the corpus.
 
-    words, phones: what is spoken when, where that is known.
+    clip: where its sound is. words, phones: what is spoken when, where that is known.
     """
 
-    audio: str
+    clip: Clip
     features: Tensor
     text: str
     speaker: str = ""
@@ -93,9 +94,9 @@ def load_items(corpus: Corpus, split: str, tokenizer: Tokenizer, kind: str, feat
     clips = corpus.clips(split)
     path = Path(corpus.cache, f"{kind}-{split}-{tokenizer.weights_sha256[:12]}.safetensors")
     known = load_file(path) if path.is_file() else {}
-    missing = [clip for clip in clips if clip.audio not in known]
+    missing = [clip for clip in clips if _key(clip) not in known]
     for number, clip in enumerate(missing, 1):
-        known[clip.audio] = features(tokenizer, load_audio(clip.audio, tokenizer.sample_rate))[0].contiguous()
+        known[_key(clip)] = features(tokenizer, sound_of(clip, tokenizer.sample_rate))[0].contiguous()
         if number % 100 == 0:
             print(f"{kind} of {number} of {len(missing)} clips", flush=True)
         if number % KEPT == 0 or number == len(missing):
@@ -106,8 +107,8 @@ def load_items(corpus: Corpus, split: str, tokenizer: Tokenizer, kind: str, feat
     phones = corpus.spoken(clips, read_alignments)
     return [
         Item(
-            clip.audio,
-            known[clip.audio],
+            clip,
+            known[_key(clip)],
             clip.text or "",
             clip.speaker or "",
             clip.language or "",
@@ -117,6 +118,16 @@ def load_items(corpus: Corpus, split: str, tokenizer: Tokenizer, kind: str, feat
         )
         for clip, words_of_clip, phones_of_clip in zip(clips, words, phones, strict=True)
     ]
+
+
+def _key(clip: Clip) -> str:
+    """Return what tells the sound of a clip from all others: a file may hold several cuts."""
+    return clip.audio if clip.cut is None else f"{clip.audio} {clip.id}"
+
+
+def sound_of(clip: Clip, sample_rate: int) -> Tensor:
+    """Load the sound of a clip, a cut or a whole file, [1, T] at `sample_rate`."""
+    return torch.from_numpy(load_recording(clip, sample_rate))[None]
 
 
 def codes_of(tokenizer: Tokenizer, wav: Tensor) -> Tensor:

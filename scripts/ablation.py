@@ -18,6 +18,10 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
+from mimotok.io.files import make_folder
+from mimotok.io.terminal.streams import errors_in_one_line
+from train.data.manifest import manifest_row, read_manifest
+
 CONFIGS = Path("train/configs/ablation")
 FIGURES = {
     "phone_accuracy": "phone probe ↑",
@@ -93,6 +97,17 @@ def train(arm: Arm, runs: Path, speech: Speech, steps: int, seed: int) -> Path:
     return exported
 
 
+def write_held_out(speech: Speech, folder: Path) -> Path:
+    """Write a manifest of the clips that no arm is trained on: phones of others would favour those that knew them."""
+    make_folder(folder)
+    path = folder / "held_out.jsonl"
+    clips = [clip for clip in read_manifest(str(speech.manifest), str(speech.root)) if clip.split != "train"]
+    if not clips:
+        raise ValueError(f"{speech.manifest}: no clip of a split other than train, to measure on")
+    path.write_text("".join(json.dumps(manifest_row(clip) | {"split": clip.split}) + "\n" for clip in clips))
+    return path
+
+
 def rows(results: dict[str, Any]) -> list[list[str]]:
     """Return a line of the table for each arm, in order."""
     measured = {Path(codec["label"]).name: codec["summary"] for codec in results["codecs"]}
@@ -136,24 +151,29 @@ def main(
     steps: Annotated[int, typer.Option(help="Optimiser steps of each arm, of 20 s of audio.")] = 600,
     every: Annotated[int, typer.Option(help="Measure every Nth recording of the dev split.")] = 2,
     seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
-    measured: Annotated[Path | None, typer.Option(help="Manifest to measure on; that of training if left out.")] = None,
+    measured: Annotated[
+        Path | None, typer.Option(help="Manifest to measure on; what is not trained on of the other if left out.")
+    ] = None,
     measured_labels: Annotated[Path | None, typer.Option(help="Labels to measure with; those of training.")] = None,
 ) -> None:
     """Train and measure the four arms; write and print the table."""
     speech = Speech(manifest, root, labels)
+    measured = measured or write_held_out(speech, runs)
     models = [train(arm, runs, speech, steps, seed) for arm in ARMS]
-    words = ["--codec", *models, "--manifest", measured or manifest, "--root", root, "--split", "dev", "--every", every]
+    words = ["--codec", *models, "--manifest", measured, "--root", root, "--split", "dev", "--every", every]
     figures = ["--metric", "signal", "sim", "pitch", "phones", "--labels", measured_labels or labels]
     python("eval", *words, *figures, "--out", out)
     budget = (
         f"Per arm: {steps} steps of 20 s of audio ({steps * 20 / 3600:.1f} hours heard), seed {seed}. Measured on "
-        f"one of {every} recordings of the dev split with 8 codebooks, 1550 bit/s; phones on all that have labels."
+        f"one of {every} recordings of the dev split with 8 codebooks, 1550 bit/s; phones on all labelled clips "
+        "that were not trained on."
     )
     print(report(out, budget, "python -m scripts.ablation " + shlex.join(sys.argv[1:])))
 
 
 if __name__ == "__main__":
     try:
-        typer.run(main)
+        with errors_in_one_line("ablation"):
+            typer.run(main)
     except subprocess.CalledProcessError as error:
         sys.exit(f"ablation: {shlex.join(error.cmd[1:])} ended with exit code {error.returncode}")

@@ -39,7 +39,8 @@ from examples.audio_lm.model import (
 )
 from examples.audio_lm.speaking import continue_speech, speak
 from examples.audio_lm.train import main as train_audio_lm
-from examples.corpus import Corpus
+from examples.corpus import Corpus, codes_of, load_items
+from examples.duplex.model import duplex_of, spans_of
 from examples.duplex.train import main as train_duplex
 from examples.training import SimilarLengths, run
 from mimotok import Tokenizer, load_audio
@@ -47,6 +48,7 @@ from mimotok.io.clips.phones import PHONES, SILENCE, Phone, Word
 from mimotok.lm import InterleavedLayout
 from mimotok.lm.audio_lm import pad_sequences
 from mimotok.lm.sampling import Sampling
+from mimotok.lm.text_stream import Span
 from mimotok.model.lengths import valid_mask
 from mimotok.text import error_rates
 from tests.helpers.paths import SAMPLE
@@ -336,6 +338,9 @@ def test_adapters_train_and_read(
         assert re.search(
             rf"^dev, {part}:\n  original: {rates}\n  decoded: {rates}\n  read: {rates}$", printed, re.MULTILINE
         )
+    # one that was stopped in what follows the last step
+    command(kind, "any")(**data, steps=3, stem_steps=1, batch_size=4, every=1, resume=True)
+    assert "dev, 3 clips:" in capsys.readouterr().out
     state = torch.load(data["out"] / "last.ckpt", weights_only=True)["state_dict"]
     assert all(name.startswith("adapter.") for name in state), "neither tokenizer nor Whisper is trained or saved"
     assert all(torch.equal(tensor, before[name]) for name, tensor in whisper.state_dict().items())
@@ -425,12 +430,12 @@ def test_features_are_computed_once_and_equal_the_tokenizers(
     tokenizer, corpus = tiny(), Corpus(data["manifest"], data["root"], data["cache"])
     first = {kind: kind(corpus, "dev", tokenizer) for kind in (quantized_items, latent_items)}
     for item in first[quantized_items]:
-        wav = load_audio(item.audio, 24_000)
+        wav = load_audio(item.clip.audio, 24_000)
         torch.testing.assert_close(item.features, tokenizer.dequantize(tokenizer.encode(wav))[0])
     for item in first[latent_items]:
-        wav = load_audio(item.audio, 24_000)
+        wav = load_audio(item.clip.audio, 24_000)
         torch.testing.assert_close(item.features, tokenizer.encode_latents(wav).values[0])
-    monkeypatch.setattr(corpus_module, "load_audio", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(corpus_module, "load_recording", lambda *_: pytest.fail("read again"))
     for kind, items in first.items():
         again = kind(corpus, "dev", tokenizer)
         assert all(torch.equal(a.features, b.features) for a, b in zip(again, items, strict=True))
@@ -479,3 +484,31 @@ def test_bad_input_is_one_line_and_exit_code_2(
         run(train_audio_lm)
     assert stopped.value.code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_cuts_of_one_file_are_heard_each_by_itself(data: dict[str, Any], tiny: Callable) -> None:
+    lhotse = pytest.importorskip("lhotse")
+    path = Path(data["root"], "0.wav")
+    recording = lhotse.Recording.from_file(path, recording_id="0")
+    cuts = []
+    for number, (start, text) in enumerate(((0.0, "one"), (0.2, "two"))):
+        said = lhotse.SupervisionSegment(f"s{number}", "0", 0.0, 0.3, text=text, language="English")
+        cuts.append(lhotse.MonoCut(f"cut{number}", start, 0.3, 0, [said], recording=recording))
+    lhotse.CutSet.from_cuts(cuts).to_file(Path(data["root"], "cuts.jsonl.gz"))
+    tokenizer = tiny()
+    corpus = Corpus(str(Path(data["root"], "cuts.jsonl.gz")), data["root"], data["cache"])
+    wav = load_audio(path, 24_000)
+    items = load_items(corpus, "train", tokenizer, "codes", codes_of)
+    assert sorted(item.text for item in items) == ["one", "two"]
+    for item in items:
+        start = 4_800 if item.text == "two" else 0
+        assert torch.equal(item.features, codes_of(tokenizer, wav[:, start : start + 7_200])[0])
+
+
+@pytest.mark.parametrize("by_words", [True, False])
+def test_text_stands_where_it_is_said_at_any_frame_rate(by_words: bool) -> None:
+    codes = torch.zeros(2, 50, dtype=torch.int64)
+    said = [Span((1, 2), 3.0, 3.4)]
+    duplex = duplex_of(codes, codes, said, 12.5, by_words=by_words)
+    (span,) = spans_of(duplex, 12.5, by_words=by_words)
+    assert span.start == pytest.approx(3.0, abs=0.05)

@@ -14,7 +14,7 @@ import soundfile
 from eval.codecs.base import CodecResult, CodecSpec, Timer
 
 TIMEOUT = 600  # seconds for one clip: only a tool that hangs takes longer
-CODEC2_MODES = ("3200", "2400", "1600", "1400", "1300", "1200", "700C", "450", "450PWB")
+CODEC2_MODES = ("3200", "2400", "1600", "1400", "1300", "1200", "700C", "450")
 OGG_HEADER_PACKETS = 2  # identification and comments, in Opus and in Speex
 
 
@@ -79,7 +79,7 @@ class Codec2:
         self.decoder = _tool("c2dec", "codec2")
         self.label = spec.label
         self.mode = mode
-        self.nominal_bitrate = float(mode.rstrip("CPWB"))
+        self.nominal_bitrate = float(mode.rstrip("C"))
         # the tools do not print their version
         self.identity: dict[str, Any] = {"kind": "codec2", "mode": mode}
 

@@ -28,6 +28,7 @@ class Column(NamedTuple):
         digits: decimal places in tables.
         headline: whether the main table and the pictures show it.
         labelled: whether it is measured on the clips with phone labels instead of the test list.
+        joint: whether a clip's figure depends on the other clips, so that only whole lists can be compared.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Column(NamedTuple):
     digits: int = 3
     headline: bool = False
     labelled: bool = False
+    joint: bool = False
 
 
 class Metric(Protocol):

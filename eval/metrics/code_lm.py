@@ -52,6 +52,7 @@ class CodeLMBits:
                 higher_is_better=False,
                 pooled=("code_lm_bits", "code_lm_seconds"),
                 digits=0,
+                joint=True,
             ),
         )
 

@@ -62,7 +62,8 @@ def compare(before: Results, after: Results, *, seed: int = 0) -> list[Differenc
             if methods.get(metric["name"]) != metric["method"]:
                 continue
             rows = "labelled" if metric.get("labelled") else "clips"
-            difference = _difference(old, new, metric, rows, clips[rows], seed)
+            common = clips["joint"] if metric.get("joint") else clips[rows]
+            difference = _difference(old, new, metric, rows, common, seed)
             if difference is not None:
                 differences.append(difference)
     if not differences:
@@ -71,12 +72,23 @@ def compare(before: Results, after: Results, *, seed: int = 0) -> list[Differenc
 
 
 def _common_clips(before: Results, after: Results) -> dict[str, list[str]]:
-    """Find the recordings of the test list that are the same, and the labelled ones if all of them are the same."""
+    """Find the recordings that are the same, and those of joint figures and with labels if all of them are the same."""
     hashes = {clip["id"]: clip["sha256"] for clip in after["clips"]}
     same = sorted(clip["id"] for clip in before["clips"] if hashes.get(clip["id"]) == clip["sha256"])
+    whole = len(same) == len(before["clips"]) == len(after["clips"])
     # figures of labelled clips depend on each other
     labelled = before.get("labelled", [])
-    return {"clips": same, "labelled": labelled if labelled == after.get("labelled") else []}
+    return {
+        "clips": same,
+        "joint": same if whole else [],
+        "labelled": labelled if labelled == after.get("labelled") and _same_labels(before, after) else [],
+    }
+
+
+def _same_labels(before: Results, after: Results) -> bool:
+    """Return whether the labelled clips have the same labels, as far as both measurements tell."""
+    hashes = [side.get("labels_sha256") for side in (before, after)]
+    return None in hashes or hashes[0] == hashes[1]
 
 
 def paired_codecs(before: list[Results], after: list[Results]) -> list[tuple[Results, Results]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -15,6 +17,7 @@ from eval.report.schema import FORMAT, Results
 from eval.report.statistics import Summary, entropy_bits, summarize, summarize_ratio
 from eval.run.runner import CodecRun, Run
 from eval.run.steps import Figures, null_for_nan
+from eval.testlists import LabelledClip
 
 PACKAGES = (
     *("mimotok", "torch", "numpy", "soxr", "soundfile", "pesq", "pystoi", "resemblyzer", "jiwer", "pocketsphinx"),
@@ -43,7 +46,7 @@ def results_of(run: Run, command: str) -> Results:
         "protocol": {"version": protocol.VERSION, "rules": list(protocol.RULES)},
         "metrics": [
             {"name": c.name, "title": c.title, "method": c.method, "higher_is_better": c.higher_is_better}
-            | {"pooled": c.pooled, "digits": c.digits, "headline": c.headline, "labelled": c.labelled}
+            | {"pooled": c.pooled, "digits": c.digits, "headline": c.headline, "labelled": c.labelled, "joint": c.joint}
             for c in run.columns
         ],
         "models": run.metrics,
@@ -53,10 +56,16 @@ def results_of(run: Run, command: str) -> Results:
             for clip in run.clips.values()
         ],
         "labelled": [labelled.clip.id for labelled in run.settings.labelled],
+        "labels_sha256": _labels_sha256(run.settings.labelled),
         "codecs": [_codec(run, codec) for codec in run.codecs],
         "failures": run.failures,
         "notes": run.notes,
     }
+
+
+def _labels_sha256(labelled: tuple[LabelledClip, ...]) -> str:
+    """Hash names and phones, which are the same on every machine."""
+    return hashlib.sha256(json.dumps([(each.clip.id, each.phones) for each in labelled]).encode()).hexdigest()
 
 
 def _codec(run: Run, codec: CodecRun) -> dict[str, Any]:

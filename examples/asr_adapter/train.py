@@ -12,9 +12,9 @@ from torch import Tensor
 
 from examples.asr_adapter.model import Reader, collate
 from examples.asr_adapter.writing import Writer
-from examples.corpus import Corpus, Item, codes_of, hours, latents_of, load_items
+from examples.corpus import Corpus, Item, codes_of, hours, latents_of, load_items, sound_of
 from examples.training import fit, make_loader, run
-from mimotok import Tokenizer, load_audio
+from mimotok import Tokenizer
 from mimotok.text import error_rates
 from train.losses.speech import prepare
 from train.losses.whisper import whisper_log_mel
@@ -94,7 +94,7 @@ def report(reader: Reader, writer: Writer, tokenizer: Tokenizer, items: list[Ite
     """Print a few transcripts, and CER and WER of each source and of all: of sound, of decoded sound, and as read."""
     texts: dict[str, list[str]] = {"original": [], "decoded": [], "read": []}
     for item in items:
-        wav = load_audio(item.audio, tokenizer.sample_rate)
+        wav = sound_of(item.clip, tokenizer.sample_rate)
         texts["original"].append(writer.hear(wav, tokenizer.sample_rate))
         texts["decoded"].append(writer.hear(tokenizer.reconstruct(wav), tokenizer.sample_rate))
         stem = reader.adapter(item.features[None], torch.tensor([len(item.features)]))

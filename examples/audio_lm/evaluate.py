@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from eval.metrics.asr import make_recognizer
 from eval.metrics.speaker import SpeakerSimilarity
@@ -56,8 +58,8 @@ def measure_speech(lm: AudioLM, tokenizer: Tokenizer, items: Sequence[Item], sam
     for number, (item, said) in enumerate(zip(items, written, strict=True)):
         for texts, codes in zip(heard, (said.codes, item.features.long()), strict=True):
             wav = tokenizer.decode(codes[None])[0].numpy()
-            texts.append(recognize(resample(wav, SAMPLE_RATE, RATE), item.language or None))
-        save_audio(out / f"{item.speaker}-{number:03d}.wav", tokenizer.decode(said.codes[None]), SAMPLE_RATE)
+            texts.append(recognize(resample(wav, tokenizer.sample_rate, RATE), item.language or None))
+        save_audio(out / f"{item.speaker}-{number:03d}.wav", tokenizer.decode(said.codes[None]), tokenizer.sample_rate)
     texts = [item.text for item in items]
     return Speaking(
         wer=error_rates(texts, heard[0]).wer,
@@ -101,9 +103,9 @@ def measure_voices(
     chosen = [(name, item.features[:, :frames].long()) for name, each in items.items() for item in each]
     # once over the beginning, a continuation gets as long again
     written = continue_speech(lm, [codes for _, codes in chosen], patches, sampling, seed=0)
-    begun = [tokenizer.decode(codes[None])[0].numpy() for _, codes in chosen]
+    begun = [_measured(tokenizer, codes) for _, codes in chosen]
     wholes = [torch.cat((codes, more.codes), dim=1) for (_, codes), more in zip(chosen, written, strict=True)]
-    continued = [tokenizer.decode(codes[None])[0, frames * tokenizer.frame_size :].numpy() for codes in wholes]
+    continued = [_measured(tokenizer, codes, frames) for codes in wholes]
     similarity = SpeakerSimilarity()
     own: list[float] = []
     others: list[float] = []
@@ -116,6 +118,12 @@ def measure_voices(
                 kind = own if same else others
                 kind.append(similarity.measure(prompt, continued[number], Clip("prompt", ""))["sim"])
     return own, others
+
+
+def _measured(tokenizer: Tokenizer, codes: Tensor, first: int = 0) -> np.ndarray:
+    """Decode codes [n_q, F], and return the sound from frame `first` on at the rate of the measure."""
+    wav = tokenizer.decode(codes[None])[0, first * tokenizer.frame_size :].numpy()
+    return resample(wav, tokenizer.sample_rate, SAMPLE_RATE)
 
 
 def main(

@@ -24,26 +24,28 @@ VOCABULARY = TEXT.size + 2
 LEFT = 250
 
 
-def duplex_of(speaker: Tensor, other: Tensor, said: Sequence[Span], *, by_words: bool = False) -> Duplex:
+def duplex_of(
+    speaker: Tensor, other: Tensor, said: Sequence[Span], frame_rate: float, *, by_words: bool = False
+) -> Duplex:
     """Put two clips side by side, the first with its text where it says it.
 
     speaker, other: codes [n_q, F] of any lengths; the shorter one repeats its last frame. said: the sentences of the
-    first, or its words.
+    first, or its words; frame_rate: Hz, of the codes.
     """
     frames = max(speaker.shape[1], other.shape[1])
     speaker, other = (torch.cat((c, c[:, -1:].expand(-1, frames - c.shape[1])), dim=1) for c in (speaker, other))
     if by_words:
-        text = align_words(said, frames, pad_id=PAD, epad_id=MARK)
+        text = align_words(said, frames, pad_id=PAD, epad_id=MARK, frame_rate=frame_rate)
     else:
-        text = align_sentences(said, frames, pad_id=PAD, wait_id=MARK)
+        text = align_sentences(said, frames, pad_id=PAD, wait_id=MARK, frame_rate=frame_rate)
     return Duplex(text[None], speaker[None], other[None])
 
 
-def spans_of(duplex: Duplex, *, by_words: bool = False) -> list[Span]:
+def spans_of(duplex: Duplex, frame_rate: float, *, by_words: bool = False) -> list[Span]:
     """Read the sentences of the text channel, or its words; words without a frame between come as one."""
     if by_words:
-        return read_words(duplex.text[0], pad_id=PAD, epad_id=MARK)
-    return read_sentences(duplex.text[0], pad_id=PAD, wait_id=MARK)
+        return read_words(duplex.text[0], pad_id=PAD, epad_id=MARK, frame_rate=frame_rate)
+    return read_sentences(duplex.text[0], pad_id=PAD, wait_id=MARK, frame_rate=frame_rate)
 
 
 def text_of(span: Span) -> str:

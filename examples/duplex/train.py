@@ -42,7 +42,7 @@ def main(
     if words is not None:
         said = [word for word in read_labels(words) if word.start < seconds]
     layout = DuplexLayout(sizes, pad_id=TEXT.size)
-    ids = layout.encode(duplex_of(clips[0], clips[1], said, by_words=by_words))
+    ids = layout.encode(duplex_of(clips[0], clips[1], said, tokenizer.frame_rate, by_words=by_words))
     print(f"sequence: {ids.shape[1]} channels, {ids.shape[2]} steps at {tokenizer.frame_rate:g} Hz")
 
     lm = DuplexLM(layout)
@@ -58,7 +58,8 @@ def main(
     answered = lm.eval().answer(ids, min(round(answer_seconds * tokenizer.frame_rate), ids.shape[2] - 2))
     duplex = layout.decode(ids)
     written = layout.decode(answered)
-    print(f"text: {[(text_of(span), round(span.start, 2)) for span in spans_of(duplex, by_words=by_words)]}")
+    spans = spans_of(duplex, tokenizer.frame_rate, by_words=by_words)
+    print(f"text: {[(text_of(span), round(span.start, 2)) for span in spans]}")
     same = float((written.speaker == duplex.speaker).float().mean())
     print(f"answer: {same:.0%} of the speaker's codes are those of the conversation")
     for name, codes in (("speaker", duplex.speaker), ("other", duplex.other), ("answer", written.speaker)):

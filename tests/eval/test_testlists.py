@@ -25,10 +25,13 @@ def test_a_manifest_gives_the_rows_of_its_split(tmp_path: Path) -> None:
         {"audio": "c.wav", "text": "yo", "text_source": "whisper-tiny.en", "id": "c"},
     ]
     path = write(tmp_path / "m.jsonl", "\n".join(map(json.dumps, rows)) + "\n\n")
-    first, second = read_test_list(path)
+    # what has no split beside others is trained on
+    (first,) = read_test_list(path)
     assert (first.id, first.audio, first.text, first.machine_text) == ("a.wav", str(tmp_path / "a.wav"), "Hi.", False)
-    assert (second.id, second.machine_text) == ("c", True)
     assert read_test_list(path, root=tmp_path / "x", split="train")[0].audio == str(tmp_path / "x" / "b.wav")
+    write(path, json.dumps(rows[2]))
+    (alone,) = read_test_list(path)
+    assert (alone.id, alone.machine_text) == ("c", True)
 
 
 @pytest.mark.parametrize("split", ["te\n", "s" * 5000], ids=["of two lines", "long"])

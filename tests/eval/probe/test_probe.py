@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,3 +78,14 @@ def test_unreadable_recordings_are_reported_and_a_codec_without_tokens_is_refuse
     assert "gone" in messages[0]
     with pytest.raises(ValueError, match="no tokens"):
         run_probe(CodecSpec("copy"), clips, clips, **options)
+
+
+def test_recordings_are_not_learnt_from_and_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from eval.__main__ import main
+
+    path = tmp_path / "manifest.jsonl"
+    path.write_text("".join(json.dumps({"audio": f"{n}.wav", "text": "a"}) + "\n" for n in range(3)))
+    with pytest.raises(SystemExit) as exited:
+        main(["probe", "--manifest", str(path), "--codec", "default", "--out", str(tmp_path / "out")])
+    assert exited.value.code == 2
+    assert "0.wav is to learn from and to be read, as are 3 in all" in capsys.readouterr().err

@@ -80,6 +80,29 @@ def test_a_comparison_leaves_empty_references_out_too() -> None:
         compare(results({"empty": (0, 0)}), results({"empty": (5, 0)}))
 
 
+def test_joint_figures_are_compared_on_the_same_lists_only() -> None:
+    """What depends on the other clips, and on labels."""
+
+    def results(clips: str, labels: str | None) -> dict[str, Any]:
+        figures = {clip: {"bits": 1.0, "heard": 2.0, "phones": 3.0} for clip in clips}
+        common: dict[str, Any] = {"title": "", "method": "m", "pooled": None, "higher_is_better": True}
+        metrics = [common | {"name": name} for name in ("bits", "heard", "phones")]
+        metrics[0]["joint"] = True
+        metrics[2]["labelled"] = True
+        codec = {"label": "x", "identity": {"kind": "x"}, "clips": figures, "labelled": figures}
+        listed = [{"id": clip, "sha256": clip} for clip in clips]
+        return {"clips": listed, "labelled": ["a"], "metrics": metrics, "codecs": [codec], "labels_sha256": labels}
+
+    def names(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+        return [difference.metric for difference in compare(before, after)]
+
+    assert names(results("ab", "1"), results("ab", "1")) == ["bits", "heard", "phones"]
+    assert names(results("ab", "1"), results("abc", "1")) == ["heard", "phones"]
+    assert names(results("ab", "1"), results("ab", "2")) == ["bits", "heard"]
+    # reports of earlier versions have no hash
+    assert names(results("ab", None), results("ab", "2")) == ["bits", "heard", "phones"]
+
+
 def test_nothing_to_sum_up() -> None:
     s = summarize([float("nan")], seed=0)
     assert math.isnan(s.mean)
