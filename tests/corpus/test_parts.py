@@ -193,7 +193,8 @@ def test_user_errors_of_the_command_line(sounds, tmp_path: Path) -> None:
         ([MODEL / "model.safetensors", out], "not a folder"),
         ([tmp_path / "sounds", tmp_path / "u"], "no clip could be read"),
     ):
-        code, _, complaint = run_command(*arguments, "--model", MODEL, "--workers", 0)
+        workers = [] if arguments[0] == "--verify" else ["--workers", 0]
+        code, _, complaint = run_command(*arguments, "--model", MODEL, *workers)
         assert code == 2, arguments
         assert message in complaint
         assert complaint.startswith("mimotok: ")

@@ -35,6 +35,7 @@ def built(runtime: Path, windowed_export: tuple[Tokenizer, Path], tmp_path_facto
     page = tmp_path_factory.mktemp("page")
     # the page has no stream graphs
     shutil.copytree(exported, page / build.MODEL_FOLDER, ignore=shutil.ignore_patterns("*stream*"))
+    (page / build.UNFINISHED_NAME).touch()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "export_onnx", lambda *_, **__: pytest.fail("exported anew"))
         build.build_page(tokenizer, page, runtime=runtime)

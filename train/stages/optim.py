@@ -19,6 +19,10 @@ from torch.distributed.tensor import DTensor
 POLAR_STEPS = ((8.0934, -23.6205, 17.4462), (3.6366, -2.7219, 0.5365), (2.6613, -1.9772, 0.4526))
 
 
+# what a config says of a group of parameters; lr is what the schedule makes of initial_lr
+SETTINGS = ("initial_lr", "betas", "momentum", "weight_decay", "eps")
+
+
 @dataclass(frozen=True)
 class OptimizerConfig:
     """lr: shared by Muon and AdamW; muon: False trains every parameter by AdamW.
@@ -107,6 +111,18 @@ class MuonAdamW(torch.optim.Optimizer):
             (self._muon_step if group["muon"] else self._adamw_step)(group)
         return loss
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue with the averages of a state; learning rate, betas and weight decay stay the config's.
+
+        A run may go on with others (`--resume`). Where the schedule was, the state's learning rate tells.
+        """
+        own = [{name: group[name] for name in SETTINGS if name in group} for group in self.param_groups]
+        super().load_state_dict(state_dict)
+        for group, settings in zip(self.param_groups, own, strict=True):
+            if group.get("initial_lr") and "initial_lr" in settings:
+                group["lr"] *= settings["initial_lr"] / group["initial_lr"]
+            group.update(settings)
+
     def _adamw_step(self, group: dict[str, Any]) -> None:
         params = [p for p in group["params"] if p.grad is not None]
         if not params:
@@ -146,6 +162,14 @@ class MuonAdamW(torch.optim.Optimizer):
         assert p.grad is not None
         state["momentum"].lerp_(p.grad, 1 - momentum)
         return p.grad.lerp(state["momentum"], momentum)
+
+
+class Schedule(torch.optim.lr_scheduler.LambdaLR):
+    """A learning rate's schedule whose height stays the config's where a state is loaded."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue at the step of a state."""
+        super().load_state_dict({name: value for name, value in state_dict.items() if name != "base_lrs"})
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
@@ -190,7 +214,7 @@ def optimize_groups(groups: list[dict[str, Any]], config: OptimizerConfig) -> di
         max_steps=config.max_steps,
         decay_fraction=config.decay_fraction,
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    schedule = Schedule(optimizer, factor)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

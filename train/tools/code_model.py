@@ -263,7 +263,8 @@ def codes_of_splits(
         root: folder of its relative paths.
         hours: of each split that is wanted; a split ends with the clip that reaches them.
         cache: .npz of the codes, read in place of the manifest where it is there, otherwise written. It holds an array
-            [n_q, F] of each split, under the split's name with "_len" the frames of its clips, and `made_by`.
+            [n_q, F] of each split, under the split's name with "_len" the frames of its clips and with "_hours" what
+            was wanted of it, and `made_by`.
         made_by: digest of what encodes (`mimotok.weights.sha256_of_codes`).
         allow_outside: audio may lie elsewhere than below `root` or the manifest's own folder.
 
@@ -271,12 +272,17 @@ def codes_of_splits(
         The clips of each split that has any, uint16 [n_q, F].
 
     Raises:
-        ValueError: for a cache that is no .npz, or holds codes that something else made.
+        ValueError: for a cache that is no .npz, or holds codes that something else made, or of other hours.
     """
     if cache is not None and cache.exists():
         kept = _read_codes(cache)
         if str(kept.get("made_by", "")) != made_by:
             raise ValueError(f"{cache}: holds codes that another model made; name another file, or remove it")
+        for split, most in hours.items():
+            if (held := float(kept.get(f"{split}_hours", most))) != most:
+                raise ValueError(
+                    f"{cache}: holds codes of {held:g} hours of {split}, not {most:g}; name another file, or remove it"
+                )
         return {split: _clips(kept, split) for split in hours if split in kept}
     clips = read_manifest(manifest, root, allow_outside=allow_outside)
     found = {}
@@ -287,6 +293,7 @@ def codes_of_splits(
     if cache is not None:
         arrays = {split: np.concatenate(parts, axis=1) for split, parts in found.items()}
         arrays |= {f"{split}_len": np.array([part.shape[1] for part in parts]) for split, parts in found.items()}
+        arrays |= {f"{split}_hours": np.array(float(hours[split])) for split in found}
         if made_by:
             arrays["made_by"] = np.array(made_by)
         with atomic_path(cache) as temporary, temporary.open("wb") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,8 +23,9 @@ def speech(
     if not seconds > 0:
         raise ValueError(f"{seconds:g} s of speech to hear: give more than 0")
     clips = [clip for clip in read_manifest(manifest, root, allow_outside=allow_outside) if clip.split == "train"]
-    every = max(1, int(sum(clip.duration for clip in clips) / seconds))
-    return _decoded(clips[::every], sample_rate, str(manifest))
+    share = min(1.0, seconds / max(sum(clip.duration for clip in clips), 1e-9))
+    chosen = np.linspace(0, len(clips) - 1, max(1, round(share * len(clips)))).round().astype(int)
+    return _decoded([clips[number] for number in chosen if clips], sample_rate, str(manifest))
 
 
 def _decoded(clips: Sequence[Clip], sample_rate: int, manifest: str) -> Iterator[Tensor]:

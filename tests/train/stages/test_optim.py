@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from train.stages.optim import (
     OptimizerConfig,
     SkipCounter,
     clip_gradients,
+    make_optimizer,
     orthogonalise,
     parameter_groups,
     warmup_stable_decay,
@@ -154,3 +156,36 @@ def test_code_usage() -> None:
     assert even == pytest.approx(3.0)
     assert one == pytest.approx(1.0)
     assert perplexity(torch.tensor([5, 5, 0])) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("lr", [2e-3, 5e-4])
+def test_a_resumed_optimizer_has_the_configs_settings_and_the_states_averages(lr: float) -> None:
+    """Where nothing changed it goes on as if uninterrupted; another learning rate holds, at the schedule's step."""
+
+    def begin(**settings: Any) -> tuple[nn.Linear, Any, Any]:
+        torch.manual_seed(0)
+        model = nn.Linear(4, 4)
+        made = make_optimizer([model], OptimizerConfig(warmup_steps=4, max_steps=20, muon=False, **settings))
+        return model, made["optimizer"], made["lr_scheduler"]["scheduler"]
+
+    def steps(model: nn.Linear, optimizer: Any, schedule: Any, first: int, last: int) -> None:
+        for step in range(first, last):
+            optimizer.zero_grad()
+            model(torch.full((1, 4), float(step))).square().sum().backward()
+            optimizer.step()
+            schedule.step()
+
+    whole = begin(lr=2e-3)
+    steps(*whole, 0, 3)
+    kept = [copy.deepcopy(part.state_dict()) for part in whole]
+    resumed = begin(lr=lr, weight_decay=0.1 if lr != 2e-3 else 0.01)
+    for part, state in zip(resumed, kept, strict=True):
+        part.load_state_dict(state)
+    groups = resumed[1].param_groups
+    assert [group["lr"] for group in groups] == [lr] * len(groups), "the warm-up's last step"
+    assert groups[0]["weight_decay"] == (0.1 if lr != 2e-3 else 0.01)
+    steps(*resumed, 3, 18)
+    steps(*whole, 3, 18)
+    for group, other in zip(groups, whole[1].param_groups, strict=True):
+        assert group["lr"] / lr == pytest.approx(other["lr"] / 2e-3)
+    assert torch.equal(resumed[0].weight, whole[0].weight) == (lr == 2e-3)

@@ -91,6 +91,8 @@ def test_codes_of_another_model_and_half_a_file_are_refused(
     first = codes_of_splits(tokenizer, str(manifest), str(tmp_path), hours, cache=cache, made_by="one")
     again = codes_of_splits(tokenizer, "none", ".", hours, cache=cache, made_by="one")
     assert all(np.array_equal(a, b) for a, b in zip(first["train"], again["train"], strict=True))
+    with pytest.raises(ValueError, match="holds codes of inf hours of train, not 1; name another file"):
+        codes_of_splits(tokenizer, "none", ".", {"train": 1.0}, cache=cache, made_by="one")
     with pytest.raises(ValueError, match="codes that another model made"):
         codes_of_splits(tokenizer, "none", ".", hours, cache=cache, made_by="two")
     cache.write_bytes(cache.read_bytes()[:200])

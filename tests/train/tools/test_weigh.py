@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 from tests.helpers.models import TINY, make_tokenizer
@@ -15,6 +18,7 @@ from tests.helpers.training_runs import make_speech
 pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
 
 from mimotok import Tokenizer
+from train.tools.hear import speech
 from train.tools.weigh import directions_heard, heard_error, make_weighting, measure_sensitivity, refit, weigh_search
 
 BEAM = replace(TINY, default_n_q=3, quantizer_settings={"beam": 4})
@@ -100,3 +104,17 @@ def test_what_cannot_be_weighted_is_refused(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(ValueError, match=r"its folder .*file is not a folder"):
         weigh_search(tmp_path / "model", tmp_path / "file", manifest, root=str(tmp_path))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("seconds", [1.0, 2.0, 5.9, 60.0])
+def test_about_as_much_speech_is_heard_as_asked_for(tmp_path: Path, seconds: float) -> None:
+    rows = []
+    for number in range(12):
+        soundfile.write(tmp_path / f"{number}.wav", np.full(8_000, 0.1 * (number + 1) / 12), 16_000)
+        rows.append(json.dumps({"audio": f"{number}.wav", "duration": 0.5}) + "\n")
+    (tmp_path / "m.jsonl").write_text("".join(rows))
+    heard = list(speech(str(tmp_path / "m.jsonl"), str(tmp_path), seconds, 16_000))
+    assert len(heard) == min(12, round(seconds / 0.5))
+    # from all over the manifest
+    assert len({float(wav[0, 0]) for wav in heard}) == len(heard)
+    assert float(heard[-1][0, 0]) > 0.08 or len(heard) == 1
