@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import TypeVar
 
 import torch
@@ -64,10 +65,28 @@ def map_in_threads(fn: Callable[[Item], Result], items: Sequence[Item]) -> list[
         with torch.no_grad():
             return fn(item)
 
+    workers = min(threads, len(items))
+    # no worker begins before all have been started
+    started = Barrier(workers + 1)
+
+    def begin() -> None:
+        torch.set_num_threads(1)
+        # a thread that has asked for its number keeps it, whatever others set afterwards
+        torch.get_num_threads()
+        started.wait()
+
     try:
-        # torch sets a thread's own number, and that of threads that have not asked yet
-        with ThreadPoolExecutor(min(threads, len(items)), initializer=lambda: torch.set_num_threads(1)) as pool:
-            return list(pool.map(without_gradients, items))
+        with ThreadPoolExecutor(workers, initializer=begin) as pool:
+            try:
+                results = pool.map(without_gradients, items)
+                started.wait()
+            except BaseException:
+                # a thread that could not be started: the others wait no longer
+                started.abort()
+                raise
+            # torch sets a thread's own number, and that of threads that have not asked yet: those that others start now
+            torch.set_num_threads(threads)
+            return list(results)
     finally:
         torch.set_num_threads(threads)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 from mimotok.weights import official_key, sha256_of_file
 
 CHANGED = " (changed)"  # what a model's name ends with once its weights are not the file's
+# one look at a time: other threads wait for what it finds. Of the module, since models are copied and pickled
+_LOOKING = threading.RLock()
 _COMPILED = "._orig_mod"  # what torch.compile puts into the names of what it wraps
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -55,15 +58,15 @@ class Identity:
 
     def of(self, model: nn.Module, name: str) -> ModelIdentity:
         """Return what the model is now. name: what it is called while it holds what it was loaded with."""
-        mark = _mark_of(model)
-        if mark != self._mark:
-            self._look(model, mark)
-        changed = self.path is not None and not self._is_file
-        return ModelIdentity(name + CHANGED if changed else name, self._sha256)
+        with _LOOKING:
+            mark = _mark_of(model)
+            if mark != self._mark:
+                self._look(model, mark)
+            changed = self.path is not None and not self._is_file
+            return ModelIdentity(name + CHANGED if changed else name, self._sha256)
 
     def _look(self, model: nn.Module, mark: _Mark) -> None:
         known = self._mark
-        self._mark = mark
         found = _file_holds(self.path, model) if self.path is not None and mark.structure == self._built else False
         if found:
             assert self.path is not None
@@ -71,10 +74,11 @@ class Identity:
             self._is_file = True
         # on another device, or in another process, to which the file did not come along
         elif found is None and known is not None and (known.structure, known.sums) == (mark.structure, mark.sums):
-            return
+            pass
         else:
             self._sha256 = sha256_of_model(model)
             self._is_file = False
+        self._mark = mark
 
 
 def sha256_of_model(model: nn.Module) -> str:

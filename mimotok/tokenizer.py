@@ -97,12 +97,14 @@ class Tokenizer(nn.Module):
             The model, in evaluation mode.
 
         Raises:
-            ValueError: where the source does not exist or does not make a model.
+            ValueError: where the source does not exist or does not make a model, and for another dtype than float32,
+                bfloat16 and float16.
 
         Example:
             >>> tokenizer = Tokenizer.from_pretrained()
         """
         device = checked_device(device)
+        check_dtype(dtype)
         folder = resolve_folder(source, revision)
         config = TokenizerConfig.load(folder / CONFIG_NAME)
         weights = weights_path(folder)
@@ -124,11 +126,13 @@ class Tokenizer(nn.Module):
             dtype: of the stored weights, theirs where None; codebooks are always float32.
 
         Raises:
-            ValueError: where the folder cannot be written.
+            ValueError: where the folder cannot be written, and for another dtype than float32, bfloat16 and float16.
 
         Example:
             >>> tokenizer.save_pretrained("my-model/")  # doctest: +SKIP
         """
+        if dtype is not None:
+            check_dtype(dtype)
         save_state(Path(folder), self, self.config, dtype)
 
     @property
@@ -293,16 +297,18 @@ class Tokenizer(nn.Module):
             Codes int64 [B, n_q, F], 0 past an item's length.
 
         Raises:
-            ValueError: for n_q out of range.
+            ValueError: for latents of another shape or dtype, and for n_q or lengths out of range.
 
         Example:
             >>> codes = tokenizer.quantize(tokenizer.encode_latents(torch.zeros(1, 9600)).values, n_q=2)
             >>> codes.shape
             torch.Size([1, 2, 11])
         """
+        latents = self._checked_latents(latents)
         codes = self.encoder.quantizer.encode(latents, self.config.checked_n_q(n_q))
         if lengths is None:
             return codes
+        lengths = checked_lengths(lengths.to(latents.device), latents.shape[0], latents.shape[1], "frames")
         return codes * valid_mask(lengths, codes.shape[2])[:, None, :]
 
     @torch.no_grad()
@@ -375,13 +381,14 @@ class Tokenizer(nn.Module):
             wav float32 [B, T] and its lengths [B]; samples past an item's length are 0.
 
         Raises:
-            ValueError: for lengths out of range.
+            ValueError: for latents of another shape or dtype, and for lengths out of range.
 
         Example:
             >>> latents = tokenizer.encode_latents(torch.zeros(1, 9600)).values
             >>> tokenizer.decode_latents(latents, length=9600).values.shape
             torch.Size([1, 9600])
         """
+        latents = self._checked_latents(latents)
         size = latents.shape[1] * self.frame_size
         if length is not None and not 0 < length <= size:
             raise ValueError(f"length={length} samples, but {latents.shape[1]} frames give 1 to {size}")
@@ -438,6 +445,15 @@ class Tokenizer(nn.Module):
             raise ValueError(f"wav holds {problem}")
         return wav.to(self.device, torch.float32)
 
+    def _checked_latents(self, latents: Tensor) -> Tensor:
+        """Return latents [B, F, D] on the model's device. Raises ValueError for another shape or dtype."""
+        width = self.config.d_model
+        if latents.dim() != 3 or 0 in latents.shape or latents.shape[2] != width:
+            raise ValueError(f"latents have shape {list(latents.shape)}: give [batch, frames, {width}], none of them 0")
+        if not latents.is_floating_point():
+            raise ValueError(f"latents have dtype {latents.dtype}: give floating point vectors")
+        return latents.to(self.device)
+
     def _checked(self, wav: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
         wav = self.checked_wav(wav)
         if lengths is None:
@@ -447,6 +463,12 @@ class Tokenizer(nn.Module):
 
 def _full_lengths(batch: Tensor) -> Tensor:
     return torch.full((batch.shape[0],), batch.shape[1], device=batch.device)
+
+
+def check_dtype(dtype: torch.dtype) -> None:
+    """Check the dtype of weights. Raises ValueError for another than float32, bfloat16 and float16."""
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"dtype={dtype}: give torch.float32, torch.bfloat16 or torch.float16")
 
 
 def checked_device(device: str | torch.device) -> torch.device:

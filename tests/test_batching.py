@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from threading import Thread
 
 import pytest
 import torch
@@ -89,3 +91,37 @@ def test_groups_are_of_similar_length_and_hold_every_item(
         [3.0] * 6,
         [4.0] * 6,
     ]
+
+
+def test_threads_of_others_keep_their_number() -> None:
+    """One that first asks torch while a batch is at work."""
+    seen: list[int] = []
+
+    def work(_: int) -> int:
+        if not seen:
+            seen.append(0)
+            # it goes on when the caller has set its own number again
+            time.sleep(0.2)
+            other = Thread(target=lambda: seen.append(torch.get_num_threads()))
+            other.start()
+            other.join()
+        return torch.get_num_threads()
+
+    assert map_in_threads(work, range(4)) == [1] * 4
+    assert seen == [0, 2]
+
+
+def test_threads_that_cannot_be_started_leave_none_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = Thread.start
+    count = []
+
+    def start_one(thread: Thread) -> None:
+        count.append(thread)
+        if len(count) == 2:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(Thread, "start", start_one)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        map_in_threads(str, range(4))
+    assert torch.get_num_threads() == 2

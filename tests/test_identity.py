@@ -8,7 +8,9 @@ import io
 import os
 import pickle
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -178,3 +180,16 @@ def test_compiled_parts_are_the_same_model(folder: Path) -> None:
     tokenizer = Tokenizer.from_pretrained(folder)
     tokenizer.encoder = torch.compile(tokenizer.encoder)  # type: ignore[assignment]
     assert tokenizer.identity == ("model", digest_of(folder))
+
+
+def test_threads_that_ask_at_once_are_told_the_same(folder: Path) -> None:
+    for _ in range(5):
+        tokenizer = Tokenizer.from_pretrained(folder)
+        together = Barrier(6)
+
+        def ask(_: int, tokenizer: Tokenizer = tokenizer, together: Barrier = together) -> tuple[str, str]:
+            together.wait()
+            return tokenizer.identity
+
+        with ThreadPoolExecutor(6) as pool:
+            assert set(pool.map(ask, range(6))) == {("model", digest_of(folder))}

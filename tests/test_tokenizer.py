@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from mimotok import StreamDecoder, Tokenizer, TokenizerConfig
 from mimotok.model import mel
+from mimotok.model.linear import ExactLinear
+from mimotok.model.precision import ExactConv1d, ExactLayerNorm
 from tests.helpers.paths import PARITY
 
 
@@ -244,3 +246,72 @@ def test_the_default_dtype_changes_neither_codes_nor_later_models(default: torch
     finally:
         torch.set_default_dtype(torch.float32)
     assert torch.equal(Tokenizer.from_pretrained(PARITY / "a").encode(wav), expected)
+
+
+@pytest.mark.parametrize("lengths", [torch.tensor([1.0, 0.5]), torch.tensor([True, True]), torch.tensor([9600.0, 9.0])])
+def test_lengths_are_whole_numbers(tokenizer: Tokenizer, lengths: torch.Tensor) -> None:
+    """Shares of the padded size, as SpeechBrain has them, would all be 1 or 0."""
+    codes = torch.zeros(2, 2, 10, dtype=torch.int64)
+    for call in (
+        lambda: tokenizer.encode(torch.zeros(2, 9600), lengths),
+        lambda: tokenizer.decode(codes, lengths),
+        lambda: tokenizer.quantize(tokenizer.dequantize(codes), lengths),
+    ):
+        with pytest.raises(ValueError, match=f"lengths has dtype {lengths.dtype}: give whole numbers of"):
+            call()
+
+
+def test_latents_are_checked(tokenizer: Tokenizer) -> None:
+    width = tokenizer.config.d_model
+    good = torch.zeros(1, 5, width)
+    for latents, message in (
+        (good[0], "latents have shape"),
+        (good[:, :0], "none of them 0"),
+        (good[..., 1:], f"give \\[batch, frames, {width}\\]"),
+        (good.long(), "latents have dtype torch.int64"),
+    ):
+        for call in (tokenizer.quantize, tokenizer.decode_latents):
+            with pytest.raises(ValueError, match=message):
+                call(latents)
+    for lengths, message in (([1, 2], "the batch holds 1 clips"), ([6], "in 1 to 5 frames")):
+        with pytest.raises(ValueError, match=message):
+            tokenizer.quantize(good, torch.tensor(lengths))
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float64, torch.bool])
+def test_weights_of_another_dtype_are_refused(tokenizer: Tokenizer, tmp_path: Path, dtype: torch.dtype) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match=f"dtype={dtype}: give torch.float32"):
+        tokenizer.save_pretrained(tmp_path, dtype=dtype)
+    with pytest.raises(ValueError, match=f"dtype={dtype}: give torch.float32"):
+        Tokenizer.from_pretrained(tmp_path, dtype=dtype)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("silence", [0, 2000, 9600])
+def test_digital_silence_has_gradients(tiny: Callable[..., Tokenizer], silence: int) -> None:
+    model = tiny()
+    wav = torch.cat([torch.zeros(1, silence), 0.1 * torch.randn(1, 9600 - silence)], 1).requires_grad_()
+    model.encode_latents(wav, gradients=True).values.square().sum().backward()
+    assert wav.grad is not None
+    assert bool(wav.grad.isfinite().all())
+
+
+@torch.no_grad()
+def test_autocast_leaves_in_full_precision_what_codes_depend_on(tiny: Callable[..., Tokenizer]) -> None:
+    model = tiny()
+    wav = 0.1 * torch.randn(2, 9600)
+    bands, _ = mel.log_mel(wav, None, model.config)
+    layers = [
+        (ExactConv1d(8, 4, 3), torch.randn(2, 8, 20)),
+        (ExactLinear(8, 4), torch.randn(2, 8)),
+        (ExactLayerNorm(8), torch.randn(2, 8)),
+    ]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(mel.log_mel(wav, None, model.config)[0], bands)
+        given = [layer(x) for layer, x in layers]
+        half = [layer(x.bfloat16()) for layer, x in layers]
+    for (layer, x), found, of_half in zip(layers, given, half, strict=True):
+        torch.testing.assert_close(found, layer(x), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(of_half, layer(x.bfloat16().float()), rtol=1e-5, atol=1e-6)

@@ -78,11 +78,9 @@ def _common_clips(before: Results, after: Results) -> dict[str, list[str]]:
     whole = len(same) == len(before["clips"]) == len(after["clips"])
     # figures of labelled clips depend on each other
     labelled = before.get("labelled", [])
-    return {
-        "clips": same,
-        "joint": same if whole else [],
-        "labelled": labelled if labelled == after.get("labelled") and _same_labels(before, after) else [],
-    }
+    if labelled != after.get("labelled") or not _same_labels(before, after):
+        labelled = []
+    return {"clips": same, "joint": same if whole else [], "labelled": labelled}
 
 
 def _same_labels(before: Results, after: Results) -> bool:

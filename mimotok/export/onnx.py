@@ -12,6 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from mimotok.export import run_onnx, stream_onnx
 from mimotok.export.graphs import DecoderGraph, EncoderGraph
 from mimotok.export.stream_graphs import DecoderStreamGraph, EncoderStreamGraph, StreamGraph
+from mimotok.identity import digest_of
 from mimotok.io.files import StrPath, atomic_folder, require_new
 from mimotok.model.receptive_field import decoder_reach, encoder_reach
 from mimotok.tokenizer import Tokenizer
@@ -134,6 +136,9 @@ def export_facts(tokenizer: Tokenizer, n_q: int, *, int8: bool = False) -> dict[
     return {
         "model": identity.name,
         "weights_sha256": identity.sha256,
+        # of the rest that graphs depend on
+        "config_sha256": digest_of(config.to_official()),
+        "exported_by": f"mimotok {version('mimotok')}",
         "sample_rate": config.sample_rate,
         "n_fft": config.n_fft,
         "hop_length": config.hop_length,

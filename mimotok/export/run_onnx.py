@@ -181,6 +181,6 @@ def inverse_stft(
 def _checked_lengths(lengths: np.ndarray | None, batch: int, size: int) -> np.ndarray:
     if lengths is None:
         return np.full(batch, size, dtype=np.int64)
-    if lengths.shape != (batch,) or lengths.min() < 1 or lengths.max() > size:
-        raise ValueError(f"lengths={lengths.tolist()}: give one for each of {batch} clips, each in 1 to {size}")
+    if lengths.dtype.kind not in "iu" or lengths.shape != (batch,) or lengths.min() < 1 or lengths.max() > size:
+        raise ValueError(f"lengths={lengths.tolist()}: give a whole number for each of {batch} clips, in 1 to {size}")
     return lengths.astype(np.int64)

@@ -65,45 +65,52 @@ class MimoCodec(nn.Module):
         """Encode, decode or reconstruct, as `mode` says. A reconstruction is as long as its input."""
         if self.mode == "decode":
             return self.toks_to_sig(input, length)
-        tokens = self.sig_to_toks(input, length)
         if self.mode == "encode":
-            return tokens
-        return self.toks_to_sig(tokens, length)[:, : input.shape[1]]
+            return self.sig_to_toks(input, length)
+        wav = resample_batch(input, self.sample_rate, self.orig_sample_rate)
+        codes, frames = self.model.encode(wav, _samples(length, wav), n_q=self.num_codebooks)
+        decoded = self.model.decode(codes, frames).values
+        return resample_batch(decoded, self.orig_sample_rate, self.sample_rate)[:, : input.shape[1]]
 
     def sig_to_toks(self, sig: Tensor, length: Tensor | None = None) -> Tensor:
         """Encode signals [B, T] to tokens [B, N, K], which are 0 past an item's length."""
         wav = resample_batch(sig, self.sample_rate, self.orig_sample_rate)
-        codes = self.model.encode(wav, _counts(length, wav), n_q=self.num_codebooks).values
+        codes = self.model.encode(wav, _samples(length, wav), n_q=self.num_codebooks).values
         return codes.movedim(1, 2)
 
     def sig_to_feats(self, sig: Tensor, length: Tensor | None = None) -> Tensor:
         """Encode signals [B, T] to the latents before the quantizer, [B, N, H], which are 0 past an item's length."""
         wav = resample_batch(sig, self.sample_rate, self.orig_sample_rate)
-        return self.model.encode_latents(wav, _counts(length, wav)).values
+        return self.model.encode_latents(wav, _samples(length, wav)).values
 
     def sig_to_qfeats(self, sig: Tensor, length: Tensor | None = None) -> Tensor:
         """Encode signals [B, T] to what the quantizer gives, [B, N, H], 0 past an item's length."""
         wav = resample_batch(sig, self.sample_rate, self.orig_sample_rate)
-        codes, frames = self.model.encode(wav, _counts(length, wav), n_q=self.num_codebooks)
+        codes, frames = self.model.encode(wav, _samples(length, wav), n_q=self.num_codebooks)
         return zero_padding(self.model.dequantize(codes), frames)
 
     def toks_to_qfeats(self, toks: Tensor, length: Tensor | None = None) -> Tensor:
         """Look up tokens [B, N, K]. Returns [B, N, H], 0 past an item's length."""
-        return zero_padding(self.model.dequantize(toks.movedim(2, 1)), _counts(length, toks))
+        return zero_padding(self.model.dequantize(toks.movedim(2, 1)), _frames(length, toks))
 
     def feats_to_sig(self, feats: Tensor, length: Tensor | None = None) -> Tensor:
         """Decode features [B, N, H], quantized or not, to signals [B, T], which are 0 past an item's length."""
-        wav = self.model.decode_latents(feats, _counts(length, feats)).values
+        wav = self.model.decode_latents(feats, _frames(length, feats)).values
         return resample_batch(wav, self.orig_sample_rate, self.sample_rate)
 
     def toks_to_sig(self, toks: Tensor, length: Tensor | None = None) -> Tensor:
         """Decode tokens [B, N, K] to signals [B, T], which are 0 past an item's length."""
-        wav = self.model.decode(toks.movedim(2, 1), _counts(length, toks)).values
+        wav = self.model.decode(toks.movedim(2, 1), _frames(length, toks)).values
         return resample_batch(wav, self.orig_sample_rate, self.sample_rate)
 
     @torch.no_grad()
     def embs(self) -> Tensor:
-        """Return the codebooks [K, C, H]; a smaller one is padded with zeros to `vocab_size` entries."""
+        """Return the codebooks [K, C, H]; a smaller one is padded with zeros to `vocab_size` entries.
+
+        Raises ValueError for a quantizer that has none.
+        """
+        if not hasattr(self.model.encoder.quantizer, "codebooks"):
+            raise ValueError(f"model {self.model.name!r}: its quantizer has no codebooks, and so no embeddings")
         books = [book.embed for book in self.model.encoder.quantizer.codebooks()[: self.num_codebooks]]
         return torch.stack([nn.functional.pad(book, (0, 0, 0, self.vocab_size - len(book))) for book in books])
 
@@ -135,8 +142,12 @@ class MimoCodec(nn.Module):
             Tokens [B, N, K].
 
         Raises:
-            ValueError: for both top_k and top_p.
+            ValueError: for both top_k and top_p, a top_k below 1, and tokens of another number of codebooks.
         """
+        if toks.dim() != 3 or toks.shape[2] != self.num_codebooks:
+            raise ValueError(f"toks has shape {list(toks.shape)}: give [batch, frames, {self.num_codebooks}]")
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k={top_k}: give 1 or more entries")
         if top_k is not None and top_p is not None:
             raise ValueError(f"top_k={top_k} and top_p={top_p}: give one of them")
         books = torch.arange(self.num_codebooks, device=toks.device)
@@ -148,9 +159,22 @@ class MimoCodec(nn.Module):
         return torch.where(torch.rand(toks.shape, device=toks.device) < p, drawn, toks)
 
 
-def _counts(length: Tensor | None, padded: Tensor) -> Tensor:
-    """Turn valid shares into valid samples or frames."""
-    size = padded.shape[1]
+def _shares(length: Tensor | None, padded: Tensor) -> Tensor:
+    """Return the valid shares [B] of a padded batch, all of it where None. Raises ValueError outside (0, 1]."""
     if length is None:
-        return torch.full((len(padded),), size, device=padded.device)
-    return (length.to(padded.device) * size).round().long().clamp(1, size)
+        return torch.ones(len(padded), device=padded.device)
+    if length.shape != (len(padded),) or not bool(((length > 0) & (length <= 1)).all()):
+        raise ValueError(f"length={length.tolist()}: give for each of {len(padded)} items its valid share, in (0, 1]")
+    return length.to(padded.device)
+
+
+def _samples(length: Tensor | None, wav: Tensor) -> Tensor:
+    """Turn valid shares into valid samples."""
+    return (_shares(length, wav) * wav.shape[1]).round().long().clamp(min=1)
+
+
+def _frames(length: Tensor | None, padded: Tensor) -> Tensor:
+    """Turn valid shares into frames that hold a valid sample."""
+    size = padded.shape[1]
+    # less than a sample's share: shares have rounding errors
+    return (_shares(length, padded) * size - 1e-4).ceil().long().clamp(1, size)

@@ -6,6 +6,7 @@ It was run by that project's own code at its commit cfccafce (docs/interop.md).
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from mimotok.io.audio import load_audio, resample, save_audio
+from mimotok.io.files import make_folder
 from mimotok.tokenizer import Tokenizer
 
 Item = dict[str, Any]
@@ -160,7 +162,9 @@ class Codec:
 
     def _saved(self, data: Item, wav: np.ndarray, rate: int, folder: str) -> str:
         path = Path(folder, f"{data.get('id', uuid.uuid4())}.wav")
-        path.parent.mkdir(exist_ok=True)
+        if not path.resolve().is_relative_to(Path(folder).resolve()):
+            raise ValueError(f"id={data['id']!r}: a file of that name would lie outside {folder}/")
+        make_folder(path.parent)
         save_audio(path, torch.from_numpy(wav), rate)
         return str(path)
 
@@ -171,7 +175,7 @@ class Codec:
 
     def _sound(self, data: Item) -> tuple[np.ndarray, int]:
         """Return the samples of a sound, float32 [T], and their rate. Raises ValueError for another shape."""
-        audio = {"path": data["audio"]} if isinstance(data["audio"], str) else data["audio"]
+        audio: Any = {"path": data["audio"]} if isinstance(data["audio"], str | os.PathLike) else data["audio"]
         values = audio.get("array")
         if values is None:
             rate = soundfile.info(audio["path"]).samplerate
@@ -180,4 +184,8 @@ class Codec:
         wav = wav[0] if wav.ndim == 2 and len(wav) == 1 else wav
         if wav.ndim != 1:
             raise ValueError(f"audio array has shape {list(wav.shape)}: give one channel, [T]")
-        return wav.astype(np.float32), int(audio.get("sampling_rate") or self.sampling_rate)
+        rate = audio.get("sampling_rate")
+        rate = self.sampling_rate if rate is None else int(rate)
+        if rate < 1:
+            raise ValueError(f"sampling_rate={rate}: give 1 Hz or more")
+        return wav.astype(np.float32), rate

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mimotok.config import Window
 from mimotok.model.lengths import frames_needed, valid_mask
-from mimotok.model.linear import autocasts, full_precision
+from mimotok.model.precision import autocasts, full_precision
 
 # Queries of one block. A block's keys are as many more as the window is wide, so that fewer queries waste less; torch's
 # CPU kernel works on 32 at a time.

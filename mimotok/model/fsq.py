@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from mimotok.config import MAX_CODEBOOK_SIZE, TokenizerConfig
 from mimotok.io.terminal.streams import shortened
-from mimotok.model.linear import full_precision
-from mimotok.model.precision import KeepsFloat32
+from mimotok.model.precision import KeepsFloat32, full_precision
 
 MAX_NUMBERS = 16  # of a frame's numbers in one codebook
 # Keeps the outermost level's inverse finite, as published.

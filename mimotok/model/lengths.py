@@ -48,8 +48,10 @@ def zero_padding(hidden: Tensor, lengths: Tensor | None) -> Tensor:
 def checked_lengths(lengths: Tensor, batch: int, size: int, unit: str) -> Tensor:
     """Return the valid lengths [B] of a padded batch as int64.
 
-    Raises ValueError for a wrong shape or a value outside 1..size.
+    Raises ValueError for a wrong shape, another dtype than whole numbers, or a value outside 1..size.
     """
+    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+        raise ValueError(f"lengths has dtype {lengths.dtype}: give whole numbers of {unit}, not shares")
     if lengths.shape != (batch,):
         raise ValueError(f"lengths has shape {list(lengths.shape)}, but the batch holds {batch} clips: give [{batch}]")
     lengths = lengths.to(torch.int64)

@@ -8,14 +8,13 @@ exported graphs: those take torch's own path, on the same weights, and so does e
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as _module
 
-from mimotok.model.precision import KeepsFloat32
+from mimotok.model.precision import ComputesFloat32, autocasts
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
 # oneDNN's names for the same functions; GELU by the error function, not by tanh
@@ -37,7 +36,7 @@ class Linear(nn.Linear):
         return F.linear(x, self.weight, self.bias)
 
 
-class ExactLinear(KeepsFloat32, Linear):
+class ExactLinear(ComputesFloat32, Linear):
     """Linear in float32."""
 
 
@@ -74,18 +73,6 @@ def dtype_of(module: nn.Module) -> torch.dtype:
 def entering(x: Tensor, module: nn.Module) -> Tensor:
     """Return x in the dtype that a module computes in. Under autocast it is left to the module's products."""
     return x if autocasts(x) else x.to(dtype_of(module))
-
-
-def full_precision(x: Tensor) -> AbstractContextManager[object]:
-    """Return a context in which autocast is off for x's device."""
-    # of the meta device torch knows no autocast
-    return nullcontext() if x.device.type == "meta" else torch.autocast(x.device.type, enabled=False)
-
-
-def autocasts(x: Tensor) -> bool:
-    """Return whether autocast is on for x's device."""
-    # of the meta device, on which operations are counted, torch knows no autocast
-    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
 
 
 def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mimotok.config import TokenizerConfig
 from mimotok.model.lengths import mel_frames, valid_mask
+from mimotok.model.precision import full_precision
 
 # Spectra at once: those of minutes of audio leave the cache, at half the speed.
 BLOCK_FRAMES = 6000
@@ -43,9 +44,15 @@ def frame_log_mel(padded: Tensor, config: TokenizerConfig) -> Tensor:
 
 
 def _block(padded: Tensor, config: TokenizerConfig) -> Tensor:
+    # codes depend on its last bits, under autocast too
+    with full_precision(padded):
+        return _log_mel_of(padded.float(), config)
+
+
+def _log_mel_of(padded: Tensor, config: TokenizerConfig) -> Tensor:
     window = hann_window(config.window_size, padded.device)
     spectrum = torch.stft(
-        padded.float(),
+        padded,
         config.n_fft,
         config.hop_length,
         config.window_size,
@@ -54,7 +61,9 @@ def _block(padded: Tensor, config: TokenizerConfig) -> Tensor:
         return_complex=True,
     )
     # abs() would guard against overflow, which windowed samples in fp32 do not come near, at three times the time
-    magnitude = torch.addcmul(spectrum.real.square(), spectrum.imag, spectrum.imag).sqrt()
+    power = torch.addcmul(spectrum.real.square(), spectrum.imag, spectrum.imag)
+    # the root has no gradient at 0, which digital silence is
+    magnitude = power.clamp(min=torch.finfo(torch.float32).tiny).sqrt()
     bank = mel_filterbank(config.n_mels, config.n_fft, config.sample_rate, config.fmin, config.mel_top)
     return (magnitude.transpose(1, 2) @ bank.to(padded.device)).clamp(min=config.mel_floor).log()
 

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -33,12 +35,35 @@ class KeepsFloat32(_Base):
         return super()._apply(move_only, recurse)
 
 
-class ExactConv1d(KeepsFloat32, nn.Conv1d):
+class ComputesFloat32(KeepsFloat32):
+    """A layer that computes in float32, too, under autocast as well."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: as the layer's other base takes it, of any floating dtype where autocast is on."""
+        if not autocasts(x):
+            return super().forward(x)
+        with full_precision(x):
+            return super().forward(x.float())
+
+
+class ExactConv1d(ComputesFloat32, nn.Conv1d):
     """nn.Conv1d in float32."""
 
 
-class ExactLayerNorm(KeepsFloat32, nn.LayerNorm):
+class ExactLayerNorm(ComputesFloat32, nn.LayerNorm):
     """nn.LayerNorm in float32."""
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """Return a context in which autocast is off for x's device."""
+    # of the meta device torch knows no autocast
+    return nullcontext() if x.device.type == "meta" else torch.autocast(x.device.type, enabled=False)
+
+
+def autocasts(x: Tensor) -> bool:
+    """Return whether autocast is on for x's device."""
+    # of the meta device, on which operations are counted, torch knows no autocast
+    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
 
 
 def float32_names(model: nn.Module) -> set[str]:

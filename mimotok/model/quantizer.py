@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from mimotok.config import TokenizerConfig
 from mimotok.io.terminal.streams import shortened
-from mimotok.model.linear import full_precision
-from mimotok.model.precision import KeepsFloat32
+from mimotok.model.precision import KeepsFloat32, full_precision
 
 MAX_BEAM = 64
 # latents that a CPU searches at once: the distances of all candidates to all entries are to fit its caches

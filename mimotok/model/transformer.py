@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mimotok.config import TokenizerConfig, Window
 from mimotok.model.attention import AttentionPlan, attention, buffered_attention, plan_attention
 from mimotok.model.linear import ExactLinear, Linear, activated, dtype_of, entering
-from mimotok.model.precision import ExactLayerNorm, KeepsFloat32
+from mimotok.model.precision import ComputesFloat32, ExactLayerNorm
 from mimotok.model.state import StreamState
 
 
@@ -68,7 +68,7 @@ class RMSNorm(nn.Module):
         return (hidden.float() * scale).to(hidden.dtype) * self.weight
 
 
-class ExactRMSNorm(KeepsFloat32, RMSNorm):
+class ExactRMSNorm(ComputesFloat32, RMSNorm):
     """RMSNorm in float32."""
 
 

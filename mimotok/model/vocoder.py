@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from mimotok.config import TokenizerConfig
 from mimotok.model.lengths import frames_needed, valid_mask
-from mimotok.model.linear import Linear, dtype_of, full_precision
+from mimotok.model.linear import Linear, dtype_of
 from mimotok.model.mel import hann_window
+from mimotok.model.precision import full_precision
 from mimotok.model.receptive_field import istft_reach
 from mimotok.model.state import StreamState
 from mimotok.model.transformer import Frames, Stack, StackShape, make_norm

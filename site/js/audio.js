@@ -71,7 +71,14 @@ export class Recorder {
     this.samples = 0;
     /** Called with the loudest sample of each block, 0 to 1. @type {(peak: number) => void} */
     this.onlevel = () => {};
-    node.port.onmessage = ({ data }) => {
+    /** Called when the last block has come. */
+    this.onend = () => {};
+    this.port = node.port;
+    this.port.onmessage = ({ data }) => {
+      if (data === null) {
+        this.onend();
+        return;
+      }
       this.blocks.push(data);
       this.samples += data.length;
       this.onlevel(data.reduce((peak, value) => Math.max(peak, Math.abs(value)), 0));
@@ -101,6 +108,12 @@ export class Recorder {
 
   /** End the recording and let go of the microphone. */
   async stop() {
+    await new Promise((resolve) => {
+      this.onend = () => resolve(undefined);
+      // a context that the browser has suspended answers nothing
+      setTimeout(resolve, 500);
+      this.port.postMessage("end");
+    });
     for (const track of this.stream.getTracks()) track.stop();
     await this.context.close();
   }

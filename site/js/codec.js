@@ -6,9 +6,26 @@ import { InverseStft } from "./istft.js";
 const CHUNK_FRAMES = 500;
 // A model whose attention is unlimited cannot be cut: it takes as much as the official pipeline takes at once.
 const UNLIMITED_SECONDS = 60;
+// 24 dB above full scale, as in Python: what is louder are integers that somebody stored as floats.
+const MAX_PEAK = 16;
 
 /** @typedef {import("./codes-file.js").Codes} Codes */
 /** @typedef {(done: number) => void} Progress takes the share that is done, 0 to 1 */
+
+/**
+ * Throw for samples that are no sound.
+ * @param {Float32Array} wav
+ */
+function checkLevel(wav) {
+  let peak = 0;
+  for (const value of wav) {
+    if (!Number.isFinite(value)) throw new Error("NaN or infinite samples: clean the sound first");
+    peak = Math.max(peak, Math.abs(value));
+  }
+  if (peak > MAX_PEAK) {
+    throw new Error(`absurdly large samples, peak ${peak}: sound lies in [-1, 1], and no more than ${MAX_PEAK} is accepted`);
+  }
+}
 
 /** The two graphs of one model. */
 export class Codec {
@@ -47,6 +64,7 @@ export class Codec {
   async encode(wav, progress = () => {}) {
     const { frame_size: frameSize, hop_length: hop, codebook_sizes: sizes, encoder_context: context } = this.facts;
     if (!wav.length) throw new Error("the sound is empty: give at least one sample");
+    checkLevel(wav);
     const stride = frameSize / hop;
     const frames = Math.ceil((Math.floor(wav.length / hop) + 1) / stride);
     const values = new Uint16Array(sizes.length * frames);
@@ -115,7 +133,7 @@ export class Codec {
       if (seconds > UNLIMITED_SECONDS) {
         throw new Error(
           `the sound lasts ${seconds.toFixed(1)} s, but this model's attention is unlimited: ` +
-            `give at most ${UNLIMITED_SECONDS} s at once`,
+            `give less than ${UNLIMITED_SECONDS} s at once`,
         );
       }
       return [{ start: 0, end: frames, first: 0, last: frames }];

@@ -7,6 +7,12 @@ class RecorderProcessor extends AudioWorkletProcessor {
     super();
     this.block = new Float32Array(BLOCK);
     this.filled = 0;
+    // Asked for the rest, it answers with null after it.
+    this.port.onmessage = () => {
+      if (this.filled) this.port.postMessage(this.block.slice(0, this.filled));
+      this.filled = 0;
+      this.port.postMessage(null);
+    };
   }
 
   process([input]) {

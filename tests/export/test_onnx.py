@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -25,7 +26,7 @@ pytest.importorskip("onnxruntime", reason=WANTED)
 
 from mimotok.export import onnx as exporter  # noqa: E402
 from mimotok.export.graphs import dft_kernels  # noqa: E402
-from mimotok.export.onnx import export_onnx  # noqa: E402
+from mimotok.export.onnx import export_facts, export_onnx  # noqa: E402
 from mimotok.export.run_onnx import OnnxTokenizer  # noqa: E402
 from mimotok.export.stream_onnx import OnnxStreamDecoder  # noqa: E402
 from tests.helpers.exports import command  # noqa: E402
@@ -188,3 +189,15 @@ def test_the_kernels_are_the_short_time_fourier_transform(n_fft: int, window_siz
     window = torch.hann_window(window_size)
     expected = torch.stft(wav, n_fft, hop, window_size, window, center=False, return_complex=True)
     torch.testing.assert_close(found, torch.cat((expected.real, expected.imag), 1), atol=1e-4, rtol=0)
+
+
+def test_facts_tell_another_search_of_the_same_weights(streamable: Callable[..., Tokenizer], tmp_path: Path) -> None:
+    """Whoever keeps an export asks them whether it is still that of the model."""
+    streamable().save_pretrained(tmp_path)
+    facts = export_facts(Tokenizer.from_pretrained(tmp_path), 3)
+    assert facts == export_facts(Tokenizer.from_pretrained(tmp_path), 3)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"quantizer_settings": {"beam": 2}}))
+    other = export_facts(Tokenizer.from_pretrained(tmp_path), 3)
+    assert other["weights_sha256"] == facts["weights_sha256"]
+    assert other != facts

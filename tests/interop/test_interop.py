@@ -15,6 +15,7 @@ from mimotok.interop.torchaudio import MIMO_TOKENIZER, MimoTokenizerBundle
 from mimotok.io.audio import resample
 from mimotok.tokenizer import Tokenizer
 from tests.helpers.models import TINY, make_tokenizer
+from tests.model.test_quantizers import FSQ
 
 # As published: audiocodecs 0.0.2 (audiocodecs/codec.py, mimi.py), Codec-SUPERB (SoundCodec/base_codec/general.py).
 AUDIOCODECS = {
@@ -204,3 +205,58 @@ def test_a_bundle_knows_its_rates_and_gives_a_module(folder: Path, tokenizer: To
     assert torch.equal(samples, wanted.lengths)
     # what the module is called from is a value: equal bundles are one
     assert MimoTokenizerBundle() == MIMO_TOKENIZER
+
+
+@pytest.mark.parametrize("samples", [5047, 4800, 4801, 900])
+def test_audiocodecs_reconstructs_padded_items_as_alone(folder: Path, samples: int) -> None:
+    codec = audiocodecs.MimoCodec(24000, source=folder)
+    wavs = torch.from_numpy(np.stack([noise(10_300, seed) for seed in (0, 1)]))
+    length = torch.tensor([1.0, samples / 10_300])
+    wavs[1, samples:] = 0
+    together = codec(wavs, length)
+    alone = codec(wavs[1:, :samples])
+    torch.testing.assert_close(together[1, :samples], alone[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("length", [[1.0, 0.0], [1.0, -1.0], [10_300, 5_000], [1.0, float("nan")], [1.0]])
+def test_audiocodecs_refuses_what_is_no_share(folder: Path, length: list[float]) -> None:
+    codec = audiocodecs.MimoCodec(24000, source=folder)
+    for call, given in ((codec, torch.zeros(2, 10_300)), (codec.toks_to_sig, torch.zeros(2, 11, 4, dtype=torch.int64))):
+        with pytest.raises(ValueError, match="its valid share"):
+            call(given, torch.tensor(length))
+
+
+def test_audiocodecs_refuses_what_it_cannot_draw_from(folder: Path, tmp_path: Path) -> None:
+    codec = audiocodecs.MimoCodec(24000, source=folder)
+    toks = torch.zeros(1, 5, codec.num_codebooks, dtype=torch.int64)
+    with pytest.raises(ValueError, match="top_k=0"):
+        codec.resample(toks, top_k=0)
+    with pytest.raises(ValueError, match="toks has shape"):
+        codec.resample(toks[..., 1:])
+    make_tokenizer(FSQ).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="no codebooks"):
+        audiocodecs.MimoCodec(24000, source=tmp_path).embs()
+
+
+@pytest.mark.parametrize("name", ["../esc", "a/../../esc", "/esc"])
+def test_codec_superb_writes_below_its_folder_alone(
+    superb: codec_superb.Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    monkeypatch.chdir(inside)
+    name = name if name != "/esc" else str(tmp_path / "esc")
+    item = {"audio": {"array": noise(2_000), "sampling_rate": 24_000}, "id": name}
+    with pytest.raises(ValueError, match="a file of that name would lie outside"):
+        superb.synth(dict(item))
+    assert not list(tmp_path.rglob("*.wav"))
+    superb.synth(item | {"id": "speaker/one"})
+    assert len(list(inside.rglob("one.wav"))) == 1
+
+
+def test_codec_superb_takes_paths_and_refuses_a_rate_of_0(superb: codec_superb.Codec, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", noise(2_000), 24_000)
+    unit = superb.extract_unit({"audio": tmp_path / "a.wav"}).unit
+    assert torch.equal(unit, superb.extract_unit({"audio": str(tmp_path / "a.wav")}).unit)
+    with pytest.raises(ValueError, match="sampling_rate=0"):
+        superb.extract_unit({"audio": {"array": noise(2_000), "sampling_rate": 0}})

@@ -27,4 +27,8 @@ for (let nQ = 1; nQ <= codes.nQ; nQ++) {
   const sound = await codec.decode(again.codes, again.numSamples);
   await writeFile(join(work, `${nQ}.f32`), new Uint8Array(sound.buffer));
 }
+for (const bad of [NaN, 17]) {
+  const problem = await codec.encode(new Float32Array(4000).fill(bad)).catch((error) => error.message);
+  if (!/NaN or infinite|peak 17/.test(String(problem))) throw new Error(`${bad} was taken for sound`);
+}
 console.log(JSON.stringify({ shares }));
