@@ -72,10 +72,8 @@ class Identity:
             assert self.path is not None
             self._sha256 = sha256_of_file(self.path)
             self._is_file = True
-        # on another device, or in another process, to which the file did not come along
-        elif found is None and known is not None and (known.structure, known.sums) == (mark.structure, mark.sums):
-            pass
-        else:
+        # not on another device, or in another process, to which the file did not come along
+        elif found is not None or known is None or (known.structure, known.sums) != (mark.structure, mark.sums):
             self._sha256 = sha256_of_model(model)
             self._is_file = False
         self._mark = mark

@@ -17,10 +17,10 @@ _SHA256 = re.compile("|".join(f"[0-9a-f]{{{digits}}}" for digits in SHA256_DIGIT
 
 
 def check_books(codes: np.ndarray, sizes: Sequence[int]) -> None:
-    """Raise ValueError where codes [n_q, F], not negative, have an entry that its codebook of `sizes` has not."""
+    """Raise ValueError where codes [n_q, F] have an entry that its codebook of `sizes` has not."""
     for i, (size, row) in enumerate(zip(sizes, codes, strict=True)):
-        if row.size and (largest := int(row.max())) >= size:
-            raise ValueError(f"codes[{i}] has {largest}, but codebook {i} has {size} entries")
+        if row.size and not 0 <= row.min() <= row.max() < size:
+            raise ValueError(f"codes[{i}] has {row.max()}, but codebook {i} has {size} entries")
 
 
 def check_num_samples(num_samples: int, num_frames: int, frame_size: int) -> None:

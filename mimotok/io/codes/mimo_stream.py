@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from mimotok.io.codes.content import check_books
 from mimotok.io.codes.entropy import EntropyModel, GetModel, decode_blocks, encode_blocks, model_for, read_blocks
 from mimotok.io.codes.entropy import block_to_bytes as coded_block_to_bytes
 from mimotok.io.codes.mimo_layout import (
@@ -76,9 +77,7 @@ class MimoWriter:
 
     def write(self, codes: np.ndarray) -> None:
         """Write frames, [n_q, F]: all of their bytes that the next frame cannot change."""
-        for row, (found, size) in enumerate(zip(codes, self._header.codebook_sizes, strict=True)):
-            if codes.size and not 0 <= found.min() <= found.max() < size:
-                raise ValueError(f"codes[{row}] has {found.max()}, but codebook {row} has {size} entries")
+        check_books(codes, self._header.codebook_sizes)
         full = self._header.block_frames
         self._num_frames += codes.shape[1]
         if self._code_model is not None:
