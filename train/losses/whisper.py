@@ -156,17 +156,24 @@ class WhisperEncoder(nn.Module):
         if max(layers) > self.shape.layers:
             raise ValueError(f"layers={list(layers)}: this speech encoder has {self.shape.layers}")
         reach = self.shape.positions * 2 * HOP
-        parts = [self._part(wav[:, at : at + reach], lengths - at, layers) for at in range(0, wav.shape[1], reach)]
-        features = [torch.cat(of_layer, dim=1) for of_layer in zip(*parts, strict=True)]
-        return features, frames_needed(frames_needed(lengths, HOP), 2)
+        frames = frames_needed(frames_needed(lengths, HOP), 2)
+        first = self._part(wav[:, :reach], lengths, layers)
+        if wav.shape[1] <= reach:
+            return first, frames
+        later = [
+            self._later_part(wav[:, at : at + reach], lengths - at, layers) for at in range(reach, wav.shape[1], reach)
+        ]
+        return [torch.cat(of_layer, dim=1) for of_layer in zip(first, *later, strict=True)], frames
+
+    def _later_part(self, wav: Tensor, lengths: Tensor, layers: Sequence[int]) -> list[Tensor]:
+        """Return the features of a part, 0 for clips that have ended before it."""
+        goes_on = lengths > 0
+        heard = self._part(wav[goes_on], lengths[goes_on], layers)
+        empty = (x.new_zeros(len(wav), *x.shape[1:]) for x in heard)
+        return [x.index_put((goes_on,), some) for x, some in zip(empty, heard, strict=True)]
 
     def _part(self, wav: Tensor, lengths: Tensor, layers: Sequence[int]) -> list[Tensor]:
-        """Return the features of sound that the positions reach, 0 for clips that have ended before it."""
-        if int(lengths.min()) < 1:
-            goes_on = lengths > 0
-            heard = self._part(wav[goes_on], lengths[goes_on], layers)
-            empty = (x.new_zeros(len(wav), *x.shape[1:]) for x in heard)
-            return [x.index_put((goes_on,), some) for x, some in zip(empty, heard, strict=True)]
+        """Return the features of sound that the positions reach."""
         lengths = lengths.clamp(max=wav.shape[1])
         mel = whisper_log_mel(wav, lengths, self.shape.n_mels)
         hidden = self(mel, frames_needed(lengths, HOP), depth=max(layers))
