@@ -34,7 +34,7 @@ def map_in_groups(
     """
     if torch.compiler.is_compiling() or len(batch) == 1 or batch.device.type != "cpu" or torch.is_grad_enabled():
         return fn(batch, lengths)
-    sizes = torch.full((len(batch),), batch.shape[1]) if lengths is None else lengths
+    sizes = torch.full((len(batch),), batch.shape[1], device=batch.device) if lengths is None else lengths
 
     def result_of(items: list[int]) -> Tensor:
         longest = int(sizes[items].max())

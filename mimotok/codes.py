@@ -7,9 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mimotok.tensors import check_tensor
+
 
 def check_form(codes: Tensor) -> None:
     """Raise ValueError unless codes are integers, of any dtype, in a shape [B, n_q, F] without a 0."""
+    check_tensor(codes, "codes")
     if codes.dim() != 3 or 0 in codes.shape:
         raise ValueError(f"codes have shape {list(codes.shape)}: give [batch, n_q, frames], none of them 0")
     if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:

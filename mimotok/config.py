@@ -75,6 +75,7 @@ class TokenizerConfig:
             that decoding is causal and can be streamed).
         mel_floor: lower bound of a mel magnitude before the logarithm.
         default_n_q: codebooks in use when the caller does not say; None means all.
+        threshold_ema_dead_code: kept for the official format alone; training revives codes by `dead_code_fraction`.
         quantizer: the kind of quantizer, a name in `mimotok.model.quantizers`.
         quantizer_settings: of the kind, such as the levels of "fsq".
         extra: unknown keys, which `to_official` writes back.
@@ -215,6 +216,10 @@ class TokenizerConfig:
         """Code frames per second."""
         return self.sample_rate / self.frame_size
 
+    def __hash__(self) -> int:
+        """Hash what `config.json` would hold: two fields are dicts."""
+        return hash(self.to_json())
+
     @property
     def n_q(self) -> int:
         """Codebooks in use by default."""
@@ -226,9 +231,11 @@ class TokenizerConfig:
         return self.frame_rate * sum(math.log2(size) for size in self.codebook_sizes[:n_q])
 
     def checked_n_q(self, n_q: int | None) -> int:
-        """Return `n_q`, or the default where it is None. Raises ValueError outside 1..num_quantizers."""
+        """Return `n_q`, or the default where it is None. Raises ValueError for no whole number in 1..num_quantizers."""
         if n_q is None:
             return self.n_q
+        if isinstance(n_q, bool) or not hasattr(n_q, "__index__"):
+            raise ValueError(f"n_q={n_q!r}: give a whole number of codebooks")
         if not 1 <= n_q <= self.num_quantizers:
             raise ValueError(f"n_q={n_q}, but this checkpoint has {self.num_quantizers} codebooks: give 1 to that many")
         return n_q

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import NamedTuple, overload
 
@@ -20,6 +21,7 @@ from mimotok.model.lengths import Count, checked_lengths, code_frames, valid_mas
 from mimotok.model.linear import dtype_of
 from mimotok.model.mel import log_mel
 from mimotok.model.transformer import Stack
+from mimotok.tensors import check_tensor
 from mimotok.weights import (
     CONFIG_NAME,
     WEIGHTS_NAME,
@@ -123,7 +125,8 @@ class Tokenizer(nn.Module):
 
         Args:
             folder: where to write.
-            dtype: of the stored weights, theirs where None; codebooks are always float32.
+            dtype: of the stored weights, theirs where None; codebooks, and what of the encoder decides codes, stay
+                in float32.
 
         Raises:
             ValueError: where the folder cannot be written, and for another dtype than float32, bfloat16 and float16.
@@ -304,11 +307,10 @@ class Tokenizer(nn.Module):
             >>> codes.shape
             torch.Size([1, 2, 11])
         """
-        latents = self._checked_latents(latents)
+        latents, lengths = self._checked_latents(latents, lengths)
         codes = self.encoder.quantizer.encode(latents, self.config.checked_n_q(n_q))
         if lengths is None:
             return codes
-        lengths = checked_lengths(lengths.to(latents.device), latents.shape[0], latents.shape[1], "frames")
         return codes * valid_mask(lengths, codes.shape[2])[:, None, :]
 
     @torch.no_grad()
@@ -388,12 +390,10 @@ class Tokenizer(nn.Module):
             >>> tokenizer.decode_latents(latents, length=9600).values.shape
             torch.Size([1, 9600])
         """
-        latents = self._checked_latents(latents)
+        latents, lengths = self._checked_latents(latents, lengths)
         size = latents.shape[1] * self.frame_size
         if length is not None and not 0 < length <= size:
             raise ValueError(f"length={length} samples, but {latents.shape[1]} frames give 1 to {size}")
-        if lengths is not None:
-            lengths = checked_lengths(lengths.to(latents.device), latents.shape[0], latents.shape[1], "frames")
 
         def wav_of(latents: Tensor, lengths: Tensor | None) -> Tensor:
             return self.chunking.decode(self.decoder, latents, lengths)
@@ -425,11 +425,16 @@ class Tokenizer(nn.Module):
         """
         return self.decode(self.encode(wav, n_q=n_q), length=wav.shape[-1])
 
+    def forward(self, wav: Tensor, *, n_q: int | None = None) -> Tensor:
+        """Encode and decode sound, as `reconstruct`: what summaries, profilers and wrappers of modules call."""
+        return self.reconstruct(wav, n_q=n_q)
+
     def checked_wav(self, wav: Tensor) -> Tensor:
         """Return wav [B, T] as float32 on the model's device.
 
         Raises ValueError where it is not a batch of finite floating point samples.
         """
+        check_tensor(wav, "wav")
         if wav.dim() != 2:
             raise ValueError(f"wav has shape {list(wav.shape)}: give [batch, samples]")
         if wav.shape[0] == 0 or wav.shape[1] == 0:
@@ -445,20 +450,32 @@ class Tokenizer(nn.Module):
             raise ValueError(f"wav holds {problem}")
         return wav.to(self.device, torch.float32)
 
-    def _checked_latents(self, latents: Tensor) -> Tensor:
-        """Return latents [B, F, D] on the model's device. Raises ValueError for another shape or dtype."""
+    def _checked_latents(self, latents: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return latents [B, F, D] and their lengths [B] on the model's device.
+
+        Raises ValueError for another shape or dtype, lengths out of range, and valid values that are not finite.
+        """
+        check_tensor(latents, "latents")
         width = self.config.d_model
         if latents.dim() != 3 or 0 in latents.shape or latents.shape[2] != width:
             raise ValueError(f"latents have shape {list(latents.shape)}: give [batch, frames, {width}], none of them 0")
         if not latents.is_floating_point():
             raise ValueError(f"latents have dtype {latents.dtype}: give floating point vectors")
-        return latents.to(self.device)
+        latents = latents.to(self.device)
+        if lengths is not None:
+            lengths = checked_lengths(lengths, latents, "frames")
+        if torch.compiler.is_compiling():  # what a graph computes cannot raise
+            return latents, lengths
+        low, high = torch.stack(torch.aminmax(zero_padding(latents.detach(), lengths))).tolist()
+        if not math.isfinite(low) or not math.isfinite(high):
+            raise ValueError("latents hold NaN or infinite values: give finite ones")
+        return latents, lengths
 
     def _checked(self, wav: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
         wav = self.checked_wav(wav)
         if lengths is None:
             return wav, None
-        return wav, checked_lengths(lengths.to(wav.device), wav.shape[0], wav.shape[1], "samples")
+        return wav, checked_lengths(lengths, wav, "samples")
 
 
 def _full_lengths(batch: Tensor) -> Tensor:
@@ -472,12 +489,14 @@ def check_dtype(dtype: torch.dtype) -> None:
 
 
 def checked_device(device: str | torch.device) -> torch.device:
-    """Return `device` as torch names it. Raises ValueError where this machine has none such."""
+    """Return `device` as torch names it. Raises ValueError where this machine has none such, and for "meta"."""
     try:
         known = torch.device(device)
         torch.empty(0, device=known)
     except (RuntimeError, AssertionError, NotImplementedError):
         raise ValueError(f"device={device}: this machine or this torch has none; cpu always works") from None
+    if known.type == "meta":
+        raise ValueError("device=meta holds no weights: load to cpu, or build Tokenizer(config) for shapes alone")
     return known
 
 

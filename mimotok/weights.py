@@ -30,8 +30,6 @@ PREPROCESSOR_NAME = "preprocessor_config.json"
 # The official modules are wrappers around the library that trained them; the tensors are the same.
 OFFICIAL_CODEBOOKS = ("encoder.quantizer.vq.layers.", "._codebook.")
 OUR_CODEBOOKS = ("encoder.quantizer.layers.", ".")
-# What stays fp32 on disk and in memory, whatever the kind of quantizer is.
-QUANTIZER = "encoder.quantizer."
 # A constant that the official file stores; ours is computed.
 WINDOW_KEY = "decoder.vocoder.head.istft.window"
 # Bytes of a safetensors file's header; the official one has 1300 tensors in 160 kB.
@@ -294,10 +292,14 @@ def _listed(names: Iterable[str]) -> str:
 def save_state(folder: Path, model: nn.Module, config: TokenizerConfig, dtype: torch.dtype | None) -> None:
     """Write the official layout's files, and the one that transformers adds, each whole or not at all.
 
-    dtype: of the weights on disk, as they are where None; codebooks stay fp32.
+    dtype: of the weights on disk, as they are where None; what stays in float32 in memory stays so there.
     """
     make_folder(folder)
-    state = {official_key(name): _on_disk(name, tensor, dtype) for name, tensor in model.state_dict().items()}
+    exact = float32_names(model)
+    state = {
+        official_key(name): _on_disk(tensor, None if name in exact else dtype)
+        for name, tensor in model.state_dict().items()
+    }
     state[WINDOW_KEY] = hann_window(config.n_fft, torch.device("cpu")).clone()
     with atomic_path(folder / CONFIG_NAME) as temporary:
         temporary.write_text(config.to_json(), encoding="utf-8")
@@ -314,9 +316,8 @@ def save_preprocessor(folder: Path, config: TokenizerConfig) -> None:
         temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
-def _on_disk(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    keep = dtype is None or name.startswith(QUANTIZER)
-    return tensor.detach().to("cpu", tensor.dtype if keep else dtype).contiguous()
+def _on_disk(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
 
 
 def sha256_of_file(path: Path) -> str:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from mimotok import StreamDecoder, Tokenizer, TokenizerConfig
 from mimotok.model import mel
 from mimotok.model.linear import ExactLinear
-from mimotok.model.precision import ExactConv1d, ExactLayerNorm
+from mimotok.model.precision import ExactConv1d, ExactLayerNorm, float32_names
 from tests.helpers.paths import PARITY
 
 
@@ -71,7 +71,7 @@ def test_save_and_load(tiny: Callable[..., Tokenizer], tmp_path: Path, dtype: to
     assert loaded.config == saved.config
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
     for name, tensor in saved.state_dict().items():
-        kept = tensor if ".quantizer." in name else tensor.to(dtype).float()
+        kept = tensor if name in float32_names(saved) else tensor.to(dtype).float()
         assert torch.equal(loaded.state_dict()[name], kept), name
     assert loaded.weights_sha256 != saved.weights_sha256 or dtype == torch.float32
 
@@ -315,3 +315,88 @@ def test_autocast_leaves_in_full_precision_what_codes_depend_on(tiny: Callable[.
     for (layer, x), found, of_half in zip(layers, given, half, strict=True):
         torch.testing.assert_close(found, layer(x), rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(of_half, layer(x.bfloat16().float()), rtol=1e-5, atol=1e-6)
+
+
+def test_arrays_and_lists_are_told_how_they_become_tensors(tokenizer: Tokenizer) -> None:
+    wav, codes = torch.zeros(1, 9600), torch.zeros(1, 2, 10, dtype=torch.int64)
+    numpy, tensor = r"torch.from_numpy\({}\)", r"is of type list: give a tensor, torch.tensor\({}\)"
+    for call, message in (
+        (lambda: tokenizer.encode(wav.numpy()), numpy.format("wav")),
+        (lambda: tokenizer.encode(wav.tolist()), tensor.format("wav")),
+        (lambda: tokenizer.decode(codes.numpy()), numpy.format("codes")),
+        (lambda: tokenizer.decode_latents(wav.numpy()), numpy.format("latents")),
+        (lambda: tokenizer.encode(wav, [9600]), tensor.format("lengths")),
+        (lambda: tokenizer.decode(codes, [10]), tensor.format("lengths")),
+        (lambda: tokenizer.encode(wav, n_q="2"), "n_q='2': give a whole number"),
+        (lambda: tokenizer.encode(wav, n_q=2.0), "n_q=2.0: give a whole number"),
+        (lambda: tokenizer.encode(wav, n_q=True), "n_q=True: give a whole number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_a_call_is_a_reconstruction(tokenizer: Tokenizer) -> None:
+    wav = 0.1 * torch.randn(2, 5000)
+    assert torch.equal(tokenizer(wav, n_q=2), tokenizer.reconstruct(wav, n_q=2))
+
+
+def test_padding_of_latents_may_hold_anything_and_valid_latents_may_not(tokenizer: Tokenizer) -> None:
+    latents = torch.randn(2, 12, tokenizer.config.d_model)
+    lengths = torch.tensor([12, 5])
+    latents[1, 5:] = 0
+    spoilt = latents.clone()
+    spoilt[1, 5:] = float("nan")
+    for call in (tokenizer.quantize, lambda *args: tokenizer.decode_latents(*args).values):
+        assert torch.equal(call(latents, lengths), call(spoilt, lengths))
+        with pytest.raises(ValueError, match="latents hold NaN or infinite values"):
+            call(spoilt)
+
+
+def test_loud_magnitudes_have_gradients(tiny: Callable[..., Tokenizer]) -> None:
+    model = tiny()
+    with torch.no_grad():
+        model.decoder.vocoder.head.out.bias[3] = 89.0
+    wav = model.decode_latents(torch.randn(1, 6, model.config.d_model), gradients=True).values
+    wav.square().mean().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in model.decoder.parameters() if p.grad is not None)
+
+
+def test_a_model_in_float64_encodes(tiny: Callable[..., Tokenizer]) -> None:
+    wav = 0.1 * torch.randn(1, 9600)
+    model = tiny()
+    exact = model.encode_latents(wav).values
+    doubled = model.double()
+    assert torch.allclose(doubled.encode_latents(wav).values.float(), exact, atol=1e-4)
+    assert doubled.reconstruct(wav).shape == wav.shape
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_both_ways_to_half_precision_give_one_model(
+    tiny: Callable[..., Tokenizer], tmp_path: Path, dtype: torch.dtype
+) -> None:
+    model = tiny()
+    model.save_pretrained(tmp_path / "exact")
+    model.save_pretrained(tmp_path / "half", dtype=dtype)
+    converted, stored = (Tokenizer.from_pretrained(tmp_path / name, dtype=dtype) for name in ("exact", "half"))
+    for name, tensor in converted.state_dict().items():
+        assert torch.equal(tensor, stored.state_dict()[name]), name
+
+
+def test_no_weights_are_loaded_to_nowhere(parity_dir: Path) -> None:
+    with pytest.raises(ValueError, match="device=meta holds no weights"):
+        Tokenizer.from_pretrained(parity_dir, device="meta")
+
+
+def test_a_default_device_changes_no_mel_bank(tokenizer: Tokenizer) -> None:
+    wav = torch.randn(2, 5000)
+    expected = tokenizer.encode(wav)
+    mel._kept_bank.cache_clear()
+    with torch.device("meta"):
+        mel.log_mel(torch.zeros(1, 4800, device="cpu"), None, tokenizer.config)
+    assert torch.equal(tokenizer.encode(wav), expected)
+
+
+def test_equal_configs_have_equal_hashes() -> None:
+    one, same, other = (TokenizerConfig(quantizer_settings={"beam": beam}) for beam in (2, 2, 3))
+    assert hash(one) == hash(same)
+    assert len({one, same, other}) == 2

@@ -163,7 +163,7 @@ class AudioLM(nn.Module):
             raise ValueError(f"patches={patches}, return_loss={return_loss}: give patches, and leave return_loss True")
         if lengths is None:
             lengths = torch.full((text.shape[0],), text.shape[1], device=text.device)
-        lengths = checked_lengths(lengths, text.shape[0], text.shape[1], "positions")
+        lengths = checked_lengths(lengths, text, "positions")
         # the padding is on the right, where causal attention hides it without a mask
         hidden = self.lm.base_model(inputs_embeds=self.embed(text, patches), use_cache=False).last_hidden_state[:, :-1]
         following = text[:, 1:]

@@ -7,6 +7,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from mimotok.tensors import check_tensor
+
 Count = TypeVar("Count", int, Tensor)
 
 
@@ -35,7 +37,8 @@ def valid_mask(lengths: Tensor, size: int) -> Tensor:
 
 def zero_invalid(hidden: Tensor, mask: Tensor) -> Tensor:
     """hidden: [B, T, C], mask: bool [B, T]. Returns hidden with zeros where the mask is False."""
-    return hidden * mask[..., None].to(hidden.dtype)
+    # not a product: that of 0 and what was never set, which may be NaN, is NaN
+    return hidden.masked_fill(~mask[..., None], 0)
 
 
 def zero_padding(hidden: Tensor, lengths: Tensor | None) -> Tensor:
@@ -45,16 +48,18 @@ def zero_padding(hidden: Tensor, lengths: Tensor | None) -> Tensor:
     return zero_invalid(hidden, valid_mask(lengths, hidden.shape[1]))
 
 
-def checked_lengths(lengths: Tensor, batch: int, size: int, unit: str) -> Tensor:
-    """Return the valid lengths [B] of a padded batch as int64.
+def checked_lengths(lengths: Tensor, padded: Tensor, unit: str) -> Tensor:
+    """Return the valid lengths [B] of a padded batch [B, n, ...] as int64, on its device.
 
-    Raises ValueError for a wrong shape, another dtype than whole numbers, or a value outside 1..size.
+    Raises ValueError for what is no tensor, a wrong shape, another dtype than whole numbers, or a value outside 1..n.
     """
+    check_tensor(lengths, "lengths")
+    batch, size = padded.shape[:2]
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
         raise ValueError(f"lengths has dtype {lengths.dtype}: give whole numbers of {unit}, not shares")
     if lengths.shape != (batch,):
         raise ValueError(f"lengths has shape {list(lengths.shape)}, but the batch holds {batch} clips: give [{batch}]")
-    lengths = lengths.to(torch.int64)
+    lengths = lengths.to(padded.device, torch.int64)
     if torch.compiler.is_compiling():  # what a graph computes cannot raise
         return lengths
     if lengths.numel() and (int(lengths.min()) < 1 or int(lengths.max()) > size):

@@ -102,8 +102,10 @@ def _window(size: int, device: torch.device) -> Tensor:
 
 
 def _bank(n_mels: int, n_fft: int, sample_rate: int, fmin: float, fmax: float) -> Tensor:
-    frequencies = torch.linspace(0, sample_rate // 2, n_fft // 2 + 1, dtype=torch.float32)
-    edges = _mel_to_hz(torch.linspace(_hz_to_mel(fmin), _hz_to_mel(fmax), n_mels + 2, dtype=torch.float32))
+    frequencies = torch.linspace(0, sample_rate // 2, n_fft // 2 + 1, dtype=torch.float32, device="cpu")
+    edges = _mel_to_hz(
+        torch.linspace(_hz_to_mel(fmin), _hz_to_mel(fmax), n_mels + 2, dtype=torch.float32, device="cpu")
+    )
     slopes = edges[None, :] - frequencies[:, None]
     widths = edges[1:] - edges[:-1]
     rising = -slopes[:, :-2] / widths[:-1]

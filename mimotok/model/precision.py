@@ -39,8 +39,8 @@ class ComputesFloat32(KeepsFloat32):
     """A layer that computes in float32, too, under autocast as well."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: as the layer's other base takes it, of any floating dtype where autocast is on."""
-        if not autocasts(x):
+        """x: as the layer's other base takes it, of any floating dtype."""
+        if x.dtype == torch.float32 and not autocasts(x):
             return super().forward(x)
         with full_precision(x):
             return super().forward(x.float())

@@ -71,16 +71,14 @@ class Tables(NamedTuple):
 
 
 class _Weighed(NamedTuple):
-    """Tables of a weighted search, and of which tensors at which of their versions they were made."""
+    """Tables of a weighted search, and copies of the tensors that they were made of."""
 
     sources: list[Tensor]
-    versions: list[int]
     tables: Tables
 
     def holds(self, sources: list[Tensor]) -> bool:
-        """Return whether they are still those of `sources`."""
-        same = all(mine is theirs for mine, theirs in zip(self.sources, sources, strict=True))
-        return same and self.versions == [source._version for source in sources]
+        """Return whether `sources` hold the same values: of a write through `.data` no version number tells."""
+        return all(torch.equal(mine, theirs) for mine, theirs in zip(self.sources, sources, strict=True))
 
 
 class ResidualQuantizer(KeepsFloat32, nn.Module):
@@ -136,12 +134,11 @@ class ResidualQuantizer(KeepsFloat32, nn.Module):
         if self.weighting is None:
             return Tables(entries)
         sources = [*entries, self.weighting]
-        # a graph computes them itself, and tensors of inference mode do not count their versions
-        if torch.compiler.is_compiling() or any(source.is_inference() for source in sources):
+        # a graph computes them itself, and a GPU faster than it compares them
+        if torch.compiler.is_compiling() or self.weighting.device.type != "cpu":
             return weigh(entries, self.weighting)
         if self._weighed is None or not self._weighed.holds(sources):
-            versions = [source._version for source in sources]
-            self._weighed = _Weighed(sources, versions, weigh(entries, self.weighting))
+            self._weighed = _Weighed([source.clone() for source in sources], weigh(entries, self.weighting))
         return self._weighed.tables
 
 

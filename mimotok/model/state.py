@@ -56,5 +56,6 @@ class StreamState:
 
     def reset(self, items: Tensor) -> None:
         """Make items of the batch ready for new streams; what is still inside them is lost. items: bool [B]."""
-        for tensor in self._tensors.values():
-            tensor[items] = 0
+        for name, tensor in self._tensors.items():
+            # a new one: a tensor of inference mode cannot be written outside of it
+            self._tensors[name] = tensor.masked_fill(items.view(-1, *(1,) * (tensor.dim() - 1)), 0)

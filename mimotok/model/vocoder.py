@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -62,7 +64,8 @@ class ISTFTHead(nn.Module):
         # a phase of ten radians in bf16 is off by 0.03: under autocast the projection stays in the weights' dtype
         with full_precision(hidden):
             log_magnitude, phase = self.out(hidden.to(dtype_of(self.out))).float().chunk(2, dim=-1)
-        return log_magnitude.exp().clamp(max=MAX_MAGNITUDE), phase
+        # clamped before the exponential, whose gradient would be NaN where it overflows
+        return log_magnitude.clamp(max=math.log(MAX_MAGNITUDE)).exp(), phase
 
     def _frames(self, hidden: Tensor) -> Tensor:
         """hidden: [B, T, dim]. Returns windowed frames of samples [B, T, n_fft]."""
@@ -83,7 +86,9 @@ class ISTFTHead(nn.Module):
         hops = squared.view(-1, self.hop_length)
         over = F.pad(present, (len(hops) - 1, len(hops) - 1)).unfold(1, len(hops), 1).flip(2)
         # only samples past an item's length have no window over them
-        return overlap_add(frames, self.hop_length) / (over @ hops).clamp(min=1e-11)
+        with full_precision(frames):
+            weights = (over @ hops).clamp(min=1e-11)
+        return overlap_add(frames, self.hop_length) / weights
 
 
 def overlap_add(frames: Tensor, hop_length: int) -> Tensor:

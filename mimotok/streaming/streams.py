@@ -8,7 +8,7 @@ official pipeline's overlap scheme, an approximation by nature, and its encoder 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -71,7 +71,14 @@ class EncoderStreams:
 
         Returns:
             The codes of `look_ahead` frames ago.
+
+        Raises:
+            ValueError: for another shape; the streams stay as they were.
         """
+        stride = self.tokenizer.config.frame_stride
+        if mel.dim() != 3 or not mel.shape[1] or mel.shape[1] % stride:
+            raise ValueError(f"mel has shape {list(mel.shape)}: give [B, n, n_mels], n a multiple of {stride}")
+        _check_valid(valid, mel.shape[:2])
         encoder = self.tokenizer.encoder
         latents, valid = encoder.step(self.state, mel, valid)
         return CodeStep(encoder.quantizer.encode(latents, self.n_q), valid)
@@ -109,8 +116,13 @@ class DecoderStreams:
 
         Returns:
             The samples of `look_ahead` mel frames ago.
+
+        Raises:
+            ValueError: as `Tokenizer.dequantize`, and for another shape of `valid`; the streams stay as they were.
         """
-        wav, valid = self.tokenizer.decoder.step(self.state, self.tokenizer.dequantize(codes), valid)
+        quantized = self.tokenizer.dequantize(codes)
+        _check_valid(valid, quantized.shape[:2])
+        wav, valid = self.tokenizer.decoder.step(self.state, quantized, valid)
         return SampleStep(wav, valid)
 
 
@@ -171,6 +183,7 @@ class StreamEncoder:
         self._held = None
         self._ended = False
 
+    @torch.no_grad()
     def push(self, wav: Tensor) -> Tensor:
         """Encode the next samples.
 
@@ -353,6 +366,11 @@ class _OverlapDecoder:
         self.last = codes[:, :, kept:]
         self.done = stop - kept
         return wav
+
+
+def _check_valid(valid: Tensor, shape: Sequence[int]) -> None:
+    if valid.dtype != torch.bool or valid.shape != shape:
+        raise ValueError(f"valid is {valid.dtype} {list(valid.shape)}: give torch.bool {list(shape)}, one per frame")
 
 
 def _require_open(ended: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,16 @@ def test_weighted_codes_follow_a_change_of_codebooks_and_weighting(mode: Callabl
         quantizer.weighting = quantizer.weighting.roll(1, 0)
         seen.append(quantizer.encode(latents, 3))
         assert torch.equal(seen[2], expected())
-        assert len({codes.numpy().tobytes() for codes in seen}) == 3
+        # of which no version number tells, as averages of weights are swapped in
+        quantizer.codebooks()[2].embed.data.copy_(-quantizer.codebooks()[2].embed)
+        seen.append(quantizer.encode(latents, 3))
+        assert torch.equal(seen[3], expected())
+        # a copy begins to count versions anew
+        quantizer = deepcopy(quantizer)
+        quantizer.codebooks()[1].embed.mul_(-1)
+        seen.append(quantizer.encode(latents, 3))
+        assert torch.equal(seen[4], expected())
+        assert len({codes.numpy().tobytes() for codes in seen}) == 5
 
 
 @pytest.mark.parametrize("config", [STREAMABLE, WEIGHTED, FSQ])

@@ -78,7 +78,7 @@ def test_samples_come_as_soon_as_the_look_ahead_says(streamable: Callable[..., T
         assert come_ms >= given_ms - encoder.look_ahead_ms - 40 - 1e-6
 
 
-def test_nothing_gstreams_with_the_stream(streamable: Callable[..., Tokenizer]) -> None:
+def test_nothing_grows_with_the_stream(streamable: Callable[..., Tokenizer]) -> None:
     tokenizer = streamable()
     encoder, decoder = StreamEncoder(tokenizer), StreamDecoder(tokenizer)
 
@@ -261,3 +261,42 @@ def test_codes_in_a_tensor_that_is_written_to_again(streamable: Callable[..., To
         parts = [stream.push(part.clone() if copied else buffer.copy_(part)) for part in codes.split(1, dim=2)]
         sounds.append(torch.cat([*parts, stream.flush()], dim=1))
     assert torch.equal(*sounds)
+
+
+def test_steps_of_another_shape_are_refused_before_anything_changes(streamable: Callable[..., Tokenizer]) -> None:
+    tokenizer = streamable()
+    stride = tokenizer.config.frame_stride
+    mel = torch.zeros(1, stride, tokenizer.config.n_mels)
+    codes = torch.zeros(1, 2, 3, dtype=torch.int64)
+    encoder, decoder = EncoderStreams(tokenizer), DecoderStreams(tokenizer)
+    for step, frames, valid, message in (
+        (encoder.step, mel[:, : stride - 1], torch.ones(1, stride - 1), f"n a multiple of {stride}"),
+        (encoder.step, mel[0], torch.ones(1, stride), "give \\[B, n, n_mels\\]"),
+        (encoder.step, mel, torch.ones(1, stride), "valid is torch.float32"),
+        (encoder.step, mel, torch.ones(1, stride + 1, dtype=torch.bool), f"give torch.bool \\[1, {stride}\\]"),
+        (decoder.step, codes, torch.ones(1, 2, dtype=torch.bool), "give torch.bool \\[1, 3\\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            step(frames, valid)
+    assert not encoder.state.tensors()
+    assert not decoder.state.tensors()
+
+
+def test_a_stream_keeps_no_gradients(streamable: Callable[..., Tokenizer]) -> None:
+    stream = StreamEncoder(streamable())
+    for block in (0.1 * torch.randn(1, 9600)).requires_grad_().split(700, dim=1):
+        stream.push(block)
+    assert not any(tensor.requires_grad for tensor in stream.state.values())
+
+
+def test_streams_of_inference_mode_are_reset_outside_of_it(streamable: Callable[..., Tokenizer]) -> None:
+    tokenizer = streamable()
+    streams = DecoderStreams(tokenizer)
+    codes = torch.randint(0, 16, (2, 4, 5))
+    valid = torch.ones(2, 5, dtype=torch.bool)
+    with torch.inference_mode():
+        first = streams.step(codes, valid)
+    streams.state.reset(torch.tensor([True, False]))
+    again = streams.step(codes, valid)
+    assert torch.allclose(again.wav[0], first.wav[0])
+    assert not torch.allclose(again.wav[1], first.wav[1])

@@ -10,7 +10,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from train.data.batches import Batch
-from train.losses.adversarial import adversarial_loss, discriminator_loss, feature_matching_loss
+from train.losses.adversarial import Valid, adversarial_loss, discriminator_loss, feature_matching_loss
 from train.losses.discriminators import Discriminators, Judgements, judge
 from train.losses.speech import SpeechFeatureLoss
 from train.stages.arguments import to_plain
@@ -99,8 +99,7 @@ class AdversarialStage(Stage):
         self.begin_step(batch)
         segment = self._segment(batch)
         wav = self.tokenizer.decoder(segment.latents, segment.lengths)
-        # every clip of a batch keeps the same share of its segment, whatever the layer's rate
-        valid = segment.lengths / segment.latents.shape[1]
+        valid = Valid(segment.lengths, segment.latents.shape[1])
         if self.is_judged():
             self._train_discriminators(segment.wav, wav.detach(), valid)
         self._train_generator(segment, wav, valid)
@@ -119,7 +118,7 @@ class AdversarialStage(Stage):
         quantized = quantizer.decode(torch.where(in_use[..., None], codes, -1))
         return self.segment(quantized, lengths, batch.wav)
 
-    def _train_discriminators(self, real: Tensor, fake: Tensor, valid: Tensor) -> None:
+    def _train_discriminators(self, real: Tensor, fake: Tensor, valid: Valid) -> None:
         _, optimizer = self._optimizers()
         loss = discriminator_loss(self._judge(real).logits, self._judge(fake).logits, valid)
         self.log("train/discriminator_loss", loss.detach())
@@ -130,7 +129,7 @@ class AdversarialStage(Stage):
         # the wrapped optimizer: Lightning would count this as a step of its own
         optimizer.optimizer.step()
 
-    def _train_generator(self, segment: Segment, wav: Tensor, valid: Tensor) -> None:
+    def _train_generator(self, segment: Segment, wav: Tensor, valid: Valid) -> None:
         optimizer, _ = self._optimizers()
         self.discriminators.requires_grad_(False)
         losses = self.reconstruction_losses(wav, segment.wav, segment.samples)
@@ -151,7 +150,7 @@ class AdversarialStage(Stage):
         """Return whether a loss asks the discriminators."""
         return self.uses("adversarial") or self.uses("feature_matching")
 
-    def _judged_losses(self, real: Tensor, wav: Tensor, valid: Tensor) -> dict[str, Tensor]:
+    def _judged_losses(self, real: Tensor, wav: Tensor, valid: Valid) -> dict[str, Tensor]:
         with torch.no_grad():
             wanted = self._judge(real)
         judged = self._judge(wav)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from mimotok.config import TokenizerConfig
 from mimotok.text import ErrorRates, error_rates, normalize_text
 from train.data.batches import Batch
 from train.losses.meaning import CharacterConfig, CharacterReader, PhoneClassifier, spelling
@@ -85,6 +87,7 @@ class JointStage(Stage):
     ) -> None:
         super().__init__(model, loss_weights or PUBLISHED_WEIGHTS, training or StageConfig(), losses, speech)
         self.quantizer_config = quantizer or QuantizerConfig()
+        self._warn_of_threshold()
         self.own_training = quantizer_training is not None
         self.quantizer = make_training(
             self.tokenizer.encoder.quantizer,
@@ -116,6 +119,15 @@ class JointStage(Stage):
         if reader_weights is not None:
             load_exported(readers_of(self), reader_weights, "reader_weights")
         self.sharded = False
+
+    def _warn_of_threshold(self) -> None:
+        threshold = self.tokenizer.config.threshold_ema_dead_code
+        if threshold != TokenizerConfig.threshold_ema_dead_code:
+            warnings.warn(
+                f"threshold_ema_dead_code={threshold:g} has no effect: dead codes are revived by "
+                f"dead_code_fraction={self.quantizer_config.dead_code_fraction:g} of QuantizerConfig",
+                stacklevel=3,
+            )
 
     def _build_text_decoder(self, source: TextDecoderConfig | PretrainedTextDecoderConfig | str | None) -> AudioToText:
         width = self.tokenizer.config.d_model

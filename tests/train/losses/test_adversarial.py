@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 import pytest
 import torch
 from torch import Tensor
 
-from train.losses.adversarial import adversarial_loss, discriminator_loss, feature_matching_loss
+from train.losses.adversarial import Valid, adversarial_loss, discriminator_loss, feature_matching_loss
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -44,9 +47,16 @@ def test_feature_matching_trains_the_decoded_side_only() -> None:
 
 def test_discriminator_losses_ignore_the_padded_share() -> None:
     real, fake = noise(2, 1, 10, 3), noise(2, 1, 10, 3, seed=1)
-    valid = torch.tensor([0.6, 1.0])
+    valid = Valid(torch.tensor([3, 5]), 5)
     spoilt_real, spoilt_fake = real.clone(), fake.clone()
     spoilt_real[0, :, 6:], spoilt_fake[0, :, 6:] = 100, 100
     for value in (discriminator_loss, lambda r, f, v: feature_matching_loss([r], [f], v)):
         assert value([real], [fake], valid) == value([spoilt_real], [spoilt_fake], valid)
     assert adversarial_loss([fake], valid) == adversarial_loss([spoilt_fake], valid)
+
+
+def test_a_step_is_valid_as_soon_as_part_of_it_is() -> None:
+    for size in range(1, 40):
+        for steps in (1, 3, 7, 49, 160):
+            valid = Valid(torch.arange(1, size + 1), size).mask(steps).sum(1)
+            assert valid.tolist() == [math.ceil(Fraction(length * steps, size)) for length in range(1, size + 1)]

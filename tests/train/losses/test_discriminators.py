@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from train.losses.adversarial import adversarial_loss, discriminator_loss, feature_matching_loss
+from train.losses.adversarial import Valid, adversarial_loss, discriminator_loss, feature_matching_loss
 from train.losses.discriminators import Discriminators, PeriodDiscriminator, StftDiscriminator
 
 pytestmark = pytest.mark.slow
@@ -73,7 +73,7 @@ def test_time_is_on_dimension_2_of_logits_and_features(part) -> None:
 
 def test_the_losses_take_judgements_as_they_are(small: Discriminators) -> None:
     real, fake = small(noise(2)), small(noise(2))
-    valid = torch.tensor([0.5, 1.0])
+    valid = Valid(torch.tensor([1, 2]), 2)
     for value in (
         discriminator_loss(real.logits, fake.logits, valid),
         adversarial_loss(fake.logits, valid),

@@ -146,3 +146,10 @@ def test_phones_without_labels_are_refused() -> None:
     stage = make_stage({"mel": 1.0, "phone": 1.0})
     with pytest.raises(ValueError, match=r"give data\.alignments a file"):
         stage.losses(Batch(torch.randn(1, 24_000), torch.tensor([24_000]), ["one"], ["1"]))
+
+
+def test_a_threshold_of_the_official_format_is_told_to_have_no_effect(tmp_path: Path) -> None:
+    changed = tmp_path / "config.json"
+    changed.write_text(json.dumps({**json.loads(Path(MODEL).read_text()), "threshold_ema_dead_code": 5}))
+    with pytest.warns(UserWarning, match="threshold_ema_dead_code=5 has no effect: dead codes are revived by"):
+        JointStage(str(changed))
