@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from mimotok.io.files import StrPath
 
@@ -25,7 +25,7 @@ def read_info(source: StrPath | None = None, *, revision: str | None = None) -> 
     Raises:
         ValueError: where `source` is neither.
     """
-    if source is not None and Path(source).is_file():
+    if _is_codes(source, revision):
         return _codes_info(Path(source))
     return _model_info(source, revision)
 
@@ -51,7 +51,7 @@ def read_facts(source: StrPath | None = None, *, revision: str | None = None) ->
         >>> facts["vocabulary"], facts["tokens_per_second"], facts["bits_per_second"]
         (2816, 200.0, 1550.0)
     """
-    if source is not None and Path(source).is_file():
+    if _is_codes(source, revision):
         from mimotok.io.codes_file import load_codes
 
         held = load_codes(Path(source), only_facts=True)
@@ -65,6 +65,15 @@ def read_facts(source: StrPath | None = None, *, revision: str | None = None) ->
     facts = _token_facts(config.codebook_sizes[: config.n_q], config.frame_rate, config.sample_rate)
     books = {"num_quantizers": config.num_quantizers, "all_codebook_sizes": list(config.codebook_sizes)}
     return facts | books | {"model": str(source or "embedded"), "weights_sha256": sha256_of_file(held_model.weights)}
+
+
+def _is_codes(source: StrPath | None, revision: str | None) -> TypeGuard[StrPath]:
+    """Return whether `source` is a file. Raises ValueError for a revision of one."""
+    if source is None or not Path(source).is_file():
+        return False
+    if revision is not None:
+        raise ValueError(f"revision={revision}: {source} is a file, which has none; leave it out")
+    return True
 
 
 def _token_facts(sizes: tuple[int, ...], frame_rate: float, sample_rate: int) -> dict[str, Any]:

@@ -495,6 +495,8 @@ def checked_device(device: str | torch.device) -> torch.device:
         torch.empty(0, device=known)
     except (RuntimeError, AssertionError, NotImplementedError):
         raise ValueError(f"device={device}: this machine or this torch has none; cpu always works") from None
+    if known.type == "cpu" and known.index:
+        raise ValueError(f"device={device}: torch has one cpu for all cores; give cpu")
     if known.type == "meta":
         raise ValueError("device=meta holds no weights: load to cpu, or build Tokenizer(config) for shapes alone")
     return known

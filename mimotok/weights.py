@@ -116,6 +116,8 @@ def resolve_folder(source: str | Path | None, revision: str | None) -> Path:
         raise ValueError(f"revision={revision}: {which} has none; give a hub id (owner/name), or leave it out")
     if source is None:
         return embedded_folder()
+    if not str(source).strip():
+        raise ValueError("the model's name is empty: give a folder or a hub id, or leave it out")
     folder = Path(source)
     if folder.is_dir():
         return _tokenizer_folder(folder)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from mimotok import Tokenizer
 from mimotok.config import TokenizerConfig
 from mimotok.fields import limits_of
-from mimotok.info import read_info
+from mimotok.info import read_facts, read_info
 from mimotok.streaming.pipes import decode_pipe
 from mimotok.weights import MAX_HEADER, looks_like_path
 from tests.helpers.paths import PARITY
@@ -271,6 +271,19 @@ def test_what_looks_like_a_path_is_not_asked_of_the_hub(tmp_path: Path, monkeypa
 def test_a_revision_of_what_has_none_is_refused(source: str | Path | None) -> None:
     for call in (Tokenizer.from_pretrained, read_info):
         assert "revision=v2" in refusal(partial(call, source, revision="v2"))
+
+
+def test_a_revision_of_a_codes_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    path.touch()
+    for call in (read_info, read_facts):
+        assert "is a file, which has none" in refusal(partial(call, path, revision="v2"))
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_not_the_working_directory(name: str) -> None:
+    for call in (Tokenizer.from_pretrained, read_info):
+        assert "the model's name is empty" in refusal(partial(call, name))
 
 
 def test_a_misspelt_key_is_reported(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -179,7 +180,7 @@ def test_pickles_are_not_read(parity_dir: Path, tmp_path: Path) -> None:
 
 
 def test_no_such_device(parity_dir: Path) -> None:
-    for device in ("banana", "cuda:7"):
+    for device in ("banana", "cuda:7", "cpu:7"):
         with pytest.raises(ValueError, match=f"device={device}"):
             Tokenizer.from_pretrained(parity_dir, device=device)
 
@@ -318,18 +319,19 @@ def test_autocast_leaves_in_full_precision_what_codes_depend_on(tiny: Callable[.
 
 
 def test_arrays_and_lists_are_told_how_they_become_tensors(tokenizer: Tokenizer) -> None:
+    model: Any = tokenizer
     wav, codes = torch.zeros(1, 9600), torch.zeros(1, 2, 10, dtype=torch.int64)
     numpy, tensor = r"torch.from_numpy\({}\)", r"is of type list: give a tensor, torch.tensor\({}\)"
     for call, message in (
-        (lambda: tokenizer.encode(wav.numpy()), numpy.format("wav")),
-        (lambda: tokenizer.encode(wav.tolist()), tensor.format("wav")),
-        (lambda: tokenizer.decode(codes.numpy()), numpy.format("codes")),
-        (lambda: tokenizer.decode_latents(wav.numpy()), numpy.format("latents")),
-        (lambda: tokenizer.encode(wav, [9600]), tensor.format("lengths")),
-        (lambda: tokenizer.decode(codes, [10]), tensor.format("lengths")),
-        (lambda: tokenizer.encode(wav, n_q="2"), "n_q='2': give a whole number"),
-        (lambda: tokenizer.encode(wav, n_q=2.0), "n_q=2.0: give a whole number"),
-        (lambda: tokenizer.encode(wav, n_q=True), "n_q=True: give a whole number"),
+        (lambda: model.encode(wav.numpy()), numpy.format("wav")),
+        (lambda: model.encode(wav.tolist()), tensor.format("wav")),
+        (lambda: model.decode(codes.numpy()), numpy.format("codes")),
+        (lambda: model.decode_latents(wav.numpy()), numpy.format("latents")),
+        (lambda: model.encode(wav, [9600]), tensor.format("lengths")),
+        (lambda: model.decode(codes, [10]), tensor.format("lengths")),
+        (lambda: model.encode(wav, n_q="2"), "n_q='2': give a whole number"),
+        (lambda: model.encode(wav, n_q=2.0), "n_q=2.0: give a whole number"),
+        (lambda: model.encode(wav, n_q=True), "n_q=True: give a whole number"),
     ):
         with pytest.raises(ValueError, match=message):
             call()

@@ -38,7 +38,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 Paths = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="[FILES]", help="IN OUT, or any number of IN with --out-dir.", show_default=False),
+    typer.Argument(metavar="FILES", help="IN OUT, or any number of IN with --out-dir.", show_default=False),
 ]
 Stream = Annotated[bool, typer.Option("--stream", help="From standard input to standard output, as it comes.")]
 Out = Annotated[Path | None, typer.Option("--out-dir", help="Write here, under the inputs' names.")]

@@ -40,10 +40,14 @@ def page(
 
         find_runtime(runtime)  # an error is reported before a model is loaded
         from mimotok.page.build import build_page
-        from mimotok.page.serve import address, make_server
+        from mimotok.page.serve import address, make_server, require_port
 
+        if serve:
+            require_port(port)
         tokenizer = make_tokenizer(model, revision, "cpu", "float32")
-        folder = out or cache_folder() / "page" / f"{tokenizer.weights_sha256[:16]}{'-int8' if int8 else ''}"
+        offered = "" if n_q is None else f"-{n_q}"
+        kind = "-int8" if int8 else ""
+        folder = out or cache_folder() / "page" / f"{tokenizer.weights_sha256[:16]}{offered}{kind}"
         build_page(tokenizer, folder, n_q=n_q, int8=int8, runtime=runtime)
         if not serve:
             say(f"{folder}: put these files on any web server")

@@ -267,7 +267,8 @@ def open_ledger(out: StrPath, settings: Settings) -> Iterator[Ledger]:
     with writing(out):
         (out / SHARDS).mkdir(parents=True, exist_ok=True)
     with _locked(out / LOCK):
-        if (out / SETTINGS).exists():
+        # a run that ended before its first shard, as one with a mistyped source does, has settled nothing
+        if (out / SETTINGS).exists() and _is_begun(out):
             if differences := read_settings(out).differences(settings):
                 raise ValueError(f"{out}: holds tokens of {differences}; name a new folder")
         else:
@@ -277,6 +278,12 @@ def open_ledger(out: StrPath, settings: Settings) -> Iterator[Ledger]:
         _mend(out / LEDGER)
         _mend(out / FAILED)
         yield Ledger(out, settings)
+
+
+def _is_begun(out: Path) -> bool:
+    """Return whether any clip of the folder's settings is done, or was tried."""
+    lists = (out / LEDGER, out / FAILED)
+    return any(path.is_file() and path.stat().st_size for path in lists) or any((out / SHARDS).iterdir())
 
 
 @contextmanager

@@ -203,6 +203,8 @@ def _quantize(path: Path) -> None:
             weight_type=QuantType.QInt8,
         )
         rewritten.replace(path)
+        # of a large graph, the values stood beside it
+        path.with_name(f"{path.name}.data").unlink(missing_ok=True)
 
 
 def _require_exporter() -> None:

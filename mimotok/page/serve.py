@@ -66,6 +66,11 @@ def make_server(folder: StrPath, port: int) -> PageServer:
         raise ValueError(f"port {port}: cannot be used ({error.strerror or error}); give another (--port)") from None
 
 
+def require_port(port: int) -> None:
+    """Raise ValueError where `make_server` could not listen on a port now, before anything is made for it."""
+    make_server(".", port).server_close()
+
+
 def address(server: PageServer) -> str:
     """Return the address at which a browser finds a server's page."""
     return f"http://{HOST}:{server.server_port}/"

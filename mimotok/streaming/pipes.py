@@ -59,10 +59,15 @@ def encode_pipe(
     if entropy:
         code_model = code_model_of(tokenizer)
         header = coded_header(header, code_model)
+    stream = SoundStream(source, raw_rate=tokenizer.sample_rate if raw else None)
+    sound = _sound(stream, tokenizer.sample_rate)
+    begun = next(sound, None)
+    if begun is None:
+        raise ValueError("the stream ended before its first sample")
+    # only now: input that is refused leaves no half of a file
     writer = MimoWriter(target, header, code_model=code_model)
     target.flush()
-    stream = SoundStream(source, raw_rate=tokenizer.sample_rate if raw else None)
-    for wav in _sound(stream, tokenizer.sample_rate):
+    for wav in chain([begun], sound):
         if wav.shape[1]:  # a resampler may hold everything back
             _write_codes(writer, target, encoder.push(wav))
     _write_codes(writer, target, encoder.flush())

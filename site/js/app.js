@@ -72,7 +72,7 @@ async function loadModel() {
   get("size-hint").hidden = true;
   const slider = get("codebooks");
   if (Number(slider.max) !== facts.codebook_sizes.length) slider.max = facts.codebook_sizes.length;
-  if (!nQ) nQ = facts.default_n_q;
+  if (!nQ) slider.value = nQ = facts.default_n_q;
 }
 
 /** @param {string} name @param {Float32Array} wav */
@@ -103,17 +103,23 @@ async function takeCodes(name, bytes) {
   const file = await readCodes(bytes);
   requireFitting(facts, file);
   requireShort(file.numSamples / file.sampleRate);
-  nQ = file.codes.nQ;
+  get("codebooks").max = file.codes.nQ;
+  get("codebooks").value = file.codes.nQ;
   await hear({ name, codes: file.codes, numSamples: file.numSamples, original: null, originalBlob: null });
 }
 
-/** Decode a recording with the chosen codebooks and show it. */
+/** Decode a recording with as many codebooks as the slider says, and anew where it has moved meanwhile. */
 async function hear(known) {
-  const most = known.codes.nQ;
-  nQ = Math.min(nQ, most);
-  get("codebooks").max = most;
-  get("codebooks").value = nQ;
-  showCodebooks();
+  get("codebooks").max = known.codes.nQ;
+  do {
+    nQ = Number(get("codebooks").value);
+    showCodebooks();
+    await decode(known);
+  } while (nQ !== Number(get("codebooks").value));
+}
+
+/** Decode a recording with nQ codebooks and show it. */
+async function decode(known) {
   const codes = firstCodebooks(known.codes, nQ);
   showProgress("Decoding:", 0);
   const decoded = await model.decode(codes, known.numSamples, (done) => showProgress("Decoding:", done));
@@ -157,6 +163,11 @@ function show() {
   get("ratio").textContent = `1 : ${Math.round(wavBytes / codeBytes)}`;
   get("codes-caption").textContent = `Codes: ${nQ} × ${codes.frames}`;
   get("original-pictures").hidden = original === null;
+  const highest = Number((facts.sample_rate / 2000).toFixed(2));
+  get("spectrum-original").setAttribute("aria-label", `Spectrogram of the original, 0 to ${highest} kHz`);
+  get("spectrum-decoded").setAttribute("aria-label", `Spectrogram of the decoded sound, 0 to ${highest} kHz`);
+  get("highest").textContent = highest;
+  get("frame-ms").textContent = Number(((1000 * facts.frame_size) / facts.sample_rate).toFixed(2));
   get("about").textContent =
     `Model ${facts.model} (${facts.sample_rate / 1000} kHz, sha256 ${facts.weights_sha256.slice(0, 12)}), run by onnxruntime-web in your browser.`;
   if (original) {
@@ -220,16 +231,11 @@ function save(blob, suffix) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
-/** Decode anew while the slider moves, but never twice at once. */
+/** Decode anew where the slider has moved; what is at work looks at it by itself. */
 async function changeCodebooks() {
   showCodebooks();
-  if (busy || !recording) return;
-  await alone(async () => {
-    while (nQ !== Number(get("codebooks").value)) {
-      nQ = Number(get("codebooks").value);
-      await hear(recording);
-    }
-  });
+  if (busy || !recording || nQ === Number(get("codebooks").value)) return;
+  await alone(() => hear(recording));
 }
 
 function redraw() {

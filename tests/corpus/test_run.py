@@ -218,6 +218,14 @@ def test_other_weights_or_settings_are_refused(sounds: Sounds, tokenizer: Tokeni
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
+def test_a_mistyped_source_settles_nothing(sounds: Sounds, tokenizer: Tokenizer, out: Path) -> None:
+    run: dict[str, Any] = {"root": str(sounds.folder), **QUICK}
+    with pytest.raises(ValueError, match="no such file or folder"):
+        tokenize_corpus(str(sounds.folder / "nowhere"), out, tokenizer, **run)
+    done = tokenize_corpus(str(sounds.manifest), out, tokenizer, **{**run, "n_q": 2})
+    assert done.clips == CLIPS
+
+
 def test_a_folder_of_something_else_is_left_alone(sounds: Sounds, tokenizer: Tokenizer, out: Path) -> None:
     out.mkdir()
     (out / "thesis.tex").touch()

@@ -201,3 +201,22 @@ def test_facts_tell_another_search_of_the_same_weights(streamable: Callable[...,
     other = export_facts(Tokenizer.from_pretrained(tmp_path), 3)
     assert other["weights_sha256"] == facts["weights_sha256"]
     assert other != facts
+
+
+def test_int8_leaves_nothing_of_a_large_graph_beside_it(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    values = np.random.default_rng(0).standard_normal((64, 64)).astype("float32")
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "large",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 64])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 64])],
+        [onnx.numpy_helper.from_array(values, "w")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    path = tmp_path / "decoder.onnx"
+    onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=0)
+    assert {each.name for each in tmp_path.iterdir()} == {path.name, f"{path.name}.data"}
+    exporter._quantize(path)
+    assert {each.name for each in tmp_path.iterdir()} == {path.name}
+    assert not any(tensor.external_data for tensor in onnx.load(path, load_external_data=False).graph.initializer)

@@ -78,6 +78,7 @@ def test_losses_of_a_batch_are_those_of_its_sequences(model: AudioLM) -> None:
     torch.testing.assert_close(batch.text, (torch.stack([s.text for s in single]) * texts).sum() / texts.sum())
     weighted = torch.stack([s.audio for s in single]) * patches[:, None] / patches.sum()
     torch.testing.assert_close(batch.audio, weighted.sum(0))
+    torch.testing.assert_close(batch.loss, batch.text + batch.audio.mean())
 
 
 def test_what_stands_in_the_padding_does_not_matter(model: AudioLM) -> None:

@@ -148,3 +148,10 @@ def test_the_published_sizes() -> None:
 def test_impossible_configs(changes) -> None:
     with pytest.raises(ValueError, match="="):
         PatchConfig(SIZES, **changes)
+
+
+def test_summed_embeddings_have_unit_variance() -> None:
+    torch.manual_seed(0)
+    for books in (2, 8):
+        summed = CodeEmbedding([512] * books, 64)(torch.randint(0, 512, (100, books, 40)))
+        assert float(summed.detach().var()) == pytest.approx(1, rel=0.1)

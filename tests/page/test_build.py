@@ -94,6 +94,17 @@ def test_what_serves_nothing_is_refused(command, tmp_path: Path, option: list[st
     assert not (tmp_path / "page").exists()
 
 
+def test_a_port_that_cannot_be_used_is_told_before_anything_is_made(
+    command, built: Built, runtime: Path, tmp_path: Path
+) -> None:
+    with make_server(built.folder, 0) as server:
+        for port, message in ((70_000, "port=70000: give 0 to"), (server.server_port, "cannot be used")):
+            code, line = command("--out", tmp_path / "page", "--runtime", runtime, "--port", port)
+            assert code == 2
+            assert message in line
+    assert not (tmp_path / "page").exists()
+
+
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]):
     """command(word, ...): the exit code and the one line on stderr."""
@@ -128,7 +139,10 @@ def test_a_missing_or_foreign_runtime_is_reported_with_its_remedy(
     assert code == 2
     assert f"not of onnxruntime-web {runtime.VERSION}" in line
     # an npm that cannot reach its registry, and one that brings something else
-    for script, message in (("echo offline >&2; exit 1", "(offline)"), ("touch a.tgz", "damaged package")):
+    for script, message in (
+        ("echo 'npm error offline' >&2; echo 'npm error A complete log: x' >&2; exit 1", "(npm error offline)"),
+        ("touch a.tgz", "damaged package"),
+    ):
         npm = tmp_path / "npm"
         npm.write_text(f"#!/bin/sh\nPATH={os.defpath}\n{script}\n")
         npm.chmod(0o700)

@@ -94,6 +94,15 @@ def test_bad_sound(streamable: Callable[..., Tokenizer], given: bytes, message: 
         encode_pipe(streamable(), io.BytesIO(given), io.BytesIO())
 
 
+@pytest.mark.parametrize("entropy", [False, True])
+@pytest.mark.parametrize("given", [b"", b"fLaC" + bytes(100), wav_file(np.zeros(9), 4_000)])
+def test_refused_sound_leaves_no_half_of_a_file(given: bytes, entropy: bool) -> None:
+    coded = io.BytesIO()
+    with pytest.raises(ValueError, match=r"standard input|before its first sample"):
+        encode_pipe(Tokenizer.from_pretrained(), io.BytesIO(given), coded, entropy=entropy)
+    assert not coded.getvalue()
+
+
 def test_bad_codes(streamable: Callable[..., Tokenizer], sound: np.ndarray) -> None:
     tokenizer, coded = streamable(), io.BytesIO()
     encode_pipe(tokenizer, io.BytesIO(pcm(sound)), coded, raw=True)

@@ -66,16 +66,22 @@ def test_samples_come_as_soon_as_the_look_ahead_says(streamable: Callable[..., T
     tokenizer = streamable()
     stream, encoder = StreamDecoder(tokenizer), StreamEncoder(tokenizer)
     given_ms = come_ms = 0.0
+    latest = 0.0
     for _ in range(30):
         given_ms += 40
         come_ms += 1000 * stream.push(torch.zeros(1, 4, 1, dtype=torch.int64)).shape[1] / 24_000
         assert come_ms >= given_ms - stream.look_ahead_ms - 1e-6
         assert come_ms <= given_ms
-    given_ms = come_ms = 0.0
+        latest = max(latest, given_ms - come_ms)
+    # and no sooner than by a hop
+    assert latest > stream.look_ahead_ms - 10
+    given_ms = come_ms = latest = 0.0
     for _ in range(60):
         given_ms += 10
         come_ms += 40 * encoder.push(torch.zeros(1, 240)).shape[2]
         assert come_ms >= given_ms - encoder.look_ahead_ms - 40 - 1e-6
+        latest = max(latest, given_ms - come_ms)
+    assert latest > encoder.look_ahead_ms
 
 
 def test_nothing_grows_with_the_stream(streamable: Callable[..., Tokenizer]) -> None:

@@ -83,3 +83,21 @@ def test_a_single_clip_has_no_figure_and_an_empty_one_costs_nothing() -> None:
     assert np.isnan(metric.measure_codes(clips("noise")[:1], [1.0], SIZES)[0]["code_lm_bitrate"])
     rows = metric.measure_codes([np.zeros((2, 0), int), np.zeros((2, 0), int)], [1.0, 1.0], SIZES)
     assert [row["code_lm_bits"] for row in rows] == [0, 0]
+
+
+def test_no_clip_is_scored_by_a_model_that_learnt_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = clips("noise")
+    learnt: list[list[torch.Tensor]] = []
+    scored = 0
+
+    def bits(_: object, clip: torch.Tensor) -> float:
+        nonlocal scored
+        scored += 1
+        assert learnt[-1]
+        assert not any(torch.equal(clip, other) for other in learnt[-1])
+        return 1.0
+
+    monkeypatch.setattr("eval.metrics.code_lm.train_code_lm", lambda of_clips, *_: learnt.append(of_clips))
+    monkeypatch.setattr("eval.metrics.code_lm.code_bits", bits)
+    CodeLMBits(BUDGET).measure_codes(codes, [1.0] * len(codes), SIZES)
+    assert scored == len(codes)

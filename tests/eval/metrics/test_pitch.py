@@ -50,3 +50,10 @@ def test_a_monotone_or_a_few_frames_have_no_correlation(f0) -> None:
     few = np.arange(40) < 9
     other = voiced if f0.std() == 0 else few
     assert np.isnan(compare_pitch(Pitch(f0, voiced), Pitch(f0, other))["f0_correlation"])
+
+
+@pytest.mark.slow
+def test_each_clip_is_compared_with_its_own_original(metric) -> None:
+    first, second = speech(1.5), speech(1.5, 3)
+    metric.measure(first, first, CLIP)
+    assert metric.measure(second, 0.5 * second, CLIP)["f0_correlation"] == pytest.approx(1, abs=0.02)

@@ -5,7 +5,7 @@ import pytest
 
 from eval.metrics.base import MetricSpec
 from eval.metrics.registry import make_metric
-from eval.metrics.signal import pesq_score
+from eval.metrics.signal import mel_distance, pesq_score
 from eval.protocol import SAMPLE_RATE, resample
 from tests.helpers.evaluation_speech import CLIP, noisy, speech
 
@@ -99,3 +99,21 @@ def test_extended_stoi_is_the_same_every_time_and_leaves_the_dice_alone(signal) 
 def test_unknown_metrics_are_named(spec) -> None:
     with pytest.raises(ValueError, match="give "):
         make_metric(spec)
+
+
+def test_the_mel_distance_is_the_mean_absolute_difference_of_logarithms() -> None:
+    loud = np.random.default_rng(0).standard_normal(2 * SAMPLE_RATE).astype(np.float32)
+    assert mel_distance(0.25 * loud, 0.5 * loud) == pytest.approx(np.log(2), abs=1e-3)
+    assert mel_distance(0.25 * loud, loud) == pytest.approx(np.log(4), abs=1e-3)
+
+
+def test_extended_stoi_compares_with_the_original(signal) -> None:
+    from pystoi import stoi
+
+    wav = speech()
+    worse = noisy(wav, 5)
+    given, decoded = (resample(w, SAMPLE_RATE, 10_000) for w in (wav, worse))
+    np.random.seed(0)  # pystoi adds noise to what it whitens
+    right, wrong = stoi(given, decoded, 10_000, extended=True), stoi(decoded, given, 10_000, extended=True)
+    assert abs(right - wrong) > 0.01
+    assert signal.measure(wav, worse, CLIP)["estoi"] == pytest.approx(right, abs=0.004)

@@ -30,6 +30,14 @@ def test_speaker_similarity_is_one_for_the_same_and_less_for_another() -> None:
     assert "Resemblyzer" in metric.columns[0].title
 
 
+def test_each_clip_is_compared_with_its_own_original() -> None:
+    pytest.importorskip("resemblyzer", reason="resemblyzer (with setuptools<81) is not installed")
+    metric = make_metric(MetricSpec("sim", "resemblyzer"))
+    first, second = speech(3.0), noisy(speech(3.0, 3), 0)
+    metric.measure(first, first, CLIP)
+    assert metric.measure(second, second, CLIP)["sim"] == pytest.approx(1, abs=1e-5)
+
+
 def small_wavlm():
     return transformers.WavLMConfig(
         hidden_size=32,

@@ -83,3 +83,9 @@ def test_mp3_has_its_rate_and_no_delay_and_noise_its_level() -> None:
     assert int(np.argmax(lags)) == 1200
     noise = with_noise(wav, 20) - wav
     assert 10 * np.log10((wav**2).mean() / (noise**2).mean()) == pytest.approx(20, abs=0.1)
+
+
+@pytest.mark.parametrize("kind", ["sign", "energy"])
+def test_mp3_that_changes_nothing_changes_no_codes(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eval.metrics.stability.through_mp3", lambda wav: wav)
+    assert measure(Frames(kind), speech(1.0))["changed_mp3"] == 0

@@ -114,3 +114,9 @@ def test_nothing_to_sum_up() -> None:
 def test_equal_counts_have_the_entropy_of_their_number(size) -> None:
     assert entropy_bits([7] * size) == pytest.approx(math.log2(size))
     assert entropy_bits([5, *[0] * size]) == 0
+
+
+def test_the_interval_is_as_wide_as_the_normal_one() -> None:
+    values = np.random.default_rng(0).normal(3.0, 2.0, 2000)
+    low, high = bootstrap_interval(values, np.ones(2000), seed=0)
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / 2000**0.5, rel=0.08)

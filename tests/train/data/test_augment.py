@@ -70,3 +70,10 @@ def test_narrow_band_clips_stay_empty_above_their_band_until_noise_fills_it(modu
     assert top_band() < -130
     # the window takes 4 dB
     assert top_band(noise_prob=1.0, noise_db=(-70.0, -70.0)) == pytest.approx(-74, abs=1)
+
+
+def test_the_gain_is_in_decibels_of_the_level() -> None:
+    wav = 0.1 * np.random.default_rng(0).standard_normal(RATE).astype(np.float32)
+    config = AugmentConfig(**{**OFF, "gain_db": (-6.0206, -6.0206)})
+    quieter = augment(wav, RATE, sample_rate=RATE, speed=1.0, config=config, rng=np.random.default_rng(0))
+    np.testing.assert_allclose(quieter, 0.5 * wav, rtol=1e-3)

@@ -88,3 +88,19 @@ def test_validation_plan_covers_every_clip_once() -> None:
     plan = whole_plan(clips, PlanConfig())
     assert sorted(item.clip for batch in plan for item in batch.items) == list(range(50))
     assert all(len(batch.items) <= PlanConfig().batch_size(batch.samples) for batch in plan)
+
+
+def test_crops_cover_a_long_clip_alike_and_repeats_differ_in_speed() -> None:
+    long, short = Clip("long", "long.wav", duration=60.0), Clip("short", "short.wav", duration=1.0)
+    config = PlanConfig(crop_seconds=(2.4, 2.4), source_weights={"*": 3.0})
+    changes = AugmentConfig(speed=(0.8, 1.25), speed_prob=1.0)
+    heard = np.zeros(10)
+    for seed in range(40):
+        items = [item for batch in train_plan([long], config, None, (seed,)) for item in batch.items]
+        for item in items:
+            heard += np.histogram(item.start + np.linspace(0, item.seconds, 25), 10, (0, 60))[0]
+    # both ends are in fewer crops than the middle
+    assert heard[1:-1].min() > 0.85 * heard[1:-1].max()
+    assert heard[[0, -1]].min() > 0.7 * heard.max()
+    speeds = [item.speed for batch in train_plan([short], config, changes, (0,)) for item in batch.items]
+    assert len(set(speeds)) == 3

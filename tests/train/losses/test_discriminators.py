@@ -123,3 +123,22 @@ def test_a_few_steps_tell_noise_from_tones(small: Discriminators) -> None:
 def test_too_short_a_clip_is_refused(small: Discriminators) -> None:
     with pytest.raises(ValueError, match="at least 512"):
         small(noise(1, 500))
+
+
+def test_each_layer_has_the_published_stride() -> None:
+    # HiFi-GAN's strides of 3 but for the last one, and hops of a quarter of the window
+    _, features = PeriodDiscriminator(2, 2)(noise(1, 9600))
+    steps = [4800]
+    for stride in (3, 3, 3, 3, 1):
+        steps.append(-(-steps[-1] // stride))
+    assert [feature.shape[2] for feature in features] == steps[1:]
+    _, features = StftDiscriminator(256, 4)(noise(1, 9600))
+    assert {feature.shape[2] for feature in features} == {(9600 - 256) // 64 + 1}
+
+
+def test_the_gain_multiplies_the_sound(small: Discriminators) -> None:
+    plain = Discriminators(**{**SMALL, "gain": 1.0})
+    plain.load_state_dict(small.state_dict())
+    wav = noise(1)
+    for one, other in zip(small.eval()(wav).logits, plain.eval()(SMALL["gain"] * wav).logits, strict=True):
+        torch.testing.assert_close(one, other)

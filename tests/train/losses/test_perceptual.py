@@ -6,7 +6,15 @@ from torch import Tensor
 
 from mimotok.io.audio import load_audio
 from tests.helpers.paths import SAMPLE
-from train.losses.perceptual import BARK_BANDS, HEARD_HZ, bark_bands, disturbance_loss, stoi_loss
+from train.losses.perceptual import (
+    BARK_BANDS,
+    HEARD_HZ,
+    _disturbance,
+    _loudness,
+    bark_bands,
+    disturbance_loss,
+    stoi_loss,
+)
 
 LOSSES = [disturbance_loss, stoi_loss]
 RATE = 24000
@@ -127,3 +135,22 @@ def test_disturbance_ranks_as_pesq_does(speech: Tensor) -> None:
         losses.append(float(disturbance_loss(wav, speech)))
     assert scores == sorted(scores, reverse=True)
     assert losses == sorted(losses)
+
+
+def test_the_asymmetry_is_limited() -> None:
+    """A factor above 12 counts as 12: twice as much of what is far too much adds no more than the symmetric part."""
+    bands = bark_bands(24_000, 768, torch.device("cpu"))
+    wanted = torch.full((1, 1, BARK_BANDS), 1e4)
+
+    def asymmetric(times: float) -> float:
+        louder = times * wanted
+        slack = 0.25 * _loudness(wanted, bands.threshold)
+        added = _loudness(louder, bands.threshold) - _loudness(wanted, bands.threshold)
+        difference = (added - slack).relu() * bands.widths
+        symmetric = (bands.widths.sum() * difference.square().sum()).sqrt()
+        weight = ((wanted.sum() + 1e5) / 1e7) ** 0.04
+        return float((_disturbance(louder, wanted, bands)[0, 0] * weight - symmetric) / 0.309 / difference.sum())
+
+    assert asymmetric(4.0) == pytest.approx(4**1.2, rel=0.02)
+    assert asymmetric(20.0) == pytest.approx(12, rel=0.02)
+    assert asymmetric(2000.0) == pytest.approx(12, rel=0.02)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -162,3 +163,22 @@ def test_a_filter_bank_is_its_matrix(filters: int) -> None:
     ours = slope_of(FilterBank(matrix), spectrum)
     plain = slope_of(lambda x: x @ matrix, spectrum)
     torch.testing.assert_close(ours, plain, atol=1e-6, rtol=1e-5)
+
+
+def test_twice_the_signal_costs_what_the_formulas_say() -> None:
+    wav = noise(1, 24_000, level=1.0)
+    # spectral convergence is |2x - x| / |x|, and the logarithms differ by ln 2; the floor is far below
+    torch.testing.assert_close(stft_loss(2 * wav, wav, floor=1e-9), torch.tensor(1 + math.log(2)), atol=1e-3, rtol=0)
+    compressed = [complex_loss(gain * wav, 0 * wav, floor=1e-9) for gain in (1.0, 2.0)]
+    torch.testing.assert_close(compressed[1] / compressed[0], torch.tensor(2**0.3), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("exponent", [0.3, 1.0])
+def test_a_small_exponent_is_nearly_the_logarithm(exponent: float) -> None:
+    wav, scale = noise(1, 12_000, level=1.0), ((64, 480, 240),)
+    silent = mel_loss(wav, 0 * wav, scales=scale, exponents=(exponent,), floor=1e-9)
+    double = mel_loss(2 * wav, 0 * wav, scales=scale, exponents=(exponent,), floor=1e-9)
+    # (2^e m^e) / e over m^e / e, but for the floor's share
+    torch.testing.assert_close(double / silent, torch.tensor(2**exponent), atol=0.01, rtol=0)
+    slopes = [mel_loss(1.001 * wav, wav, scales=scale, exponents=(e,), floor=1e-9) for e in (0.01, 0.0)]
+    torch.testing.assert_close(slopes[0], slopes[1], rtol=0.05, atol=0)

@@ -17,6 +17,7 @@ from train.losses.speech import (
     BUNDLED,
     RATE,
     SpeechFeatureLoss,
+    feature_distance,
     load_speech_encoder,
     resample,
     speech_feature_loss,
@@ -173,3 +174,13 @@ def test_encoders_of_transformers(tmp_path: Path) -> None:
     transformers.BertModel(bert).save_pretrained(tmp_path / "bert")
     with pytest.raises(ValueError, match="expected an encoder of waveforms"):
         load_speech_encoder(f"transformers:{tmp_path / 'bert'}")
+
+
+def test_the_distance_of_features_is_l1_plus_one_minus_the_cosine() -> None:
+    # standardised already: mean 0, variance 1
+    wanted = torch.tensor([[[1.0, -1.0, 1.0, -1.0], [1.0, -1.0, 1.0, -1.0], [1.0, 1.0, -1.0, -1.0]]])
+    predicted = torch.tensor([[[1.0, -1.0, 1.0, -1.0], [1.0, 1.0, -1.0, -1.0], [-1.0, -1.0, 1.0, 1.0]]])
+    for valid, expected in ((1, 0.0), (2, (1 + 1) / 2), (3, (0 + (1 + 1) + (2 + 2)) / 3)):
+        mask = torch.arange(3)[None] < valid
+        found = feature_distance(5 + 3 * predicted, wanted, mask)
+        torch.testing.assert_close(found, torch.tensor(float(expected)), atol=1e-4, rtol=0)

@@ -189,3 +189,20 @@ def test_a_resumed_optimizer_has_the_configs_settings_and_the_states_averages(lr
     for group, other in zip(groups, whole[1].param_groups, strict=True):
         assert group["lr"] / lr == pytest.approx(other["lr"] / 2e-3)
     assert torch.equal(resumed[0].weight, whole[0].weight) == (lr == 2e-3)
+
+
+@pytest.mark.parametrize("shape", [(4, 16), (16, 4)])
+def test_steps_of_muon_follow_the_formula(shape: tuple[int, int]) -> None:
+    weight = nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+    settings = {"muon": True, "weight_decay": 0.1}
+    optimizer = MuonAdamW([{"params": [weight], **settings}], lr=0.02, momentum=0.9)
+    expected, moment = weight.detach().double(), torch.zeros(shape, dtype=torch.float64)
+    for seed in (1, 2, 3):
+        gradient = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        weight.grad = gradient.clone()
+        optimizer.step()
+        moment = 0.9 * moment + 0.1 * gradient.double()
+        ahead = 0.1 * gradient.double() + 0.9 * moment
+        update = orthogonalise(ahead[None].float())[0].double()
+        expected = (1 - 0.02 * 0.1) * expected - 0.02 * 0.2 * max(shape) ** 0.5 * update
+        torch.testing.assert_close(weight.detach().double(), expected, atol=1e-4, rtol=1e-3)

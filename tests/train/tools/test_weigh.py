@@ -18,8 +18,17 @@ from tests.helpers.training_runs import make_speech
 pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
 
 from mimotok import Tokenizer
+from mimotok.model.precision import float32_names
 from train.tools.hear import speech
-from train.tools.weigh import directions_heard, heard_error, make_weighting, measure_sensitivity, refit, weigh_search
+from train.tools.weigh import (
+    FLOOR,
+    directions_heard,
+    heard_error,
+    make_weighting,
+    measure_sensitivity,
+    refit,
+    weigh_search,
+)
 
 BEAM = replace(TINY, default_n_q=3, quantizer_settings={"beam": 4})
 
@@ -81,7 +90,8 @@ def test_a_model_is_written_whose_search_is_weighted_and_whose_rest_is_the_same(
     before = {name: value for name, value in plain.state_dict().items() if "quantizer" not in name}
     after = weighted.state_dict()
     for name, value in before.items():
-        torch.testing.assert_close(after[name], value.half().float(), msg=name)
+        stored = value if name in float32_names(plain) else value.half().float()
+        torch.testing.assert_close(after[name], stored, msg=name)
 
 
 def test_what_cannot_be_weighted_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,3 +128,14 @@ def test_about_as_much_speech_is_heard_as_asked_for(tmp_path: Path, seconds: flo
     # from all over the manifest
     assert len({float(wav[0, 0]) for wav in heard}) == len(heard)
     assert float(heard[-1][0, 0]) > 0.08 or len(heard) == 1
+
+
+@pytest.mark.parametrize("strength", [0.3, 1.0])
+def test_the_square_of_the_weighting_is_the_sensitivity_to_the_strength(strength: float) -> None:
+    heard = torch.tensor([4.0, 1.0, 0.0])
+    directions = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)))[0]
+    weighting = make_weighting(directions @ heard.diag() @ directions.T, strength)
+    squared = (directions.T @ weighting @ weighting @ directions).diagonal()
+    expected = (heard + FLOOR) ** strength
+    torch.testing.assert_close(squared / squared[1], expected / expected[1], rtol=1e-3, atol=1e-5)
+    assert squared.mean() == pytest.approx(1, abs=1e-4)
