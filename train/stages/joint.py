@@ -33,6 +33,8 @@ from train.stages.text_decoder import (
     load_text_decoder,
 )
 
+# Losses of what reads codes; all others train the model alone.
+READ = ("text", "ctc", "phone", "characters", "semantic")
 PUBLISHED_WEIGHTS = {"text": 10.0, "mel": 1.0, "commitment": 1.0}
 
 
@@ -65,7 +67,7 @@ class JointStage(Stage):
     new one, the language model that one starts from, or the folder of an exported one to go on from. characters: of
     the network that spells. semantic: of the speech encoder that is distilled. speech: of the speech feature loss.
     reader_weights: a file of `python -m train export --readers`, what phone classifier, character and semantic reader
-    begin with; without it they know nothing.
+    begin with; without it they know nothing. frozen: the model stays as it is; only what reads its codes is trained.
     """
 
     LOSSES = ("text", "ctc", "phone", "characters", "semantic", "mel", *RECONSTRUCTION_LOSSES, "speech", "commitment")
@@ -82,6 +84,7 @@ class JointStage(Stage):
         semantic: SemanticConfig | None = None,
         speech: SpeechFeatureLoss | None = None,
         reader_weights: str | None = None,
+        frozen: bool = False,
         losses: dict[str, Callable] | None = None,
         quantizer_training: Callable[[nn.Module], nn.Module] | None = None,
     ) -> None:
@@ -116,9 +119,20 @@ class JointStage(Stage):
             if self.uses("semantic")
             else None
         )
+        self.frozen = frozen
+        if frozen:
+            self._freeze()
         if reader_weights is not None:
             load_exported(readers_of(self), reader_weights, "reader_weights")
         self.sharded = False
+
+    def _freeze(self) -> None:
+        if trained := [name for name in self.loss_weights if self.uses(name) and name not in READ]:
+            raise ValueError(
+                f"frozen: {', '.join(trained)} would train nothing; set the weights of these losses to null"
+            )
+        for module in (self.tokenizer, self.quantizer):
+            module.requires_grad_(False)
 
     def _warn_of_threshold(self) -> None:
         threshold = self.tokenizer.config.threshold_ema_dead_code
@@ -171,22 +185,37 @@ class JointStage(Stage):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Compute the losses of one batch by name, unweighted."""
+        if self.frozen:
+            return self._read(batch, *self._frozen_vectors(batch))
         latents, lengths = self.encode_mel(batch)
         coded = self.quantizer(latents, lengths, self._draw_n_q(len(batch.wav)))
         segment = self.segment(coded.quantized, lengths, batch.wav)
         wav = self.tokenizer.decoder(segment.latents, segment.lengths)
         losses = self.reconstruction_losses(wav, segment.wav, segment.samples)
         losses["commitment"] = coded.commitment_loss
+        return losses | self._read(batch, coded.quantized, coded.first, lengths)
+
+    @torch.no_grad()
+    def _frozen_vectors(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what a model that is not trained makes of a batch: all quantized, the first codebook's, lengths."""
+        latents, lengths = self.encode_mel(batch)
+        quantizer = self.tokenizer.encoder.quantizer
+        codes = quantizer.encode(latents, self.tokenizer.n_q)
+        return quantizer.decode(codes), quantizer.decode(codes[:, :1]), lengths
+
+    def _read(self, batch: Batch, quantized: Tensor, first: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        """Compute the losses of what reads vectors [B, F, D]: of all codebooks, and of the first one alone."""
+        losses = {}
         if self.text_decoder is not None:
-            losses |= text_losses(self.text_decoder, coded.quantized, lengths, batch.text)
+            losses |= text_losses(self.text_decoder, quantized, lengths, batch.text)
         if self.phone_classifier is not None:
-            phones = self.phone_classifier.score(coded.first, self._phone_labels(batch))
+            phones = self.phone_classifier.score(first, self._phone_labels(batch))
             self.log("train/phone_accuracy", phones.accuracy)
             losses["phone"] = phones.loss
         if self.character_reader is not None:
-            losses["characters"] = self.character_reader.loss(coded.first, lengths, batch.text)
+            losses["characters"] = self.character_reader.loss(first, lengths, batch.text)
         if self.semantic_reader is not None:
-            losses["semantic"] = self.semantic_reader.loss(coded.first, lengths, batch.wav, batch.lengths)
+            losses["semantic"] = self.semantic_reader.loss(first, lengths, batch.wav, batch.lengths)
         return losses
 
     def _phone_labels(self, batch: Batch) -> Tensor:
@@ -292,6 +321,8 @@ class JointStage(Stage):
             saved["characters"] = to_plain(self.character_reader.config)
         if self.semantic_reader is not None:
             saved["semantic"] = to_plain(self.semantic_reader.config)
+        if self.frozen:
+            saved["frozen"] = True
         if self.own_training:
             saved[GIVEN] = [*saved[GIVEN], "quantizer_training"]
         return saved

@@ -21,7 +21,7 @@ from train.stages.base import Stage, StageConfig
 from train.stages.joint import JointStage, QuantizerConfig
 from train.stages.optim import OptimizerConfig
 
-READERS = {"mel": 1.0, "commitment": 0.1, "phone": 1.0, "characters": 1.0, "semantic": 1.0}
+READERS: dict[str, float | None] = {"mel": 1.0, "commitment": 0.1, "phone": 1.0, "characters": 1.0, "semantic": 1.0}
 
 
 def training(decay: float = 0.5) -> StageConfig:
@@ -256,3 +256,35 @@ def test_the_generator_decodes_the_codebooks_that_were_drawn(model: str, ratio: 
     assert all(len(numbers) == 1 for numbers in drawn)
     counts = {numbers[0] for numbers in drawn}
     assert counts == ({tokenizer.n_q} if ratio else {*range(1, every + 1)})
+
+
+def test_a_frozen_model_stays_and_what_reads_it_learns(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights: dict[str, float | None] = {"mel": None, "phone": 1.0, "characters": 1.0}
+    stage = joint(model, weights, frozen=True)
+    logged(stage, monkeypatch)
+    seen: list[Tensor] = []
+    assert stage.phone_classifier is not None
+    stage.phone_classifier.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    before = {name: value.clone() for name, value in stage.tokenizer.state_dict().items()}
+    wav = 0.1 * torch.randn(2, 14_400)
+    frames = stage.tokenizer.num_frames(14_400)
+    batch = Batch(wav, torch.tensor([14_400] * 2), ["a", "b"], ["a", "b"], torch.zeros(2, frames, dtype=torch.int64))
+    optimizer = stage.configure_optimizers()["optimizer"]
+    for _ in range(2):
+        losses = stage.losses(batch)
+        assert losses.keys() == {"phone", "characters"}
+        stage.total(losses).backward()
+        optimizer.step()
+    state = stage.state_dict()
+    assert all(torch.equal(value, state[f"tokenizer.{name}"]) for name, value in before.items())
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    readers = [stage.phone_classifier, stage.character_reader]
+    assert set(map(id, trained)) == {id(p) for reader in readers if reader is not None for p in reader.parameters()}
+    assert all(parameter.grad is not None for parameter in trained)
+    first = stage.tokenizer.dequantize(stage.tokenizer.encode(wav, n_q=1))
+    assert all(torch.allclose(vectors.reshape(first.shape), first) for vectors in seen)
+
+
+def test_a_frozen_model_has_no_losses_of_its_own(model: str) -> None:
+    with pytest.raises(ValueError, match="frozen: mel, commitment would train nothing; set the weights"):
+        joint(model, frozen=True)
