@@ -205,7 +205,7 @@ class JointStage(Stage):
 
     def _read(self, batch: Batch, quantized: Tensor, first: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         """Compute the losses of what reads vectors [B, F, D]: of all codebooks, and of the first one alone."""
-        losses = {}
+        losses: dict[str, Tensor] = {}
         if self.text_decoder is not None:
             losses |= text_losses(self.text_decoder, quantized, lengths, batch.text)
         if self.phone_classifier is not None:
