@@ -70,7 +70,7 @@ class JointStage(Stage):
     begin with; without it they know nothing. frozen: the model stays as it is; only what reads its codes is trained.
     """
 
-    LOSSES = ("text", "ctc", "phone", "characters", "semantic", "mel", *RECONSTRUCTION_LOSSES, "speech", "commitment")
+    LOSSES = (*READ, "mel", *RECONSTRUCTION_LOSSES, "speech", "commitment")
 
     def __init__(
         self,
@@ -200,7 +200,8 @@ class JointStage(Stage):
         """Return what a model that is not trained makes of a batch: all quantized, the first codebook's, lengths."""
         latents, lengths = self.encode_mel(batch)
         quantizer = self.tokenizer.encoder.quantizer
-        codes = quantizer.encode(latents, self.tokenizer.n_q)
+        # the other codebooks, whose search takes longest, are for the text decoder alone
+        codes = quantizer.encode(latents, 1 if self.text_decoder is None else self.tokenizer.n_q)
         return quantizer.decode(codes), quantizer.decode(codes[:, :1]), lengths
 
     def _read(self, batch: Batch, quantized: Tensor, first: Tensor, lengths: Tensor) -> dict[str, Tensor]:
