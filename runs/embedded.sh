@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # From manifests of speech to the checkpoint that the package carries: phone labels, both halves of the joint stage,
-# weighted search, adversarial stage, and its mean with what a short training without discriminators makes of it.
+# weighted search, adversarial stage, and its mean with what a short training without discriminators makes of it; then
+# the joint stage once more for meaning, the mean of before and after, and search and decoder again.
 #
 #   runs/embedded.sh [options] MANIFEST...
 #
@@ -70,8 +71,8 @@ fit() {
         configs+=(--config "$recipe/$name.yaml")
     done
     shift 3
-    # the second half of the joint stage goes on with what read the first codebook
-    [ "$stage" != joint ] || readers=(--readers)
+    # the later parts of the joint stage go on with what read the first codebook
+    case $stage in joint | sound) readers=(--readers) ;; esac
     if [ ! -e "$run/$stage-model/model.safetensors" ]; then
         # `fit` refuses a finished run, which may have been stopped before its export
         if [ ! -e "$run/$stage/finished" ]; then
@@ -83,22 +84,44 @@ fit() {
         "$python" -m train export --checkpoint "$run/$stage/checkpoints/last.ckpt" --out "$run/$stage-model" "${readers[@]}"
     fi
 }
+# mean NAME FIRST SECOND [option...]: the mean of two of the run's models
+mean() {
+    local name=$1 first=$2 second=$3
+    shift 3
+    if [ ! -e "$run/$name-model/model.safetensors" ]; then
+        "$python" -m train average "$run/$first-model" "$run/$second-model" --out "$run/$name-model" "$@"
+    fi
+}
+# weigh NAME FROM: one of the run's models with a weighted search
+weigh() {
+    if [ ! -e "$run/$1-model/model.safetensors" ]; then
+        "$python" -m train weigh "$run/$2-model" --out "$run/$1-model" "${manifests[@]/#/--manifest=}" --root "$root"
+    fi
+}
 # speech of which nothing could be aligned, in another language or without texts, goes without the loss for phones
 phones=(--data.alignments "$run/labels.jsonl")
 first="1_joint phones"
 second="1_joint phones sound sound_phones"
+third="1_joint phones sound meaning"
 if ! grep -qm 1 '"phones"' "$run/labels.jsonl"; then
     phones=()
     first=1_joint
     second="1_joint sound"
+    third="1_joint sound meaning"
 fi
 fit joint "$model" "$first" "${phones[@]}"
 fit sound "$run/joint-model" "$second" "${phones[@]}" \
     --model.init_args.reader_weights "$run/joint-model/readers.safetensors"
-if [ ! -e "$run/weighted-model/model.safetensors" ]; then
-    "$python" -m train weigh "$run/sound-model" --out "$run/weighted-model" "${manifests[@]/#/--manifest=}" --root "$root"
-fi
+weigh weighted sound
 fit adversarial "$run/weighted-model" 2_adversarial
 fit refine "$run/adversarial-model" "2_adversarial refine"
-"$python" -m train average "$run/adversarial-model" "$run/refine-model" --out "$out"
+mean sounding adversarial refine
+# the first codebook's codes are those of `sound` still, and so are its readers
+fit meaning "$run/sounding-model" "$third" "${phones[@]}" \
+    --model.init_args.reader_weights "$run/sound-model/readers.safetensors"
+mean meaning-mean sounding meaning --share 0.7 --new-codes
+weigh meaning-weighted meaning-mean
+fit meaning-refine "$run/meaning-weighted-model" "2_adversarial refine"
+mkdir -p "$out"
+cp "$run/meaning-refine-model"/* "$out"
 echo "$out: made by the recipe from ${#manifests[@]} manifest(s)"

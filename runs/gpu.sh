@@ -95,7 +95,7 @@ if [ -z "$tiny" ]; then
         $1 == "max_steps:" { steps[FILENAME ~ /adversarial|refine/ ? 2 : 1] += $2 }
         /^\| the step \|/ { seconds += $5 * steps[++timed] }
         END { print 60 * minutes / seconds }' \
-        train/configs/recipe/{1_joint,sound,2_adversarial,refine}.yaml "$out/report.txt")
+        train/configs/recipe/{1_joint,sound,meaning,2_adversarial,refine,refine}.yaml "$out/report.txt")
 fi
 run=$out/recipe
 mkdir -p "$run"

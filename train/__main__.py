@@ -172,11 +172,12 @@ def weigh(
     minutes: Annotated[float, typer.Option(help="Speech to measure the decoder's sensitivity on.")] = 10.0,
     hours: Annotated[float, typer.Option(help="Speech to refit the codebooks on.")] = 2.0,
     strength: Annotated[float, typer.Option(help="Power of the sensitivity, above 0, up to 1.")] = 0.6,
+    speech_share: Annotated[float, typer.Option(help="Share of what Whisper hears of an error, 0 to 1.")] = 0.25,
     rounds: Annotated[int, typer.Option(help="Of searching and refitting.", min=0)] = 8,
     dtype: Annotated[str, typer.Option(help="float16, bfloat16 or float32.")] = "float16",
     allow_outside: AllowOutside = False,
 ) -> None:
-    """Write a model whose codes are searched by what its decoder hears of an error; the first codebook stays.
+    """Write a model whose codes are searched by what is heard of an error; the first codebook stays.
 
     Example: python -m train weigh runs/joint --out weighted --manifest manifest.jsonl --root data
     """
@@ -191,6 +192,7 @@ def weigh(
             minutes=minutes,
             hours=hours,
             strength=strength,
+            speech_share=speech_share,
             rounds=rounds,
             dtype=dtype,
             allow_outside=allow_outside,

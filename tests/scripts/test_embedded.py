@@ -80,23 +80,24 @@ def test_one_command_makes_a_model_and_goes_on_where_it_was(
     parts = sorted((out / "parts").glob("model.safetensors.*"))
     assert b"".join(part.read_bytes() for part in parts) == (out / "model" / "model.safetensors").read_bytes()
     tokenizer = mimotok.Tokenizer.from_pretrained(out / "model")
-    joint, weighted, adversarial, refined = (
-        mimotok.Tokenizer.from_pretrained(out / "recipe" / f"{stage}-model")
-        for stage in ("sound", "weighted", "adversarial", "refine")
-    )
+    models = {path.name: mimotok.Tokenizer.from_pretrained(path) for path in (out / "recipe").glob("*-model")}
     wav = mimotok.load_audio(SAMPLE, 24_000)[:, :24_000]
-    codes = tokenizer.encode(wav)
-    # a weighted search keeps the first codebook's codes and the decoder
-    assert codes[:, 0].equal(joint.encode(wav)[:, 0])
-    # the adversarial stage leaves the codes alone and trains the decoder
-    assert codes.equal(weighted.encode(wav))
-    assert not tokenizer.decode(codes).equal(weighted.decode(codes))
-    # the finished model is the mean of what came before and after the decoder's refinement
-    before = adversarial.state_dict()
-    after = refined.state_dict()
-    means = {name: weight.lerp(after[name], 0.5) for name, weight in before.items()}
-    assert any(not weight.equal(after[name]) for name, weight in before.items())
-    torch.testing.assert_close(tokenizer.state_dict(), means, rtol=1e-3, atol=1e-6)
+    codes = {name: model.encode(wav) for name, model in models.items()}
+    for before, weighted, after in (
+        ("sound-model", "weighted-model", "sounding-model"),
+        ("meaning-mean-model", "meaning-weighted-model", "meaning-refine-model"),
+    ):
+        # a weighted search keeps the first codebook's codes
+        assert codes[before][:, 0].equal(codes[weighted][:, 0])
+        # what follows leaves the codes alone and trains the decoder
+        assert codes[weighted].equal(codes[after])
+        assert not models[weighted].decode(codes[weighted]).equal(models[after].decode(codes[weighted]))
+    # the means are of what came before and after the decoder's refinement, and the joint stage for meaning
+    assert_mean(models["sounding-model"], models["adversarial-model"], models["refine-model"], 0.5)
+    assert_mean(models["meaning-mean-model"], models["sounding-model"], models["meaning-model"], 0.7)
+    assert tokenizer.decode(codes["meaning-refine-model"]).equal(
+        models["meaning-refine-model"].decode(codes["meaning-refine-model"])
+    )
     written = times_of(out)
     assert run_script("gpu.sh", *arguments, folder=tmp_path).returncode == 0
     assert times_of(out) == written
@@ -105,6 +106,14 @@ def test_one_command_makes_a_model_and_goes_on_where_it_was(
     assert "| float32 | 0.00% |" in printed
     assert printed.count("| encode |") == 3
     assert printed.count("| the step |") == 2
+
+
+def assert_mean(model: mimotok.Tokenizer, first: mimotok.Tokenizer, second: mimotok.Tokenizer, share: float) -> None:
+    before = first.state_dict()
+    after = second.state_dict()
+    assert any(not weight.equal(after[name]) for name, weight in before.items())
+    means = {name: weight.lerp(after[name], share) for name, weight in before.items()}
+    torch.testing.assert_close(model.state_dict(), means, rtol=1e-3, atol=1e-6)
 
 
 def times_of(out: Path) -> dict[Path, int]:
@@ -168,9 +177,11 @@ def test_speech_of_which_nothing_is_aligned_goes_without_phones(labelled: bool, 
     ]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    joint, sound, adversarial, refine = (tmp_path / "noted").read_text().splitlines()
-    for line in (joint, sound):
+    joint, sound, adversarial, refine, meaning, again = (tmp_path / "noted").read_text().splitlines()
+    for line in (joint, sound, meaning):
         assert ("recipe/phones.yaml" in line) == ("--data.alignments" in line) == labelled
     assert "recipe/sound.yaml" in sound
     assert ("recipe/sound_phones.yaml" in sound) == labelled
-    assert "phones.yaml" not in adversarial + refine
+    assert "recipe/meaning.yaml" in meaning
+    assert "sound-model/readers.safetensors" in meaning
+    assert "phones.yaml" not in adversarial + refine + again

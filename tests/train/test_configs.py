@@ -30,6 +30,7 @@ RUNS: list[list[Path]] = [
     *([RECIPE / f"{stage}.yaml"] for stage in STAGES),
     [RECIPE / "1_joint.yaml", RECIPE / "phones.yaml"],
     [RECIPE / "1_joint.yaml", RECIPE / "phones.yaml", RECIPE / "readers.yaml"],
+    [RECIPE / f"{name}.yaml" for name in ("1_joint", "phones", "sound", "meaning")],
     [RECIPE / "2_adversarial.yaml", RECIPE / "refine.yaml"],
     *([RECIPE / f"{stage}.yaml", more] for stage in STAGES for more in (CONFIGS / "gpu.yaml", RECIPE / "sources.yaml")),
 ]

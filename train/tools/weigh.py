@@ -1,10 +1,11 @@
-"""A search of codes that counts errors as the decoder hears them, and codebooks that fit it.
+"""A search of codes that counts errors by what is heard of them, and codebooks that fit it.
 
-Of what quantization does to a latent, the decoder hears little in most directions and much in a few. The plain search
-takes all of them alike. Here it is measured how far the sound moves with a small error in each direction, and the
-search of all codebooks but the first goes by that (Gardner and Rao, 1995, "Theoretical analysis of the high-rate vector
-quantization of LPC parameters"). Their entries are then refitted to what they are chosen for. The first codebook and
-its codes stay as they are, and with them what it means; encoder and decoder stay too.
+Of what quantization does to a latent, the decoder lets little be heard in most directions and much in a few. The plain
+search takes all of them alike. Here it is measured how far the sound moves with a small error in each direction, and
+with it what a speech encoder hears, and the search of all codebooks but the first goes by that (Gardner and Rao, 1995,
+"Theoretical analysis of the high-rate vector quantization of LPC parameters"). Their entries are then refitted to what
+they are chosen for. The first codebook and its codes stay as they are, and with them what it means; encoder and decoder
+stay too.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mimotok.io.files import require_writable
@@ -23,6 +25,7 @@ from mimotok.tokenizer import Tokenizer
 from mimotok.weights import WEIGHTS_NAME
 from train.losses.perceptual import stoi_loss
 from train.losses.spectra import powers
+from train.losses.speech import BUNDLED, SpeechEncoder, SpeechFeatureLoss, load_speech_encoder, prepare
 from train.tools.export import checked_dtype
 from train.tools.hear import speech
 
@@ -48,6 +51,7 @@ def weigh_search(
     minutes: float = 10.0,
     hours: float = 2.0,
     strength: float = 0.6,
+    speech_share: float = 0.25,
     rounds: int = 8,
     seed: int = 0,
     dtype: str = "float16",
@@ -64,6 +68,8 @@ def weigh_search(
         hours: speech to refit the codebooks on.
         strength: power of the sensitivity that weighs an error: 0 is the plain distance, 1 is right for errors so small
             that the decoder is linear in them.
+        speech_share: of the sensitivity, for what the frozen speech encoder hears; the rest is that of the sound. Above
+            0 it needs the package of `losses.speech.BUNDLED`.
         rounds: of searching and refitting.
         seed: of everything random.
         dtype: of the stored weights.
@@ -72,15 +78,19 @@ def weigh_search(
         What was gained, in a line.
 
     Raises:
-        ValueError: for another kind of quantizer, a strength out of range, no clips, and an unknown dtype.
+        ValueError: for another kind of quantizer, a strength or share out of range, no clips, and an unknown dtype.
+        ImportError: without the speech encoder's package.
     """
     stored = checked_dtype(dtype)
     require_writable(Path(out) / WEIGHTS_NAME, create_folders=True)
     if not 0 < strength <= 1:
         raise ValueError(f"strength={strength}: give a number above 0, up to 1")
+    if not 0 <= speech_share <= 1:
+        raise ValueError(f"speech_share={speech_share}: give 0 (the sound alone) to 1 (speech features alone)")
     plain = Tokenizer.from_pretrained(source)
     if not isinstance(plain.encoder.quantizer, ResidualQuantizer):
         raise ValueError(f"{source}: its quantizer is {plain.config.quantizer}; only residual_vq has a search to weigh")
+    encoder = load_speech_encoder(BUNDLED) if speech_share else None
     torch.manual_seed(seed)
 
     # both at once, so that a wrong length of the second is told before the first one's minutes
@@ -88,7 +98,7 @@ def weigh_search(
         speech(manifest, root, seconds, plain.sample_rate, allow_outside=allow_outside)
         for seconds in (60 * minutes, 3600 * hours)
     )
-    sensitivity = measure_sensitivity(plain, measured)
+    sensitivity = measure_sensitivity(plain, measured, encoder, speech_share)
     weighting = make_weighting(sensitivity, strength)
     settings = {**plain.config.quantizer_settings, "weighted": True}
     model = Tokenizer(dataclasses.replace(plain.config, quantizer_settings=settings))
@@ -112,15 +122,20 @@ def directions_heard(sensitivity: Tensor, share: float = 0.99) -> int:
     return int((heard < share * heard[-1]).sum()) + 1
 
 
-def measure_sensitivity(tokenizer: Tokenizer, clips: Iterable[Tensor]) -> Tensor:
-    """Measure how far the sound moves with a small error of the quantized latents.
+def measure_sensitivity(
+    tokenizer: Tokenizer, clips: Iterable[Tensor], encoder: SpeechEncoder | None = None, speech_share: float = 0.0
+) -> Tensor:
+    """Measure how far the sound, and what is heard in it, move with a small error of the quantized latents.
 
-    That is the mean of J^T J over frames, for the Jacobian J of log spectra (by random combinations of them, of which
-    one backward pass gives the gradient) and for the gradient of STOI: half of the sum each, and each clip alike.
+    That is the mean of J^T J over frames, for the Jacobians J of log spectra and of a speech encoder's features (by
+    random combinations of them, of which one backward pass gives the gradient) and for the gradient of STOI. Each clip
+    counts by its frames; log spectra and STOI have half each of what speech features leave.
 
     Args:
         tokenizer: the model; its parameters' gradients are not used.
         clips: wav [1, T] each, at the model's rate.
+        encoder: whose features are meant; None where they have no share.
+        speech_share: share of the sum that speech features make, 0 to 1.
 
     Returns:
         float32 [D, D], symmetric, with a mean of 1 on the diagonal.
@@ -132,15 +147,30 @@ def measure_sensitivity(tokenizer: Tokenizer, clips: Iterable[Tensor]) -> Tensor
         wav = clip[:, : LONGEST * tokenizer.sample_rate]
         quantized = tokenizer.dequantize(tokenizer.encode(wav)).detach().requires_grad_(True)
         decoded = tokenizer.decoder(quantized)[:, : wav.shape[1]]
+        rate = tokenizer.sample_rate
         spectra = [(powers(decoded, window, window // 4) + QUIETEST).log() for window in WINDOWS]
-        combined = torch.stack([(spectrum * torch.randn_like(spectrum)).sum() for spectrum in spectra]).sum()
-        unlike = stoi_loss(decoded, wav, sample_rate=tokenizer.sample_rate).sum()
-        for goal in (combined, unlike):
+        sound = (1 - speech_share) / 2
+        goals = [(sound, _combined(spectra)), (sound, stoi_loss(decoded, wav, sample_rate=rate).sum())]
+        if encoder is not None:
+            goals.append((speech_share, _combined(_speech_features(encoder, decoded, rate))))
+        for share, goal in goals:
             (slope,) = torch.autograd.grad(goal, quantized, retain_graph=True)
             moment = slope[0].T @ slope[0]
             # a clip without speech has no STOI, and so nothing to say
-            total += len(slope[0]) * moment / moment.trace().clamp(min=torch.finfo().tiny)
+            total += share * len(slope[0]) * moment / moment.trace().clamp(min=torch.finfo().tiny)
     return total * dim / total.trace()
+
+
+def _speech_features(encoder: SpeechEncoder, decoded: Tensor, sample_rate: int) -> list[Tensor]:
+    """Return the standardised features [1, F, W] of wav [1, T], of the layers that the loss compares."""
+    heard, samples = prepare(decoded, torch.tensor([decoded.shape[1]]), sample_rate)
+    layers, _ = encoder.features(heard, samples, SpeechFeatureLoss.layers)
+    return [F.layer_norm(layer, layer.shape[-1:]) for layer in layers]
+
+
+def _combined(parts: Sequence[Tensor]) -> Tensor:
+    """Return the sum of all values of the parts, each times a random number."""
+    return torch.stack([(part * torch.randn_like(part)).sum() for part in parts]).sum()
 
 
 def make_weighting(sensitivity: Tensor, strength: float) -> Tensor:

