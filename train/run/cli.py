@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import warnings
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import yaml
 from jsonargparse import ActionConfigFile, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
@@ -37,7 +39,7 @@ AROUND = re.compile(
 BASE_CONFIG = Path(__file__).parents[1] / "configs" / "base.yaml"
 
 
-# Weights by name. A later config, as a dotted flag does, changes those that it names.
+# Weights by name. A later config or flag changes those that it names.
 MERGED = ("model.init_args.loss_weights", "data.source_weights")
 # The file or the keys of a config.json. Keys of a later config change the sizes of an earlier one.
 SIZES = "model.init_args.model"
@@ -130,7 +132,7 @@ class StageCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line, in which sizes of the model change its config.json. Called by LightningCLI."""
         words = sys.argv[1:] if args is None else args
-        whole = with_base_of_sizes(parser, words) if isinstance(words, list) else words
+        whole = with_base_of_sizes(parser, with_merged_weights(words)) if isinstance(words, list) else words
         # LightningCLI warns of words that are not those of the command line
         super().parse_arguments(parser, args if whole == words else whole)
 
@@ -215,6 +217,33 @@ class StageCLI(LightningCLI):
             check_resumable(path, settings, max_steps=self.trainer.max_steps, anyway=anyway)
         # not for those who start again from the config that is stored
         config.resume = False
+
+
+def with_merged_weights(words: list[str]) -> list[str]:
+    """Return the command line with weights by name, such as `--data.source_weights "{a: 2}"`, as configs of their own.
+
+    As a flag they would take the place of all weights that the configs before it name.
+    """
+    merged: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        name, given, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or name not in MERGED:
+            merged.append(word)
+            continue
+        value = value if given else next(rest, "")
+        try:
+            weights = yaml.safe_load(value)
+        except yaml.YAMLError:
+            weights = None
+        if not isinstance(weights, dict):
+            # null, or nothing that could be merged: jsonargparse has the message
+            merged += [f"--{name}={value}"]
+            continue
+        for part in reversed(name.split(".")):
+            weights = {part: weights}
+        merged += ["--config", json.dumps(weights)]
+    return merged
 
 
 def with_base_of_sizes(parser: LightningArgumentParser, words: list[str]) -> list[str]:

@@ -23,7 +23,7 @@ from train.stages.model import load_exported
 from train.stages.optim import clip_gradients, optimize_groups, parameter_groups
 from train.stages.plain import GIVEN
 from train.stages.quantizers.make import make_training
-from train.stages.readers import readers_of
+from train.stages.readers import READERS, readers_of
 from train.stages.sharding import replicate, shard_text_decoder, shard_tokenizer
 from train.stages.text_decoder import (
     AudioToText,
@@ -123,8 +123,14 @@ class JointStage(Stage):
         if frozen:
             self._freeze()
         if reader_weights is not None:
-            load_exported(readers_of(self), reader_weights, "reader_weights")
+            self._load_readers(reader_weights)
         self.sharded = False
+
+    def _load_readers(self, path: str) -> None:
+        unused = load_exported(readers_of(self), path, "reader_weights", optional=READERS)
+        if unused:
+            losses = f"{', '.join(unused)}, whose loss has no weight in loss_weights"
+            warnings.warn(f"reader_weights={path}: goes on without its {losses}", stacklevel=3)
 
     def _freeze(self) -> None:
         if trained := [name for name in self.loss_weights if self.uses(name) and name not in READ]:

