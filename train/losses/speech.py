@@ -118,9 +118,14 @@ def speech_feature_loss(
 def feature_distance(predicted: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
     """L1 plus 1 - cosine between standardised features [B, F, D]: the mean over the frames of mask, bool [B, F]."""
     # after standardising, the cosine is that of the features around their mean
-    predicted, wanted = (F.layer_norm(x, x.shape[-1:]) for x in (predicted, wanted))
+    predicted, wanted = standardised(predicted), standardised(wanted)
     error = (predicted - wanted).abs().mean(-1) + 1 - F.cosine_similarity(predicted, wanted, dim=-1)
     return (error * mask).sum() / mask.sum()
+
+
+def standardised(features: Tensor) -> Tensor:
+    """Return features [..., D], those of each frame with a mean of 0 and a variance of 1."""
+    return F.layer_norm(features, features.shape[-1:])
 
 
 def prepare(wav: Tensor, lengths: Tensor, sample_rate: int) -> tuple[Tensor, Tensor]:

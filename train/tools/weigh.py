@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mimotok.io.files import require_writable
@@ -25,7 +24,7 @@ from mimotok.tokenizer import Tokenizer
 from mimotok.weights import WEIGHTS_NAME
 from train.losses.perceptual import stoi_loss
 from train.losses.spectra import powers
-from train.losses.speech import BUNDLED, SpeechEncoder, SpeechFeatureLoss, load_speech_encoder, prepare
+from train.losses.speech import BUNDLED, SpeechEncoder, SpeechFeatureLoss, load_speech_encoder, prepare, standardised
 from train.tools.export import checked_dtype
 from train.tools.hear import speech
 
@@ -165,7 +164,7 @@ def _speech_features(encoder: SpeechEncoder, decoded: Tensor, sample_rate: int) 
     """Return the standardised features [1, F, W] of wav [1, T], of the layers that the loss compares."""
     heard, samples = prepare(decoded, torch.tensor([decoded.shape[1]]), sample_rate)
     layers, _ = encoder.features(heard, samples, SpeechFeatureLoss.layers)
-    return [F.layer_norm(layer, layer.shape[-1:]) for layer in layers]
+    return [standardised(layer) for layer in layers]
 
 
 def _combined(parts: Sequence[Tensor]) -> Tensor:
