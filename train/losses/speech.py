@@ -118,7 +118,8 @@ def speech_feature_loss(
 def feature_distance(predicted: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
     """L1 plus 1 - cosine between standardised features [B, F, D]: the mean over the frames of mask, bool [B, F]."""
     # after standardising, the cosine is that of the features around their mean
-    predicted, wanted = standardised(predicted), standardised(wanted)
+    predicted = standardised(predicted)
+    wanted = standardised(wanted)
     error = (predicted - wanted).abs().mean(-1) + 1 - F.cosine_similarity(predicted, wanted, dim=-1)
     return (error * mask).sum() / mask.sum()
 
